@@ -1,0 +1,25 @@
+# Floats are never contracted or reordered by the compiler: a fused multiply-add happens where the source says so and
+# nowhere else. Row independence (docs/architecture.md) rests on this.
+add_compile_options(-Wall -Wextra -Wno-unused-parameter -ffp-contract=off -fno-math-errno)
+
+find_program(LARDER_CCACHE ccache)
+if(LARDER_CCACHE)
+  set(CMAKE_C_COMPILER_LAUNCHER ${LARDER_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${LARDER_CCACHE})
+endif()
+
+# larder_library(NAME SOURCES... ) : one target a folder, with src/ as the include root.
+function(larder_library name)
+  add_library(${name} STATIC ${ARGN})
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+endfunction()
+
+# larder_test(NAME SOURCE... LIBS lib...) : one GoogleTest program, one ctest entry.
+function(larder_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LIBS} GTest::gtest GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE LARDER_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 900)
+endfunction()

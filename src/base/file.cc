@@ -1,0 +1,89 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace larder {
+namespace {
+
+struct Fd {
+  int fd;
+  ~Fd() {
+    if (fd >= 0) close(fd);
+  }
+};
+
+std::unexpected<Error> OsError(const char* verb, const std::string& path) {
+  const int code = errno;
+  return Fail(code == ENOENT ? ErrorKind::kNotFound : ErrorKind::kIo, "cannot {} {}: {}", verb, path,
+              std::strerror(code));
+}
+
+Result<size_t> RegularSize(int fd, const std::string& path) {
+  struct stat info{};
+  if (fstat(fd, &info) != 0) return OsError("stat", path);
+  if (!S_ISREG(info.st_mode)) return Fail(ErrorKind::kInvalid, "{} is not a regular file", path);
+  return static_cast<size_t>(info.st_size);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
+  Fd file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (file.fd < 0) return OsError("open", path);
+  LARDER_ASSIGN(const size_t size, RegularSize(file.fd, path));
+  std::span<const std::byte> bytes;
+  if (size > 0) {
+    void* p = mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);
+    if (p == MAP_FAILED) return OsError("map", path);
+    bytes = {static_cast<const std::byte*>(p), size};
+  }
+  return std::unique_ptr<MappedFile>(new MappedFile(path, bytes));
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+Result<std::string> ReadFile(const std::string& path, size_t max_bytes) {
+  Fd file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (file.fd < 0) return OsError("open", path);
+  LARDER_ASSIGN(const size_t size, RegularSize(file.fd, path));
+  if (size > max_bytes) return Fail(ErrorKind::kInvalid, "{} has {} bytes; at most {} are read", path, size, max_bytes);
+  std::string out(size, '\0');
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t n = read(file.fd, out.data() + done, size - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return OsError("read", path);
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  out.resize(done);
+  return out;
+}
+
+Status WriteFileAtomically(const std::string& path, std::string_view content) {
+  const std::string temporary = fmt::format("{}.tmp.{}", path, getpid());
+  {
+    Fd file{open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
+    if (file.fd < 0) return OsError("create", temporary);
+    size_t done = 0;
+    while (done < content.size()) {
+      const ssize_t n = write(file.fd, content.data() + done, content.size() - done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return OsError("write", temporary);
+      done += static_cast<size_t>(n);
+    }
+    if (fsync(file.fd) != 0) return OsError("sync", temporary);
+  }
+  if (rename(temporary.c_str(), path.c_str()) != 0) return OsError("rename", temporary);
+  return {};
+}
+
+}  // namespace larder

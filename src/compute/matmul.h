@@ -1,0 +1,82 @@
+// Y = X W^T for a few rows of X and a weight matrix W that is repacked once so that vector lanes are outputs. No float
+// sum ever runs across lanes and each output's sum over the inner dimension has one fixed order, so a row's result does
+// not depend on the other rows, on tiling, on threads or on the instruction set (row independence).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/memory.h"
+#include "base/result.h"
+#include "compute/formats.h"
+#include "compute/thread_pool.h"
+
+namespace larder {
+
+enum class MathMode : uint8_t {
+  kFast,  // quantised weights stay integer codes, activations become signed 8 bit in groups of kActivationGroup
+  kF32,   // weights dequantised to float, float activations: the oracle
+};
+
+inline constexpr int kActivationGroup = 32;
+
+// A matrix as it lies in the file: `outputs` rows of `inputs` elements each, rows contiguous.
+struct MatrixSource {
+  TensorType type;
+  const void* data;
+  int64_t outputs;
+  int64_t inputs;
+};
+
+// A repacked matrix. Immutable after Pack. The packed layout is described in packed.h.
+class Matrix {
+ public:
+  // `permutation`, if not empty, has one entry per output: row r of the result is row permutation[r] of the source.
+  static Result<Matrix> Pack(const MatrixSource& source, MathMode mode, ThreadPool& pool,
+                             std::span<const int32_t> permutation = {});
+
+  int64_t outputs() const { return outputs_; }
+  int64_t inputs() const { return inputs_; }
+  WeightForm form() const { return form_; }
+  int group() const { return group_; }       // 0 for kF32
+  bool has_min() const { return has_min_; }
+  uint64_t bytes() const { return data_.size(); }  // resident, padding included
+  const AlignedBuffer& data() const { return data_; }
+
+ private:
+  int64_t outputs_ = 0, inputs_ = 0;
+  WeightForm form_ = WeightForm::kF32;
+  int group_ = 0;
+  bool has_min_ = false;
+  AlignedBuffer data_;
+};
+
+// Reusable space for quantised activations; grows, never shrinks.
+class MatMulScratch {
+ public:
+  MatMulScratch();
+  ~MatMulScratch();
+  struct Impl;
+  Impl& impl() { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+struct MatMulTarget {
+  const Matrix* weights;        // all targets of one call share `inputs`
+  float* y;                     // [rows, outputs], row stride ldy
+  int64_t ldy;
+  const float* bias = nullptr;  // [outputs]: y = x w + bias
+};
+
+// x: [rows, inputs] floats, row stride ldx. Activations are quantised once for all targets; one parallel region.
+void MatMul(ThreadPool& pool, MatMulScratch& scratch, const float* x, int64_t ldx, int rows,
+            std::span<const MatMulTarget> targets);
+
+// The same result computed plainly, without vectors or threads: equal to MatMul bit for bit.
+void MatMulReference(const float* x, int64_t ldx, int rows, const MatrixSource& source, MathMode mode,
+                     std::span<const int32_t> permutation, const float* bias, float* y, int64_t ldy);
+
+}  // namespace larder
