@@ -68,22 +68,30 @@ Result<std::string> ReadFile(const std::string& path, size_t max_bytes) {
   return out;
 }
 
+namespace {
+
+Status WriteAndSync(const std::string& path, std::string_view content) {
+  Fd file{open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
+  if (file.fd < 0) return OsError("create", path);
+  size_t done = 0;
+  while (done < content.size()) {
+    const ssize_t n = write(file.fd, content.data() + done, content.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return OsError("write", path);
+    done += static_cast<size_t>(n);
+  }
+  if (fsync(file.fd) != 0) return OsError("sync", path);
+  return {};
+}
+
+}  // namespace
+
 Status WriteFileAtomically(const std::string& path, std::string_view content) {
   const std::string temporary = fmt::format("{}.tmp.{}", path, getpid());
-  {
-    Fd file{open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
-    if (file.fd < 0) return OsError("create", temporary);
-    size_t done = 0;
-    while (done < content.size()) {
-      const ssize_t n = write(file.fd, content.data() + done, content.size() - done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return OsError("write", temporary);
-      done += static_cast<size_t>(n);
-    }
-    if (fsync(file.fd) != 0) return OsError("sync", temporary);
-  }
-  if (rename(temporary.c_str(), path.c_str()) != 0) return OsError("rename", temporary);
-  return {};
+  Status status = WriteAndSync(temporary, content);
+  if (status && rename(temporary.c_str(), path.c_str()) != 0) status = OsError("rename", temporary);
+  if (!status) unlink(temporary.c_str());
+  return status;
 }
 
 }  // namespace larder

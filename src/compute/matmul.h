@@ -41,6 +41,7 @@ class Matrix {
   WeightForm form() const { return form_; }
   int group() const { return group_; }       // 0 for kF32
   bool has_min() const { return has_min_; }
+  bool half_scales() const { return half_scales_; }  // scales and minimums are stored as halves, exactly
   uint64_t bytes() const { return data_.size(); }  // resident, padding included
   const AlignedBuffer& data() const { return data_; }
 
@@ -49,6 +50,7 @@ class Matrix {
   WeightForm form_ = WeightForm::kF32;
   int group_ = 0;
   bool has_min_ = false;
+  bool half_scales_ = false;
   AlignedBuffer data_;
 };
 

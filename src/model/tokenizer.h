@@ -28,7 +28,8 @@ class Tokenizer {
   static Result<std::unique_ptr<Tokenizer>> Load(const GgufFile& file);
   virtual ~Tokenizer() = default;
 
-  // Any bytes are accepted; invalid UTF-8 goes through byte tokens (or the unknown token where there are none).
+  // Any bytes are accepted; invalid UTF-8 goes through byte tokens. Without them SentencePiece models give the unknown
+  // token; a byte that a byte-level vocabulary lacks is dropped, as in the tokenizers those were made with.
   virtual std::vector<int32_t> Encode(std::string_view text, EncodeOptions options) const = 0;
 
   // The bytes a token stands for in running text; may be a part of a UTF-8 sequence. Control tokens give "" unless

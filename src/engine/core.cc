@@ -1,0 +1,401 @@
+#include "engine/core.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace larder {
+namespace {
+
+// Logits of this many rows are computed at a time; bounds the buffer for large vocabularies.
+constexpr size_t kLogitRows = 16;
+
+}  // namespace
+
+// One choice of a request: a sequence of its own.
+struct EngineCore::Choice {
+  Choice(Live* owner, int32_t number, const Tokenizer* tokenizer);
+
+  Live* live;
+  int32_t index;
+  ScheduledSequence scheduled;
+  std::vector<int32_t> tokens;             // prompt and output
+  std::unique_ptr<KvSequence> kv;          // while running
+  OutputText text;
+  TokenHistory history;
+  bool done = false;
+  int64_t prompt_scored = 0;               // prompt tokens whose log-probabilities are known
+
+  int64_t generated() const;
+};
+
+struct EngineCore::Live {
+  Engine::RequestId id;
+  Request request;
+  std::shared_ptr<RequestSink> sink;
+  std::vector<std::unique_ptr<Choice>> choices;
+  std::vector<TokenOutput> prompt_scores;
+  CacheReport report;
+  Usage usage;
+  int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;
+  int64_t open_choices;
+};
+
+EngineCore::Choice::Choice(Live* owner, int32_t number, const Tokenizer* tokenizer)
+    : live(owner),
+      index(number),
+      tokens(owner->request.prompt),
+      text(tokenizer, owner->request.stop, owner->request.skip_special) {
+  history.AddPrompt(tokens);
+}
+
+int64_t EngineCore::Choice::generated() const {
+  return static_cast<int64_t>(tokens.size() - live->request.prompt.size());
+}
+
+Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const EngineOptions& options, Clock* clock) {
+  std::unique_ptr<EngineCore> core(new EngineCore(model, options, clock));
+  LARDER_ASSIGN(core->cache_, KvCache::Create(model->kv_shape(), model->kv_identity(), options.cache, clock));
+  LARDER_ASSIGN(auto policies, CreateSchedulePolicies(options.policy));
+  const SchedulerOptions scheduling{options.max_running, options.max_batch_rows, options.step_ms};
+  core->scheduler_ = std::make_unique<Scheduler>(scheduling, std::move(policies),
+                                                static_cast<SchedulerCache*>(core.get()), clock);
+  return core;
+}
+
+EngineCore::EngineCore(Model* model, const EngineOptions& options, Clock* clock)
+    : model_(model), clock_(clock), options_(options) {
+  context_ = options.context > 0 ? std::min(options.context, model->spec().context) : model->spec().context;
+  for (const LayerSpec& layer : model->spec().layers) windowed_ |= layer.window > 0;
+  for (int32_t token = 0; token < model->tokenizer().size(); ++token) {
+    if (model->tokenizer().IsEndOfGeneration(token)) end_tokens_.push_back(token);
+  }
+}
+
+EngineCore::~EngineCore() {
+  while (!requests_.empty()) Cancel(requests_.begin()->first);
+}
+
+Status EngineCore::Validate(const Request& request) const {
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0) return larder::Fail(ErrorKind::kInvalid, "the prompt is empty; give at least one token");
+  for (int32_t token : request.prompt) {
+    if (token < 0 || token >= model_->tokenizer().size()) {
+      return larder::Fail(ErrorKind::kInvalid, "token {} is not in the vocabulary of {}", token, model_->tokenizer().size());
+    }
+  }
+  for (int32_t token : request.forced_output) {
+    if (token < 0 || token >= model_->tokenizer().size()) {
+      return larder::Fail(ErrorKind::kInvalid, "forced_output token {} is not in the vocabulary of {}", token,
+                          model_->tokenizer().size());
+    }
+  }
+  const int64_t room = request.max_tokens == 0 ? 0 : 1;
+  if (prompt + room > context_) {
+    return larder::Fail(ErrorKind::kInvalid,
+                        "This model's maximum context length is {} tokens, but the prompt has {}; shorten it", context_, prompt);
+  }
+  if (request.n < 1) return larder::Fail(ErrorKind::kInvalid, "n is {}; at least 1 is needed", request.n);
+  return {};
+}
+
+void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<RequestSink> sink) {
+  auto live = std::make_unique<Live>();
+  live->id = id;
+  live->request = std::move(request);
+  live->sink = std::move(sink);
+  live->arrival_ns = clock_->NowNs();
+  live->open_choices = live->request.n;
+  const Request& r = live->request;
+  live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
+  if (!r.forced_output.empty()) live->request.max_tokens = static_cast<int64_t>(r.forced_output.size());
+  for (int32_t i = 0; i < r.n; ++i) {
+    auto choice = std::make_unique<Choice>(live.get(), i, &model_->tokenizer());
+    ScheduledSequence& s = choice->scheduled;
+    s.id = next_sequence_++;
+    s.request = id;
+    s.priority = r.priority;
+    s.arrival_ns = live->arrival_ns;
+    s.num_tokens = static_cast<int64_t>(r.prompt.size());
+    s.tenant = r.tenant;
+    s.tokens = &choice->tokens;
+    choices_[s.id] = choice.get();
+    scheduler_->Add(&s);
+    live->choices.push_back(std::move(choice));
+  }
+  requests_[id] = std::move(live);
+}
+
+void EngineCore::Cancel(Engine::RequestId id) {
+  const auto it = requests_.find(id);
+  if (it == requests_.end()) return;
+  Live& live = *it->second;
+  ++stats_.requests_cancelled;
+  for (const auto& choice : live.choices) {
+    if (!choice->done) EndChoice(*choice, FinishReason::kCancelled, choice->text.Finish(), "");
+  }
+  FinishIfDone(live);
+}
+
+EngineCore::Choice& EngineCore::ChoiceOf(const ScheduledSequence& sequence) { return *choices_.at(sequence.id); }
+
+bool EngineCore::Admit(ScheduledSequence& sequence) {
+  Choice& choice = ChoiceOf(sequence);
+  const Request& request = choice.live->request;
+  const bool scores_prompt = request.prompt_logprobs >= 0 && choice.index == 0;
+  // Log-probabilities of the prompt need every prompt row's logits, so nothing is gained from rows that exist. A window
+  // layer may have let go of what the last cached row saw, so there the last row is always written again.
+  std::span<const int32_t> wanted(choice.tokens);
+  if (!request.read_cache || scores_prompt) {
+    wanted = {};
+  } else if (windowed_) {
+    wanted = wanted.first(wanted.size() - 1);
+  }
+  auto opened = cache_->Open(request.tenant, wanted);
+  if (!opened) return false;
+  choice.kv = std::move(opened->sequence);
+  sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
+  Live& live = *choice.live;
+  if (live.admitted_ns == 0) live.admitted_ns = clock_->NowNs();
+  if (choice.index == 0 && sequence.preemptions == 0) {
+    live.report.read_memory = sequence.num_computed;
+    live.report.outcome = opened->outcome;
+    if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
+    ++misses_[static_cast<size_t>(live.report.outcome.reason)];
+  }
+  return true;
+}
+
+bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
+  KvSequence& kv = *ChoiceOf(sequence).kv;
+  const int64_t missing = sequence.num_computed + rows - kv.length();
+  return missing <= 0 || cache_->Reserve(kv, missing).has_value();
+}
+
+void EngineCore::Release(ScheduledSequence& sequence) {
+  Choice& choice = ChoiceOf(sequence);
+  if (choice.kv != nullptr) cache_->Close(std::move(choice.kv));
+}
+
+bool EngineCore::Step() {
+  const int64_t begin = clock_->NowNs();
+  std::vector<Scheduler::Work> work = scheduler_->Plan();
+  const std::vector<ScheduledSequence*> stuck = scheduler_->TakeStuck();
+  std::vector<uint64_t> stuck_ids;
+  for (const ScheduledSequence* sequence : stuck) stuck_ids.push_back(sequence->id);
+  for (uint64_t id : stuck_ids) {
+    const auto it = choices_.find(id);  // gone if its request failed with an earlier choice
+    if (it == choices_.end()) continue;
+    Fail(*it->second->live,
+         Error{ErrorKind::kExhausted, fmt::format("the request needs more KV cache than the limit of {} bytes; raise --kv-limit",
+                                                  cache_->limit_bytes())});
+  }
+  // A stuck sequence was alone, so nothing planned belongs to a request that just failed.
+  if (work.empty()) return unfinished() > 0;
+  if (row_limit_ > 0) {
+    for (Scheduler::Work& w : work) w.rows = std::min(w.rows, row_limit_);
+  }
+  const int64_t planned = clock_->NowNs();
+  stats_.scheduling_us_last = static_cast<double>(planned - begin) / 1e3;
+  double row_context = 0;
+  int64_t rows = 0;
+  for (const Scheduler::Work& w : work) {
+    rows += w.rows;
+    row_context += static_cast<double>(w.rows) * static_cast<double>(w.sequence->num_computed + w.rows / 2);
+  }
+  RunModel(work);
+  scheduler_->Observe(rows, row_context, static_cast<double>(clock_->NowNs() - planned) / 1e6);
+  ++stats_.steps;
+  return true;
+}
+
+void EngineCore::RunModel(const std::vector<Scheduler::Work>& work) {
+  rows_.clear();
+  wanted_.clear();
+  for (const Scheduler::Work& w : work) {
+    Choice& choice = ChoiceOf(*w.sequence);
+    const int64_t prompt = choice.live->usage.prompt_tokens;
+    for (int64_t p = w.sequence->num_computed; p < w.sequence->num_computed + w.rows; ++p) {
+      const bool samples = p + 1 == w.sequence->num_tokens && choice.live->request.max_tokens != 0;
+      const bool scores = choice.live->request.prompt_logprobs >= 0 && choice.index == 0 && p + 1 < prompt &&
+                          p >= choice.prompt_scored;
+      Row row;
+      row.token = choice.tokens[static_cast<size_t>(p)];
+      row.position = static_cast<int32_t>(p);
+      row.kv = choice.kv.get();
+      row.writes_kv = p >= choice.kv->length();
+      row.wants_hidden = samples || scores;
+      rows_.push_back(row);
+      if (row.wants_hidden) wanted_.push_back({&choice, p, samples, scores});
+    }
+  }
+  std::vector<uint64_t> ids;
+  for (const Scheduler::Work& w : work) ids.push_back(w.sequence->id);
+  const size_t width = static_cast<size_t>(model_->spec().width), vocabulary = static_cast<size_t>(model_->spec().vocabulary);
+  if (hidden_.size() < wanted_.size() * width) hidden_.resize(wanted_.size() * width);
+  model_->Forward(rows_, hidden_.data());
+  for (const Scheduler::Work& w : work) AfterRows(w);
+  for (size_t begin = 0; begin < wanted_.size(); begin += kLogitRows) {
+    const size_t n = std::min(kLogitRows, wanted_.size() - begin);
+    if (logits_.size() < n * vocabulary) logits_.resize(n * vocabulary);
+    model_->Logits(&hidden_[begin * width], static_cast<int>(n), logits_.data());
+    for (size_t i = 0; i < n; ++i) {
+      const WantedRow& row = wanted_[begin + i];
+      float* logits = &logits_[i * vocabulary];
+      if (row.scores) ScorePrompt(*row.choice, row.position, logits);
+      if (row.samples) SampleNext(*row.choice, logits);
+    }
+  }
+  // Requests that wanted no token end here; the others when their last choice ends.
+  for (uint64_t id : ids) {
+    const auto it = choices_.find(id);  // gone if its request ended with an earlier choice
+    if (it == choices_.end()) continue;
+    Choice& choice = *it->second;
+    if (!choice.done && choice.live->request.max_tokens == 0 && choice.scheduled.num_computed == choice.scheduled.num_tokens) {
+      EndChoice(choice, FinishReason::kLength, "", "");
+    }
+    FinishIfDone(*choice.live);
+  }
+}
+
+void EngineCore::AfterRows(const Scheduler::Work& work) {
+  Choice& choice = ChoiceOf(*work.sequence);
+  Live& live = *choice.live;
+  const int64_t end = work.sequence->num_computed + work.rows;
+  live.report.recomputed += std::max<int64_t>(0, std::min(end, live.usage.prompt_tokens) - work.sequence->num_computed);
+  const int64_t length = choice.kv->length();
+  if (end > length) {
+    cache_->Publish(*choice.kv, std::span(choice.tokens).subspan(static_cast<size_t>(length), static_cast<size_t>(end - length)));
+    live.report.written += end - length;
+  }
+  work.sequence->num_computed = end;
+}
+
+void EngineCore::ScorePrompt(Choice& choice, int64_t position, const float* logits) {
+  Live& live = *choice.live;
+  const Request& request = live.request;
+  if (live.prompt_scores.empty()) {
+    TokenOutput first;
+    first.token = request.prompt[0];
+    first.logprob = std::numeric_limits<float>::quiet_NaN();
+    live.prompt_scores.push_back(std::move(first));
+  }
+  TokenOutput out;
+  out.token = request.prompt[static_cast<size_t>(position) + 1];
+  Logprobs scored = ComputeLogprobs({logits, static_cast<size_t>(model_->tokenizer().size())}, out.token, request.prompt_logprobs);
+  out.logprob = scored.chosen;
+  out.top = std::move(scored.top);
+  live.prompt_scores.push_back(std::move(out));
+  choice.prompt_scored = position + 1;
+}
+
+void EngineCore::SampleNext(Choice& choice, float* logits) {
+  Live& live = *choice.live;
+  const Request& request = live.request;
+  const std::span<float> values(logits, static_cast<size_t>(model_->tokenizer().size()));
+  const int64_t generated = choice.generated();
+  TokenOutput out;
+  out.choice = choice.index;
+  std::vector<float> raw;
+  if (request.logprobs >= 0) raw.assign(values.begin(), values.end());
+  if (!request.forced_output.empty()) {
+    out.token = request.forced_output[static_cast<size_t>(generated)];
+  } else {
+    std::vector<int32_t> banned;
+    if (generated < request.min_tokens) {
+      banned = end_tokens_;
+      banned.insert(banned.end(), request.stop_tokens.begin(), request.stop_tokens.end());
+    }
+    const uint64_t position = static_cast<uint64_t>(choice.tokens.size());
+    out.token = Sample(values, request.sampling, choice.history, position, static_cast<uint32_t>(choice.index), banned);
+  }
+  if (request.logprobs >= 0) {
+    Logprobs scored = ComputeLogprobs(raw, out.token, request.logprobs);
+    out.logprob = scored.chosen;
+    out.top = std::move(scored.top);
+  }
+  choice.tokens.push_back(out.token);
+  choice.history.AddOutput(out.token);
+  ++choice.scheduled.num_tokens;
+  ++live.usage.completion_tokens;
+  ++stats_.generation_tokens;
+  if (live.first_token_ns == 0) {
+    live.first_token_ns = clock_->NowNs();
+    if (!live.prompt_scores.empty()) live.sink->OnPromptLogprobs(std::move(live.prompt_scores));
+    live.prompt_scores.clear();
+  }
+  const bool replay = !request.forced_output.empty();
+  const bool stop_token = std::find(request.stop_tokens.begin(), request.stop_tokens.end(), out.token) != request.stop_tokens.end();
+  const bool ends = !replay && ((!request.ignore_eos && model_->tokenizer().IsEndOfGeneration(out.token)) || stop_token);
+  // A token that ends the answer is reported (clients count it) but is not part of the text.
+  if (!ends) out.text = choice.text.Push(out.token);
+  const bool stopped = !ends && choice.text.stopped() && generated + 1 >= request.min_tokens;
+  live.sink->OnToken(std::move(out));
+  const int64_t limit = request.max_tokens < 0 ? std::numeric_limits<int64_t>::max() : request.max_tokens;
+  if (ends) {
+    EndChoice(choice, FinishReason::kStop, choice.text.Finish(), "");
+  } else if (stopped) {
+    EndChoice(choice, FinishReason::kStop, "", choice.text.matched());
+  } else if (generated + 1 >= limit || static_cast<int64_t>(choice.tokens.size()) >= context_) {
+    EndChoice(choice, FinishReason::kLength, choice.text.Finish(), "");
+  }
+}
+
+void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text, std::string matched) {
+  choice.done = true;
+  choice.live->report.preemptions += choice.scheduled.preemptions;
+  scheduler_->Remove(&choice.scheduled);
+  stats_.preemptions += choice.scheduled.preemptions;
+  --choice.live->open_choices;
+  choice.live->sink->OnChoiceEnd({choice.index, reason, std::move(text), std::move(matched)});
+}
+
+void EngineCore::FinishIfDone(Live& live) {
+  if (live.open_choices > 0) return;
+  if (!live.prompt_scores.empty()) live.sink->OnPromptLogprobs(std::move(live.prompt_scores));
+  const int64_t now = clock_->NowNs();
+  const int64_t admitted = live.admitted_ns == 0 ? now : live.admitted_ns;
+  live.report.queue_ms = static_cast<double>(admitted - live.arrival_ns) / 1e6;
+  if (live.first_token_ns != 0) {
+    live.report.prefill_ms = static_cast<double>(live.first_token_ns - admitted) / 1e6;
+    stats_.ttft_ms_sum += static_cast<double>(live.first_token_ns - live.arrival_ns) / 1e6;
+  }
+  live.usage.cached_tokens = live.report.read_memory;
+  stats_.prompt_tokens += static_cast<uint64_t>(live.usage.prompt_tokens);
+  stats_.cached_tokens += static_cast<uint64_t>(live.usage.cached_tokens);
+  ++stats_.requests_finished;
+  const auto sink = live.sink;
+  const Usage usage = live.usage;
+  const CacheReport report = live.report;
+  Forget(live);
+  sink->OnFinish(usage, report);
+}
+
+void EngineCore::Fail(Live& live, const Error& error) {
+  ++stats_.requests_failed;
+  for (const auto& choice : live.choices) {
+    if (!choice->done) scheduler_->Remove(&choice->scheduled);
+  }
+  const auto sink = live.sink;
+  Forget(live);
+  sink->OnError(error);
+}
+
+void EngineCore::Forget(Live& live) {
+  for (const auto& choice : live.choices) choices_.erase(choice->scheduled.id);
+  requests_.erase(live.id);
+}
+
+EngineStats EngineCore::Stats() const {
+  EngineStats stats = stats_;
+  stats.running = scheduler_->running();
+  stats.waiting = scheduler_->waiting();
+  stats.attention_pages_read = model_->attention_pages_read();
+  stats.kv = cache_->stats();
+  for (size_t i = 0; i < misses_.size(); ++i) {
+    if (misses_[i] > 0) stats.misses.emplace_back(MissReasonName(static_cast<MissReason>(i)), misses_[i]);
+  }
+  return stats;
+}
+
+}  // namespace larder

@@ -1,0 +1,82 @@
+// The engine without its thread: requests in, steps of the model, tokens out. Single-threaded and deterministic, so that
+// tests can drive it step by step.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/output.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "kv/cache.h"
+#include "model/model.h"
+
+namespace larder {
+
+class EngineCore final : private SchedulerCache {
+ public:
+  static Result<std::unique_ptr<EngineCore>> Create(Model* model, const EngineOptions& options, Clock* clock);
+  ~EngineCore() override;
+
+  // Errors as Engine::Submit. The sink hears of it from the next Step on.
+  Status Validate(const Request& request) const;
+  void Add(Engine::RequestId id, Request request, std::shared_ptr<RequestSink> sink);
+  void Cancel(Engine::RequestId id);
+  // One step of the model over whatever the scheduler chose. false: there was nothing to do.
+  bool Step();
+
+  int64_t context() const { return context_; }
+  int64_t unfinished() const { return static_cast<int64_t>(requests_.size()); }
+  EngineStats Stats() const;
+  KvCache& cache() { return *cache_; }
+  const Scheduler& scheduler() const { return *scheduler_; }
+  // Puts this many rows into a step, for tests of row independence; 0: the scheduler decides.
+  void set_batch_row_limit(int64_t rows) { row_limit_ = rows; }
+
+ private:
+  struct Choice;
+  struct Live;
+
+  EngineCore(Model* model, const EngineOptions& options, Clock* clock);
+  bool Admit(ScheduledSequence& sequence) override;
+  bool Reserve(ScheduledSequence& sequence, int64_t rows) override;
+  void Release(ScheduledSequence& sequence) override;
+
+  void RunModel(const std::vector<Scheduler::Work>& work);
+  void AfterRows(const Scheduler::Work& work);
+  void ScorePrompt(Choice& choice, int64_t position, const float* logits);
+  void SampleNext(Choice& choice, float* logits);
+  void EndChoice(Choice& choice, FinishReason reason, std::string text, std::string matched);
+  void FinishIfDone(Live& live);
+  void Fail(Live& live, const Error& error);
+  void Forget(Live& live);
+  Choice& ChoiceOf(const ScheduledSequence& sequence);
+
+  Model* const model_;
+  Clock* const clock_;
+  EngineOptions options_;
+  int64_t context_ = 0;
+  bool windowed_ = false;                  // some layer has a sliding window
+  std::vector<int32_t> end_tokens_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unordered_map<Engine::RequestId, std::unique_ptr<Live>> requests_;
+  std::unordered_map<uint64_t, Choice*> choices_;  // by ScheduledSequence::id
+  uint64_t next_sequence_ = 1;
+  int64_t row_limit_ = 0;
+  EngineStats stats_;
+  std::array<uint64_t, 16> misses_{};      // by MissReason
+  std::vector<Row> rows_;
+  std::vector<float> hidden_, logits_;
+  struct WantedRow {
+    Choice* choice;
+    int64_t position;
+    bool samples;   // the sequence's last row
+    bool scores;    // a prompt row whose logits judge the next prompt token
+  };
+  std::vector<WantedRow> wanted_;
+};
+
+}  // namespace larder

@@ -1,0 +1,72 @@
+// The engine: one model, one cache, one thread that steps. Everything public may be called from any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "engine/request.h"
+#include "engine/scheduler.h"
+#include "kv/cache.h"
+#include "model/model.h"
+
+namespace larder {
+
+struct EngineOptions {
+  int64_t context = 0;            // longest sequence; 0: the model's own
+  int64_t max_running = 64;
+  int64_t max_waiting = 1024;     // further requests get kUnavailable
+  double step_ms = 60;            // a step with decoders in it aims to stay below
+  int64_t max_batch_rows = 512;
+  std::string policy = "fcfs";    // scheduling policy
+  KvCacheOptions cache;
+};
+
+struct EngineStats {
+  int64_t running = 0, waiting = 0, preemptions = 0;
+  uint64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, steps = 0;
+  uint64_t requests_finished = 0, requests_cancelled = 0, requests_failed = 0;
+  uint64_t attention_pages_read = 0;
+  double ttft_ms_sum = 0;          // over finished requests
+  double scheduling_us_last = 0;   // of the last step, without the model
+  std::vector<std::pair<std::string, uint64_t>> misses;  // by reason
+  KvStats kv{};
+};
+
+class Engine {
+ public:
+  // Takes the model; starts the thread.
+  static Result<std::unique_ptr<Engine>> Create(std::unique_ptr<Model> model, EngineOptions options, Clock* clock);
+  ~Engine();  // cancels what is left and joins
+
+  const Model& model() const;
+  int64_t context() const;
+
+  using RequestId = uint64_t;
+  // kInvalid: empty or too long prompt, tokens outside the vocabulary; kUnavailable: the queue is full or the engine is
+  // draining. After success the sink hears of the request until OnFinish or OnError.
+  Result<RequestId> Submit(Request request, std::shared_ptr<RequestSink> sink);
+  // In any state; the sink gets OnFinish with FinishReason::kCancelled choices. What was computed stays cached. Unknown or
+  // finished ids are ignored.
+  void Cancel(RequestId id);
+  // Refuses new requests and returns when all others have ended, or after the timeout (false).
+  bool Drain(int64_t timeout_ms);
+
+  EngineStats Stats() const;
+  // Runs on the engine's thread between two steps.
+  std::vector<KvBlockInfo> Blocks(const std::string& tenant, size_t limit);
+  uint64_t ClearCache(const std::string& tenant);
+  Status CheckCacheInvariants();
+  // The last decisions of the scheduler, oldest first.
+  std::vector<SchedulerDecision> Decisions(size_t limit);
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace larder

@@ -1,0 +1,158 @@
+// The KV cache in memory: a tree of blocks, shared by content.
+//
+// Invariants
+//  - A node stands for up to 64 tokens after its parent's; it holds one block of memory per kind of layer.
+//  Its first
+//    `rows` rows are published: final, immutable, visible to every sequence. Exactly one sequence may append
+//    to a node (its writer); a node with 64 rows is sealed and has no writer.
+//  - A sealed node is found by its name: SHA-256 chain over identity, tenant, kind, parent and tokens. A hit
+//  counts only
+//    after tokens and parent were compared. Unsealed nodes and partial matches are found among the parent's
+//    children.
+//  - What a sequence can reach is held (pinned) until it is closed or truncated; held blocks are never
+//  evicted.
+//  - used_bytes() counts block memory, nodes, index and sequence tables, and never exceeds limit_bytes():
+//  room is made
+//    before memory is taken.
+//  - Nothing a tenant stored is reachable through another tenant's root.
+//
+// One thread at a time (the engine's). Attention reads pages concurrently, but only between two calls.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/result.h"
+#include "kv/lanes.h"
+#include "kv/outcome.h"
+#include "kv/policy.h"
+#include "kv/row_store.h"
+#include "kv/shape.h"
+
+namespace larder {
+
+class KvCache;
+struct KvNode;
+
+// A running sequence's hold on the cache. Made by KvCache::Open or Fork, ended by KvCache::Close; the cache
+// outlives it.
+class KvSequence final : public RowStore {
+ public:
+  ~KvSequence() override;  // closes itself if nobody did
+
+  int64_t length() const { return length_; }      // rows present: [0, length)
+  int64_t capacity() const { return capacity_; }  // rows that may be written: [length, capacity)
+  const std::vector<int32_t>& tokens() const { return tokens_; }  // of the rows present
+  const std::string& tenant() const;
+
+  // Entries = capacity(): rows that are being written in this step are visible to attention's mask by
+  // position.
+  int64_t Entries(int layer, int kv_head) const override;
+  KvPage Page(int layer, int kv_head, int64_t page, std::byte* scratch) const override;
+
+  // The page that row `position` in [length, capacity) of a lane is to be written to; slot = position % 64.
+  std::byte* WritablePage(int layer, int kv_head, int64_t position) override;
+
+ private:
+  friend class KvCache;
+  KvSequence(KvCache* cache, const KvShape* shape, int32_t root);
+  KvCache* cache_;  // null once closed
+  const KvShape* shape_;
+  int32_t root_;  // of which tenant
+  int64_t length_ = 0, capacity_ = 0;
+  std::vector<int32_t> tokens_;
+  std::vector<KvNode*> path_;
+  std::vector<std::vector<std::byte*>> blocks_;  // [kind][block index], null where a window has passed
+  std::vector<int64_t> window_start_;            // [kind] first block still held
+  int64_t table_rows_ = 0;                       // rows the tables above have memory for
+};
+
+struct KvCacheOptions {
+  uint64_t limit_bytes = 1ull << 30;
+  std::string policy = "lru";
+  int64_t resume_stride = 512;  // C of design.md: a complete window is kept before every multiple of this
+  int64_t ghosts = 65536;       // names of evicted blocks that are remembered, to explain misses
+  // Tests weaken the name to plant collisions; null: the full digest.
+  std::function<Digest(const Digest&)> weaken_name;
+};
+
+struct KvStats {
+  uint64_t used_bytes, limit_bytes, block_bytes, metadata_bytes;
+  uint64_t blocks, sealed_blocks, held_blocks, nodes, sequences, tenants;
+  uint64_t hits_rows, missed_rows, evicted_blocks, copied_rows, deduplicated_blocks, collisions;
+};
+
+struct KvBlockInfo {
+  std::string name, parent, tenant;
+  int32_t depth, rows;
+  bool sealed;
+  int64_t holders, children;
+  uint64_t bytes, uses, last_use;
+  std::vector<std::string> kinds;  // of which blocks are resident
+  std::vector<int32_t> tokens;
+};
+
+class KvCache {
+ public:
+  static Result<std::unique_ptr<KvCache>> Create(KvShape shape, KvIdentity identity, KvCacheOptions options,
+                                                 Clock* clock);
+  ~KvCache();
+
+  const KvShape& shape() const;
+
+  struct Opened {
+    std::unique_ptr<KvSequence> sequence;  // length() rows are reusable, capacity() == length()
+    CacheOutcome outcome;
+  };
+  // Finds and holds the longest usable prefix of `tokens` that is cached for `tenant`. All of it may be a
+  // hit: who needs logits runs the last row again without writing it. kExhausted when not even the tables
+  // fit.
+  Result<Opened> Open(const std::string& tenant, std::span<const int32_t> tokens);
+  // The same look-up without holding or touching anything: rows that Open would find now.
+  int64_t Probe(const std::string& tenant, std::span<const int32_t> tokens) const;
+
+  // Makes rows [length, length + rows) writable: takes memory (evicting what nobody holds), copies the shared
+  // rows of a partly shared block. kExhausted: not possible while others hold what they hold; the sequence is
+  // unchanged.
+  Status Reserve(KvSequence& sequence, int64_t rows);
+  // Rows [length, length + tokens.size()) have been written for these tokens: they become immutable and
+  // shareable. Full blocks are sealed; a block that somebody else sealed meanwhile replaces ours. REQUIRES:
+  // within capacity.
+  void Publish(KvSequence& sequence, std::span<const int32_t> tokens);
+  // Another sequence over the same rows, sharing all of them.
+  Result<std::unique_ptr<KvSequence>> Fork(const KvSequence& sequence);
+  // Forgets rows from `length` on (they stay cached if published). REQUIRES: length <= sequence.length().
+  // kInvalid where a window layer has already let go of rows that the shorter sequence needs.
+  Status Truncate(KvSequence& sequence, int64_t length);
+  // Lets go of everything; the rows stay cached, the end counts as a resume point.
+  void Close(std::unique_ptr<KvSequence> sequence);
+
+  KvStats stats() const;
+  std::vector<KvBlockInfo> List(const std::string& tenant, size_t limit) const;
+  // Drops everything nobody holds, of one tenant or (empty) of all. Returns blocks dropped.
+  uint64_t Clear(const std::string& tenant);
+  uint64_t used_bytes() const;
+  uint64_t limit_bytes() const;
+
+  // Pages for private lane tables (kv/lanes.h), out of this cache's budget; the cache outlives it. Bytes of
+  // tables that hold its pages are counted here, page by page in runs of 16.
+  std::unique_ptr<PageSource> MakePageSource();
+
+  // Walks everything and checks the invariants above; the error says which one is broken. For tests and debug
+  // builds.
+  Status CheckInvariants() const;
+
+ private:
+  friend class KvSequence;
+  struct Impl;
+  explicit KvCache(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace larder

@@ -1,0 +1,276 @@
+// A sequence's life between Open and Close: taking blocks, publishing rows, sealing, letting windows pass.
+#include <algorithm>
+#include <limits>
+
+#include "kv/cache_impl.h"
+
+namespace larder {
+
+KvSequence::KvSequence(KvCache* cache, const KvShape* shape, int32_t root)
+    : cache_(cache),
+      shape_(shape),
+      root_(root),
+      blocks_(shape->kinds().size()),
+      window_start_(shape->kinds().size()) {}
+
+KvSequence::~KvSequence() {
+  if (cache_ != nullptr) cache_->impl_->CloseSequence(*this);
+}
+
+const std::string& KvSequence::tenant() const {
+  return cache_->impl_->tenants[static_cast<size_t>(root_)]->name;
+}
+
+int64_t KvSequence::Entries(int /*layer*/, int /*kv_head*/) const { return capacity_; }
+
+KvPage KvSequence::Page(int layer, int kv_head, int64_t page, std::byte* /*scratch*/) const {
+  const std::byte* block = blocks_[static_cast<size_t>(shape_->KindOf(layer))][static_cast<size_t>(page)];
+  KvPage out;
+  out.first_position = static_cast<int32_t>(page * kPageTokens);
+  out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, capacity_ - page * kPageTokens));
+  if (block == nullptr) return out;
+  const std::byte* lane = block + shape_->LaneOffset(layer, kv_head);
+  out.k = PageK(lane);
+  out.v = PageV(lane, shape_->type(), shape_->head_dim());
+  return out;
+}
+
+std::byte* KvSequence::WritablePage(int layer, int kv_head, int64_t position) {
+  LARDER_CHECK(position >= length_ && position < capacity_);
+  std::byte* block =
+      blocks_[static_cast<size_t>(shape_->KindOf(layer))][static_cast<size_t>(position / kPageTokens)];
+  return block + shape_->LaneOffset(layer, kv_head);
+}
+
+Status KvCache::Impl::Reserve(KvSequence& sequence, int64_t rows) {
+  LARDER_CHECK(rows >= 0);
+  if (rows > std::numeric_limits<int32_t>::max() - sequence.length_) {
+    return Fail(ErrorKind::kInvalid, "a sequence of {} and {} more tokens is longer than positions can count",
+                sequence.length_, rows);
+  }
+  const int64_t target = sequence.length_ + rows;
+  if (target <= sequence.capacity_) return {};
+
+  const int64_t offset = sequence.length_ % kPageTokens;
+  KvNode* tail = offset > 0 ? sequence.path_[static_cast<size_t>(sequence.length_ / kPageTokens)] : nullptr;
+  const bool take_over = tail != nullptr && tail->writer == nullptr && tail->rows == offset;
+  const bool copy = tail != nullptr && tail->writer != &sequence && !take_over;
+  const size_t have = sequence.path_.size();
+  const size_t more = BlocksFor(target) - std::min(have, BlocksFor(target));
+  const uint64_t blocks = more + copy;
+  const uint64_t tables = target > sequence.table_rows_
+                              ? SequenceCost(TableRows(target)) - SequenceCost(sequence.table_rows_)
+                              : 0;
+  LARDER_TRY(MakeRoom(blocks, blocks * node_cost + tables));
+
+  std::vector<BlockSet> taken;
+  for (uint64_t i = 0; i < blocks; ++i) {
+    auto set = TakeBlocks();
+    if (!set) {
+      for (BlockSet& other : taken) ReturnBlocks(std::move(other));
+      return std::unexpected(std::move(set).error());
+    }
+    taken.push_back(*std::move(set));
+  }
+  GrowTables(sequence, target);
+  size_t next = 0;
+  if (copy) CopyTail(sequence, std::move(taken[next++]));
+  if (take_over) tail->writer = &sequence;
+  while (next < taken.size()) AppendBlock(sequence, std::move(taken[next++]));
+  sequence.capacity_ = target;
+  return {};
+}
+
+void KvCache::Impl::GrowTables(KvSequence& sequence, int64_t rows) {
+  if (rows <= sequence.table_rows_) return;
+  const int64_t table_rows = TableRows(rows);
+  metadata_bytes += SequenceCost(table_rows) - SequenceCost(sequence.table_rows_);
+  sequence.table_rows_ = table_rows;
+  sequence.tokens_.reserve(static_cast<size_t>(table_rows));
+  sequence.path_.reserve(static_cast<size_t>(table_rows / kPageTokens));
+  for (auto& blocks : sequence.blocks_) blocks.reserve(static_cast<size_t>(table_rows / kPageTokens));
+}
+
+// The sequence ends inside a block that is not its to append to: gives it a block of its own with the same
+// rows.
+void KvCache::Impl::CopyTail(KvSequence& sequence, BlockSet blocks) {
+  const size_t index = static_cast<size_t>(sequence.length_ / kPageTokens);
+  const int rows = static_cast<int>(sequence.length_ % kPageTokens);
+  KvNode& shared = *sequence.path_[index];
+  for (int layer = 0; layer < shape.layers(); ++layer) {
+    const size_t kind = static_cast<size_t>(shape.KindOf(layer));
+    for (int head = 0; head < shape.kv_heads(); ++head) {
+      const size_t lane = shape.LaneOffset(layer, head);
+      CopyKvRows(shape.type(), shape.head_dim(), sequence.blocks_[kind][index] + lane,
+                 blocks[kind].data() + lane, rows);
+    }
+  }
+  totals.copied_rows += static_cast<uint64_t>(rows);
+
+  KvNode& own = NewNode(shared.tenant, shared.depth, std::move(blocks));
+  tree.Append(own, shared.published().first(static_cast<size_t>(rows)));
+  tree.Attach(*shared.parent, own);
+  Hold(own);
+  own.writer = &sequence;
+  sequence.path_[index] = &own;
+  for (int kind = 0; kind < kinds(); ++kind) {
+    const size_t k = static_cast<size_t>(kind);
+    sequence.blocks_[k][index] = own.slots[k].block.data();
+    if (window(kind) > 0) HoldWindow(own, kind);
+  }
+  // Texts part here: others may want to go on from the same row.
+  AddResume(shared, rows);
+  AddResume(own, rows);
+  for (int kind = 0; kind < kinds(); ++kind) {
+    if (window(kind) > 0) ReleaseWindow(shared, kind);
+  }
+  Release(shared);
+}
+
+void KvCache::Impl::AppendBlock(KvSequence& sequence, BlockSet blocks) {
+  KvNode& node = NewNode(sequence.root_, static_cast<int32_t>(sequence.path_.size()), std::move(blocks));
+  Hold(node);
+  node.writer = &sequence;
+  sequence.path_.push_back(&node);
+  for (int kind = 0; kind < kinds(); ++kind) {
+    const size_t k = static_cast<size_t>(kind);
+    sequence.blocks_[k].push_back(node.slots[k].block.data());
+    if (window(kind) > 0) HoldWindow(node, kind);
+  }
+}
+
+void KvCache::Impl::Publish(KvSequence& sequence, std::span<const int32_t> tokens) {
+  LARDER_CHECK(sequence.length_ + static_cast<int64_t>(tokens.size()) <= sequence.capacity_);
+  while (!tokens.empty()) {
+    const size_t index = static_cast<size_t>(sequence.length_ / kPageTokens);
+    KvNode& node = *sequence.path_[index];
+    LARDER_CHECK(node.writer == &sequence);
+    const auto part = tokens.first(std::min(tokens.size(), static_cast<size_t>(kPageTokens - node.rows)));
+    tokens = tokens.subspan(part.size());
+    tree.Append(node, part);
+    sequence.tokens_.insert(sequence.tokens_.end(), part.begin(), part.end());
+    sequence.length_ += static_cast<int64_t>(part.size());
+    if (node.parent == nullptr) {
+      KvNode& parent = index > 0 ? *sequence.path_[index - 1] : root(sequence.root_);
+      // The second child makes its parent's end a place where texts part.
+      if (!IsRoot(parent) && !parent.children.empty()) AddResume(parent, kPageTokens);
+      tree.Attach(parent, node);
+    }
+    if (node.sealed()) Seal(sequence, index);
+  }
+  AdvanceWindows(sequence);
+}
+
+void KvCache::Impl::Seal(KvSequence& sequence, size_t index) {
+  KvNode& node = *sequence.path_[index];
+  node.writer = nullptr;
+  node.name = names.Block(node.parent->name, node.published());
+  node.content = ContentHash(node.parent->content, node.published());
+  ++totals.sealed_blocks;
+  KvNode* other = tree.Insert(node);
+  KvNode* kept = &node;
+  if (other != nullptr) {
+    if (other->parent != node.parent || !std::ranges::equal(other->published(), node.published())) {
+      ++totals.collisions;  // stays without a name, still found among its siblings
+    } else if (node.holders == 1) {
+      MoveOver(sequence, index, *other);
+      kept = other;
+    }
+  }
+  Supersede(*kept);
+}
+
+// Somebody else sealed the same block before: uses that one and drops its own.
+void KvCache::Impl::MoveOver(KvSequence& sequence, size_t index, KvNode& other) {
+  KvNode& own = *sequence.path_[index];
+  Hold(other);
+  sequence.path_[index] = &other;
+  for (int kind = 0; kind < kinds(); ++kind) {
+    const size_t k = static_cast<size_t>(kind);
+    if (window(kind) > 0) {
+      ReleaseWindow(own, kind);
+      // Its window may have been evicted meanwhile; ours has the same bits.
+      if (KindBytes(other, kind) == 0) PutBlock(other, kind, TakeBlock(own, kind));
+      HoldWindow(other, kind);
+    }
+    sequence.blocks_[k][index] = other.slots[k].block.data();
+  }
+  InheritResume(own, other);
+  Release(own);
+  FreeNode(own);
+  ++totals.deduplicated_blocks;
+}
+
+void KvCache::Impl::AdvanceWindows(KvSequence& sequence) {
+  for (int kind = 0; kind < kinds(); ++kind) {
+    if (window(kind) == 0) continue;
+    int64_t& start = sequence.window_start_[static_cast<size_t>(kind)];
+    const int64_t first = WindowStart(sequence.length_, window(kind)) / kPageTokens;
+    for (; start < first; ++start) {
+      ReleaseWindow(*sequence.path_[static_cast<size_t>(start)], kind);
+      sequence.blocks_[static_cast<size_t>(kind)][static_cast<size_t>(start)] = nullptr;
+    }
+  }
+}
+
+void KvCache::Impl::ReleasePath(KvSequence& sequence, size_t from) {
+  while (sequence.path_.size() > from) {
+    const size_t index = sequence.path_.size() - 1;
+    KvNode& node = *sequence.path_[index];
+    if (node.writer == &sequence) node.writer = nullptr;
+    for (int kind = 0; kind < kinds(); ++kind) {
+      const size_t k = static_cast<size_t>(kind);
+      if (window(kind) > 0 && static_cast<int64_t>(index) >= sequence.window_start_[k])
+        ReleaseWindow(node, kind);
+      sequence.blocks_[k].pop_back();
+    }
+    sequence.path_.pop_back();
+    Release(node);
+    if (node.rows == 0) FreeNode(node);
+  }
+}
+
+Status KvCache::Impl::Truncate(KvSequence& sequence, int64_t length) {
+  LARDER_CHECK(length >= 0 && length <= sequence.length_);
+  const size_t keep = BlocksFor(length);
+  const auto live = std::span(sequence.path_).first(keep);
+  for (int kind = 0; kind < kinds(); ++kind) {
+    if (window(kind) == 0) continue;
+    for (int64_t block = WindowStart(length, window(kind)) / kPageTokens; block < static_cast<int64_t>(keep);
+         ++block) {
+      if (KindBytes(*live[static_cast<size_t>(block)], kind) > 0) continue;
+      return Fail(ErrorKind::kInvalid,
+                  "cannot go back to token {}: a layer with a window of {} no longer has the rows before it; "
+                  "close the "
+                  "sequence and open it again",
+                  length, window(kind));
+    }
+  }
+  // Held before anything is let go, so that nothing in between can be evicted.
+  for (int kind = 0; kind < kinds(); ++kind) {
+    if (window(kind) == 0) continue;
+    const size_t k = static_cast<size_t>(kind);
+    const int64_t first = WindowStart(length, window(kind)) / kPageTokens;
+    for (int64_t block = first;
+         block < std::min<int64_t>(sequence.window_start_[k], static_cast<int64_t>(keep)); ++block) {
+      KvNode& node = *live[static_cast<size_t>(block)];
+      HoldWindow(node, kind);
+      sequence.blocks_[k][static_cast<size_t>(block)] = node.slots[k].block.data();
+    }
+  }
+  ReleasePath(sequence, keep);
+  for (int kind = 0; kind < kinds(); ++kind) {
+    if (window(kind) > 0) {
+      sequence.window_start_[static_cast<size_t>(kind)] = WindowStart(length, window(kind)) / kPageTokens;
+    }
+  }
+  if (keep > 0 && live[keep - 1]->writer == &sequence &&
+      live[keep - 1]->start() + live[keep - 1]->rows > length) {
+    live[keep - 1]->writer = nullptr;
+  }
+  sequence.tokens_.resize(static_cast<size_t>(length));
+  sequence.length_ = sequence.capacity_ = length;
+  return {};
+}
+
+}  // namespace larder

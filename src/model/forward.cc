@@ -1,0 +1,206 @@
+#include "model/forward.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "compute/ops.h"
+
+namespace larder {
+namespace {
+
+// Scratch only ever grows, so that a steady state allocates nothing.
+float* Room(std::vector<float>& buffer, size_t n) {
+  if (buffer.size() < n) buffer.resize(n);
+  return buffer.data();
+}
+
+}  // namespace
+
+ForwardPass::ForwardPass(const ModelSpec& spec, const ModelWeights& weights, KvType kv_type, ThreadPool& pool)
+    : spec_(spec), weights_(weights), kv_type_(kv_type), pool_(pool) {
+  for (const RopeSpec& rope : spec.ropes) ropes_.emplace_back(rope, spec.rotary_dim);
+}
+
+void ForwardPass::Run(std::span<const Row> rows, float* hidden, ForwardHooks* hooks) {
+  if (rows.empty()) return;
+  int64_t positions = 0;
+  for (const Row& row : rows) positions = std::max<int64_t>(positions, row.position + 1);
+  for (RopeTable& rope : ropes_) rope.Grow(positions);
+  Embed(rows);
+  const int layers = static_cast<int>(spec_.layers.size());
+  const size_t width = static_cast<size_t>(spec_.width);
+  for (int layer = 0; layer < layers; ++layer) {
+    active_.clear();
+    active_index_.clear();
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (layer < rows[r].enter_layer || (rows[r].leave_layer >= 0 && layer > rows[r].leave_layer)) continue;
+      active_.push_back(rows[r]);
+      active_index_.push_back(static_cast<int>(r));
+    }
+    if (active_.empty()) continue;
+    if (active_.size() == rows.size()) {
+      Layer(layer, rows, x_.data(), hooks);
+      continue;
+    }
+    // Only some rows take part: they are gathered, run, and put back.
+    float* packed = Room(packed_, active_.size() * width);
+    for (size_t i = 0; i < active_.size(); ++i) {
+      std::memcpy(packed + i * width, &x_[static_cast<size_t>(active_index_[i]) * width], width * sizeof(float));
+    }
+    Layer(layer, active_, packed, hooks);
+    for (size_t i = 0; i < active_.size(); ++i) {
+      std::memcpy(&x_[static_cast<size_t>(active_index_[i]) * width], packed + i * width, width * sizeof(float));
+    }
+  }
+  if (hidden != nullptr) Finish(rows, hidden);
+}
+
+void ForwardPass::Embed(std::span<const Row> rows) {
+  const size_t width = static_cast<size_t>(spec_.width);
+  float* x = Room(x_, rows.size() * width);
+  const GgufTensor& embedding = *weights_.embedding;
+  const size_t row_bytes = embedding.bytes / static_cast<size_t>(embedding.rows());
+  pool_.Run(static_cast<int64_t>(rows.size()), [&](int64_t r, int) {
+    const Row& row = rows[static_cast<size_t>(r)];
+    float* out = x + static_cast<size_t>(r) * width;
+    if (row.input != nullptr) {
+      std::memcpy(out, row.input, width * sizeof(float));
+      return;
+    }
+    LARDER_CHECK(row.token >= 0 && row.token < spec_.vocabulary);
+    DequantizeRow(embedding.format->type, embedding.data + static_cast<size_t>(row.token) * row_bytes, spec_.width, out);
+    if (spec_.embedding_scale != 1.0f) Scale(out, spec_.embedding_scale, spec_.width);
+  });
+}
+
+void ForwardPass::Layer(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks) {
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const int n = static_cast<int>(rows.size());
+  if (hooks != nullptr) hooks->BeforeLayer(layer, rows, x);
+  ProjectQkv(layer, rows, x);
+  if (hooks != nullptr) hooks->AfterQkv(layer, rows, q_.data(), k_.data(), v_.data());
+  StoreKv(layer, rows);
+  Attend(layer, rows, hooks);
+  float* out = Room(projected_, rows.size() * static_cast<size_t>(spec_.width));
+  const std::array targets = {MatMulTarget{&w.attention_out, out, spec_.width}};
+  MatMul(pool_, matmul_scratch_, attended_.data(), int64_t{spec_.heads} * spec_.head_dim, n, targets);
+  pool_.Run(n, [&](int64_t r, int) {
+    float* y = out + r * spec_.width;
+    if (spec_.post_norms) RmsNorm(y, w.attention_post_norm.data(), spec_.norm_eps, spec_.width, y);
+    AddTo(x + r * spec_.width, y, spec_.width);
+  });
+  FeedForward(layer, n, x);
+}
+
+void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* x) {
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const size_t n = rows.size();
+  const int64_t q_width = int64_t{spec_.heads} * spec_.head_dim, kv_width = int64_t{spec_.kv_heads} * spec_.head_dim;
+  float* h = Room(normed_, n * static_cast<size_t>(spec_.width));
+  float* q = Room(q_, n * static_cast<size_t>(q_width));
+  float* k = Room(k_, n * static_cast<size_t>(kv_width));
+  float* v = Room(v_, n * static_cast<size_t>(kv_width));
+  pool_.Run(static_cast<int64_t>(n), [&](int64_t r, int) {
+    RmsNorm(x + r * spec_.width, w.attention_norm.data(), spec_.norm_eps, spec_.width, h + r * spec_.width);
+  });
+  const auto bias = [&](const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); };
+  const std::array targets = {MatMulTarget{&w.q, q, q_width, bias(w.q_bias)}, MatMulTarget{&w.k, k, kv_width, bias(w.k_bias)},
+                              MatMulTarget{&w.v, v, kv_width, bias(w.v_bias)}};
+  MatMul(pool_, matmul_scratch_, h, spec_.width, static_cast<int>(n), targets);
+  const RopeTable& rope = ropes_[static_cast<size_t>(spec_.layers[static_cast<size_t>(layer)].rope)];
+  pool_.Run(static_cast<int64_t>(n), [&](int64_t r, int) {
+    const int32_t position = rows[static_cast<size_t>(r)].position;
+    float* row_q = q + r * q_width;
+    float* row_k = k + r * kv_width;
+    if (spec_.qk_norm) {
+      for (int i = 0; i < spec_.heads; ++i) {
+        float* head = row_q + i * spec_.head_dim;
+        RmsNorm(head, w.q_norm.data(), spec_.norm_eps, spec_.head_dim, head);
+      }
+      for (int i = 0; i < spec_.kv_heads; ++i) {
+        float* head = row_k + i * spec_.head_dim;
+        RmsNorm(head, w.k_norm.data(), spec_.norm_eps, spec_.head_dim, head);
+      }
+    }
+    const float* cosines = rope.Cosines(position);
+    const float* sines = rope.Sines(position);
+    Rotate(row_q, spec_.heads, spec_.head_dim, spec_.rotary_dim, cosines, sines);
+    Rotate(row_k, spec_.kv_heads, spec_.head_dim, spec_.rotary_dim, cosines, sines);
+  });
+}
+
+void ForwardPass::StoreKv(int layer, std::span<const Row> rows) {
+  pool_.Run(static_cast<int64_t>(rows.size()), [&](int64_t r, int) {
+    const Row& row = rows[static_cast<size_t>(r)];
+    if (!row.writes_kv) return;
+    const size_t base = static_cast<size_t>(r) * static_cast<size_t>(spec_.kv_heads * spec_.head_dim);
+    for (int head = 0; head < spec_.kv_heads; ++head) {
+      const size_t at = base + static_cast<size_t>(head * spec_.head_dim);
+      StoreKvRow(kv_type_, spec_.head_dim, &k_[at], &v_[at], row.kv->WritablePage(layer, head, row.position),
+                 row.position % kPageTokens);
+    }
+  });
+}
+
+void ForwardPass::Attend(int layer, std::span<const Row> rows, ForwardHooks* hooks) {
+  const size_t q_width = static_cast<size_t>(spec_.heads) * static_cast<size_t>(spec_.head_dim);
+  float* out = Room(attended_, rows.size() * q_width);
+  const bool wants_lse = hooks != nullptr && hooks->WantsLse(layer);
+  float* lse = wants_lse ? Room(lse_, rows.size() * static_cast<size_t>(spec_.heads)) : nullptr;
+  attention_rows_.clear();
+  for (size_t r = 0; r < rows.size(); ++r) {
+    attention_rows_.push_back({&q_[r * q_width], out + r * q_width,
+                               wants_lse ? lse + r * static_cast<size_t>(spec_.heads) : nullptr, rows[r].kv, rows[r].position});
+  }
+  const AttentionShape shape{layer, spec_.heads, spec_.kv_heads, spec_.head_dim, spec_.attention_scale,
+                             spec_.layers[static_cast<size_t>(layer)].window, kv_type_};
+  Attention(pool_, attention_scratch_, shape, attention_rows_);
+  if (hooks != nullptr) hooks->AfterAttention(layer, rows, lse);
+}
+
+void ForwardPass::FeedForward(int layer, int rows, float* x) {
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const int64_t width = spec_.width, inner = spec_.feed_forward;
+  const size_t n = static_cast<size_t>(rows);
+  float* h = Room(normed_, n * static_cast<size_t>(width));
+  float* gate = Room(gate_, n * static_cast<size_t>(inner));
+  float* up = Room(up_, n * static_cast<size_t>(inner));
+  float* out = Room(projected_, n * static_cast<size_t>(width));
+  pool_.Run(rows, [&](int64_t r, int) {
+    RmsNorm(x + r * width, w.feed_forward_norm.data(), spec_.norm_eps, width, h + r * width);
+  });
+  const std::array in = {MatMulTarget{&w.gate, gate, inner}, MatMulTarget{&w.up, up, inner}};
+  MatMul(pool_, matmul_scratch_, h, width, rows, in);
+  pool_.Run(rows, [&](int64_t r, int) {
+    if (spec_.activation == Activation::kSilu) {
+      SiluMul(gate + r * inner, up + r * inner, inner);
+    } else {
+      GeluMul(gate + r * inner, up + r * inner, inner);
+    }
+  });
+  const std::array down = {MatMulTarget{&w.down, out, width}};
+  MatMul(pool_, matmul_scratch_, gate, inner, rows, down);
+  pool_.Run(rows, [&](int64_t r, int) {
+    float* y = out + r * width;
+    if (spec_.post_norms) RmsNorm(y, w.feed_forward_post_norm.data(), spec_.norm_eps, width, y);
+    AddTo(x + r * width, y, width);
+  });
+}
+
+void ForwardPass::Finish(std::span<const Row> rows, float* hidden) {
+  const int64_t width = spec_.width;
+  int64_t next = 0;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (!rows[r].wants_hidden) continue;
+    RmsNorm(&x_[r * static_cast<size_t>(width)], weights_.output_norm.data(), spec_.norm_eps, width, hidden + next * width);
+    ++next;
+  }
+}
+
+void ForwardPass::Logits(const float* hidden, int rows, float* logits) {
+  const std::array targets = {MatMulTarget{&weights_.head, logits, spec_.vocabulary}};
+  MatMul(pool_, matmul_scratch_, hidden, spec_.width, rows, targets);
+}
+
+}  // namespace larder

@@ -1,0 +1,49 @@
+// The forward pass: one path for decode, chunked prefill, prefix hits, verification and partial recomputation.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "compute/attention.h"
+#include "compute/matmul.h"
+#include "compute/thread_pool.h"
+#include "model/model.h"
+#include "model/rope.h"
+#include "model/weights.h"
+
+namespace larder {
+
+class ForwardPass {
+ public:
+  ForwardPass(const ModelSpec& spec, const ModelWeights& weights, KvType kv_type, ThreadPool& pool);
+
+  void Run(std::span<const Row> rows, float* hidden, ForwardHooks* hooks);
+  void Logits(const float* hidden, int rows, float* logits);
+  const AttentionScratch& attention() const { return attention_scratch_; }
+
+ private:
+  void Embed(std::span<const Row> rows);
+  // x_ [n, width] of the rows that take part in this layer, in and out.
+  void Layer(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks);
+  void ProjectQkv(int layer, std::span<const Row> rows, const float* x);
+  void StoreKv(int layer, std::span<const Row> rows);
+  void Attend(int layer, std::span<const Row> rows, ForwardHooks* hooks);
+  void FeedForward(int layer, int rows, float* x);
+  void Finish(std::span<const Row> rows, float* hidden);
+
+  const ModelSpec& spec_;
+  const ModelWeights& weights_;
+  const KvType kv_type_;
+  ThreadPool& pool_;
+  MatMulScratch matmul_scratch_;
+  AttentionScratch attention_scratch_;
+  std::vector<RopeTable> ropes_;
+  // Activations, [rows, ...]; grow to the largest batch seen.
+  std::vector<float> x_, packed_, normed_, q_, k_, v_, attended_, projected_, gate_, up_, lse_;
+  std::vector<AttentionRow> attention_rows_;
+  std::vector<Row> active_;
+  std::vector<int> active_index_;
+};
+
+}  // namespace larder

@@ -1,0 +1,79 @@
+#include "model/model.h"
+
+#include <filesystem>
+#include <thread>
+
+#include "compute/probe.h"
+#include "model/forward.h"
+#include "model/rope.h"
+#include "model/weights.h"
+
+namespace larder {
+
+struct Model::Impl {
+  std::unique_ptr<GgufFile> file;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ThreadPool> pool;
+  std::string name;
+  ModelSpec spec;
+  ModelOptions options;
+  ModelWeights weights;
+  KvShape kv_shape;
+  Digest weights_digest, numerics;
+  std::unique_ptr<ForwardPass> forward;
+};
+
+Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::~Model() = default;
+
+Result<std::unique_ptr<Model>> Model::Load(const std::string& path, ModelOptions options) {
+  auto impl = std::make_unique<Impl>();
+  Impl& m = *impl;
+  m.options = std::move(options);
+  LARDER_ASSIGN(m.file, GgufFile::Open(path));
+  LARDER_ASSIGN(m.spec, DescribeModel(*m.file));
+  LARDER_ASSIGN(m.tokenizer, Tokenizer::Load(*m.file));
+  if (m.tokenizer->size() > m.spec.vocabulary) {
+    return Fail(ErrorKind::kInvalid, "tokenizer.ggml.tokens has {} entries, token_embd.weight has {} rows",
+                m.tokenizer->size(), m.spec.vocabulary);
+  }
+  m.name = m.file->StringOr("general.name", "");
+  if (m.name.empty()) m.name = std::filesystem::path(path).stem().string();
+  std::vector<int> windows;
+  for (const LayerSpec& layer : m.spec.layers) windows.push_back(layer.window);
+  LARDER_ASSIGN(m.kv_shape, KvShape::Create(windows, m.spec.kv_heads, m.spec.head_dim, m.options.kv_type));
+  m.pool = std::make_unique<ThreadPool>(m.options.threads > 0 ? m.options.threads : AvailableCores());
+  // Hashing the file runs beside repacking it.
+  std::jthread hashing([&m] { m.weights_digest = Sha256(m.file->bytes()); });
+  LARDER_ASSIGN(m.weights, LoadWeights(*m.file, m.spec, m.options.math, *m.pool, m.options.progress));
+  m.numerics = NumericsProbe(m.options.math, *m.pool);
+  m.forward = std::make_unique<ForwardPass>(m.spec, m.weights, m.options.kv_type, *m.pool);
+  hashing.join();
+  return std::unique_ptr<Model>(new Model(std::move(impl)));
+}
+
+const ModelSpec& Model::spec() const { return impl_->spec; }
+const Tokenizer& Model::tokenizer() const { return *impl_->tokenizer; }
+const GgufFile& Model::file() const { return *impl_->file; }
+const KvShape& Model::kv_shape() const { return impl_->kv_shape; }
+const Digest& Model::weights_digest() const { return impl_->weights_digest; }
+MathMode Model::math() const { return impl_->options.math; }
+uint64_t Model::weight_bytes() const { return impl_->weights.bytes(); }
+ThreadPool& Model::pool() { return *impl_->pool; }
+const std::string& Model::name() const { return impl_->name; }
+uint64_t Model::attention_pages_read() const { return impl_->forward->attention().pages_read(); }
+
+KvIdentity Model::kv_identity() const {
+  return {.weights = impl_->weights_digest,
+          .tokenizer = impl_->tokenizer->digest(),
+          .rope = RopeDigest(impl_->spec),
+          .numerics = impl_->numerics,
+          .codec = impl_->options.kv_type == KvType::kF16 ? "f16" : "f32",
+          .adapter = "",
+          .layer_map = ""};
+}
+
+void Model::Forward(std::span<const Row> rows, float* hidden, ForwardHooks* hooks) { impl_->forward->Run(rows, hidden, hooks); }
+void Model::Logits(const float* hidden, int rows, float* logits) { impl_->forward->Logits(hidden, rows, logits); }
+
+}  // namespace larder

@@ -1,0 +1,33 @@
+// The handlers, one subject a file. Those that return a response answer at once; the others keep the exchange and answer
+// when the engine does.
+#pragma once
+
+#include <memory>
+
+#include "serve/context.h"
+#include "serve/http.h"
+
+namespace larder {
+
+using ExchangePtr = std::shared_ptr<Exchange>;
+
+void HandleChatCompletions(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
+void HandleCompletions(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
+
+HttpResponse HandleTokenize(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleDetokenize(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleTokenizerInfo(ServeContext& context, const HttpRequest& request);
+
+HttpResponse HandleModels(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleModel(ServeContext& context, const HttpRequest& request, std::string_view encoded_id);
+HttpResponse HandleHealth(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleVersion(ServeContext& context, const HttpRequest& request);
+
+HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleCacheBlocks(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request);
+
+HttpResponse HandleMetrics(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleStatusPage(ServeContext& context, const HttpRequest& request);
+
+}  // namespace larder

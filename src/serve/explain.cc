@@ -1,0 +1,80 @@
+#include "serve/explain.h"
+
+namespace larder {
+namespace {
+
+void WriteMiss(JsonWriter& json, const Tokenizer& tokenizer, const CacheOutcome& outcome) {
+  json.Key("miss");
+  if (outcome.reason == MissReason::kNone) {
+    json.Null();
+    return;
+  }
+  const MissReason reason = outcome.reason == MissReason::kOtherTenant ? MissReason::kNeverSeen : outcome.reason;
+  json.BeginObject().Field("reason", MissReasonName(reason)).Field("token", outcome.token);
+  if (reason == MissReason::kDiverged) {
+    json.Field("cached", tokenizer.Decode(outcome.cached, true));
+    json.Field("requested", tokenizer.Decode(outcome.requested, true));
+  }
+  if (reason == MissReason::kEvicted) {
+    json.Field("policy", outcome.policy).Field("evicted_unix_ms", outcome.evicted_wall_ms);
+  }
+  json.EndObject();
+}
+
+void WriteCache(JsonWriter& json, const Tokenizer& tokenizer, const CacheReport& report) {
+  json.Key("cache").BeginObject();
+  json.Key("read").BeginObject().Field("memory", report.read_memory).EndObject();
+  json.Field("recomputed", report.recomputed).Field("written", report.written);
+  WriteMiss(json, tokenizer, report.outcome);
+  json.EndObject();
+}
+
+void WritePrompt(JsonWriter& json, const Tokenizer& tokenizer, const PromptReport& prompt) {
+  WriteCache(json, tokenizer, prompt.report);
+  json.Field("queue_ms", prompt.report.queue_ms).Field("prefill_ms", prompt.report.prefill_ms);
+  json.Field("preemptions", prompt.report.preemptions);
+  json.Field("seed", prompt.seed);
+}
+
+// The first miss stands for all in the sum; each prompt has its own beside it.
+PromptReport Sum(const std::vector<PromptReport>& reports) {
+  PromptReport sum = reports.front();
+  for (size_t i = 1; i < reports.size(); ++i) {
+    const CacheReport& report = reports[i].report;
+    sum.report.read_memory += report.read_memory;
+    sum.report.recomputed += report.recomputed;
+    sum.report.written += report.written;
+    sum.report.preemptions += report.preemptions;
+    sum.report.queue_ms += report.queue_ms;
+    sum.report.prefill_ms += report.prefill_ms;
+    if (sum.report.outcome.reason == MissReason::kNone) sum.report.outcome = report.outcome;
+  }
+  return sum;
+}
+
+}  // namespace
+
+void WriteUsage(JsonWriter& json, const Usage& usage) {
+  json.BeginObject();
+  json.Field("prompt_tokens", usage.prompt_tokens).Field("completion_tokens", usage.completion_tokens);
+  json.Field("total_tokens", usage.prompt_tokens + usage.completion_tokens);
+  json.Key("prompt_tokens_details").BeginObject().Field("cached_tokens", usage.cached_tokens).EndObject();
+  json.EndObject();
+}
+
+void WriteExplain(JsonWriter& json, const Tokenizer& tokenizer, const std::vector<PromptReport>& reports) {
+  json.BeginObject();
+  WritePrompt(json, tokenizer, reports.size() == 1 ? reports.front() : Sum(reports));
+  if (reports.size() > 1) {
+    json.Key("prompts").BeginArray();
+    for (const PromptReport& report : reports) {
+      json.BeginObject();
+      WritePrompt(json, tokenizer, report);
+      json.EndObject();
+    }
+    json.EndArray();
+  }
+  json.EndObject();
+}
+
+}  // namespace larder

@@ -1,0 +1,271 @@
+// Every kernel equals the plain reference to the last bit: all formats, shapes, rows, threads and instruction sets.
+#include "compute/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "compute/packed.h"
+#include "simd_targets_for_test.h"
+
+namespace larder {
+namespace {
+
+// Random bytes that are valid in every format: no half or float among them is an infinity or NaN.
+std::vector<uint8_t> RandomWeights(const FormatInfo& format, int64_t outputs, int64_t inputs, std::mt19937& random) {
+  const uint64_t row_bytes = RowBytes(format, static_cast<uint64_t>(inputs)).value();
+  std::vector<uint8_t> bytes(static_cast<size_t>(outputs) * row_bytes);
+  if (format.type == TensorType::kF32) {
+    std::normal_distribution<float> normal;
+    for (size_t i = 0; i < bytes.size(); i += 4) {
+      const float value = normal(random);
+      std::memcpy(&bytes[i], &value, 4);
+    }
+    return bytes;
+  }
+  for (uint8_t& b : bytes) b = static_cast<uint8_t>(random() & 0xBB);  // an exponent bit of every half stays 0
+  return bytes;
+}
+
+std::vector<float> RandomActivations(int64_t count, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> x(static_cast<size_t>(count));
+  for (float& value : x) value = normal(random);
+  return x;
+}
+
+struct Problem {
+  TensorType type;
+  MathMode mode;
+  int64_t outputs, inputs;
+  int rows;
+  bool bias, permute;
+};
+
+class MatMulCase {
+ public:
+  MatMulCase(const Problem& problem, uint32_t seed) : problem_(problem), random_(seed) {
+    const FormatInfo* format = FindFormat(static_cast<uint32_t>(problem.type));
+    bytes_ = RandomWeights(*format, problem.outputs, problem.inputs, random_);
+    x_ = RandomActivations(problem.rows * ldx(), random_);
+    for (float& value : x_) {
+      if (random_() % 50 == 0) value *= 30;
+    }
+    if (problem.bias) bias_ = RandomActivations(problem.outputs, random_);
+    if (problem.permute) {
+      for (int32_t i = 0; i < problem.outputs; ++i) permutation_.push_back(i);
+      std::shuffle(permutation_.begin(), permutation_.end(), random_);
+    }
+    expected_.assign(static_cast<size_t>(problem.rows * ldy()), 0.5f);
+    MatMulReference(x_.data(), ldx(), problem.rows, source(), problem.mode, permutation_, bias(), expected_.data(),
+                    ldy());
+  }
+
+  MatrixSource source() const { return {problem_.type, bytes_.data(), problem_.outputs, problem_.inputs}; }
+  int64_t ldx() const { return problem_.inputs + 3; }
+  int64_t ldy() const { return problem_.outputs + 5; }
+  const float* bias() const { return problem_.bias ? bias_.data() : nullptr; }
+
+  void ExpectEqual(ThreadPool& pool) {
+    Result<Matrix> matrix = Matrix::Pack(source(), problem_.mode, pool, permutation_);
+    ASSERT_TRUE(matrix.has_value()) << matrix.error().message;
+    MatMulScratch scratch;
+    std::vector<float> y(expected_.size(), 0.5f);
+    const MatMulTarget target{&*matrix, y.data(), ldy(), bias()};
+    MatMul(pool, scratch, x_.data(), ldx(), problem_.rows, {&target, 1});
+    ASSERT_EQ(std::memcmp(y.data(), expected_.data(), y.size() * sizeof(float)), 0)
+        << "rows " << problem_.rows << " outputs " << problem_.outputs << " inputs " << problem_.inputs;
+    // Rows on their own.
+    std::vector<float> alone(expected_.size(), 0.5f);
+    for (int row = 0; row < problem_.rows; ++row) {
+      const MatMulTarget one{&*matrix, alone.data() + row * ldy(), ldy(), bias()};
+      MatMul(pool, scratch, x_.data() + row * ldx(), ldx(), 1, {&one, 1});
+    }
+    ASSERT_EQ(std::memcmp(alone.data(), expected_.data(), y.size() * sizeof(float)), 0);
+  }
+
+ private:
+  Problem problem_;
+  std::mt19937 random_;
+  std::vector<uint8_t> bytes_;
+  std::vector<float> x_, bias_, expected_;
+  std::vector<int32_t> permutation_;
+};
+
+TEST(MatMul, EqualsReferenceInEveryFormatOnEveryTarget) {
+  for (const FormatInfo& format : AllFormats()) {
+    SCOPED_TRACE(format.name);
+    for (MathMode mode : {MathMode::kFast, MathMode::kF32}) {
+      MatMulCase fixed({format.type, mode, 37, format.block_elements * (format.block_elements < 64 ? 3 * 32 / std::min(32, format.block_elements) : 1), 11, true, true}, 7);
+      ForEachSimdTarget([&] {
+        ThreadPool pool(2);
+        fixed.ExpectEqual(pool);
+      });
+    }
+  }
+}
+
+TEST(MatMul, EqualsReferenceForRandomShapesRowsAndThreads) {
+  std::mt19937 random(1);
+  const TensorType types[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF32};
+  for (int trial = 0; trial < 24; ++trial) {
+    Problem problem{types[trial % 4], MathMode::kFast, 1 + static_cast<int64_t>(random() % 150),
+                    32 * (1 + static_cast<int64_t>(random() % 12)), 1 + static_cast<int>(random() % 40),
+                    random() % 2 == 0, random() % 2 == 0};
+    if (problem.type == TensorType::kF32) problem.inputs -= static_cast<int64_t>(random() % 31);
+    MatMulCase fixed(problem, static_cast<uint32_t>(random()));
+    ForEachSimdTarget([&] {
+      ThreadPool pool(1 + trial % 4);
+      fixed.ExpectEqual(pool);
+    });
+  }
+}
+
+TEST(MatMul, ManyRowsAndOutputsCrossEveryBlockBoundary) {
+  MatMulCase fixed({TensorType::kQ4_1, MathMode::kFast, 400, 1056, 150, false, false}, 3);
+  ThreadPool pool(4);
+  fixed.ExpectEqual(pool);
+}
+
+TEST(MatMul, SeveralTargetsShareOneCall) {
+  std::mt19937 random(5);
+  const int64_t inputs = 256;
+  const int rows = 9;
+  ThreadPool pool(3);
+  const auto x = RandomActivations(rows * inputs, random);
+  const TensorType types[] = {TensorType::kQ4_1, TensorType::kF32, TensorType::kQ8_0, TensorType::kQ6_K};
+  std::vector<std::vector<uint8_t>> bytes;
+  std::vector<Matrix> matrices;
+  std::vector<std::vector<float>> results, expected;
+  for (int i = 0; i < 4; ++i) {
+    const int64_t outputs = 20 + 33 * i;
+    const FormatInfo* format = FindFormat(static_cast<uint32_t>(types[i]));
+    bytes.push_back(RandomWeights(*format, outputs, inputs, random));
+    const MatrixSource source{types[i], bytes.back().data(), outputs, inputs};
+    matrices.push_back(Matrix::Pack(source, MathMode::kFast, pool).value());
+    results.emplace_back(static_cast<size_t>(rows * outputs));
+    expected.emplace_back(static_cast<size_t>(rows * outputs));
+    MatMulReference(x.data(), inputs, rows, source, MathMode::kFast, {}, nullptr, expected.back().data(), outputs);
+  }
+  std::vector<MatMulTarget> targets;
+  for (size_t i = 0; i < 4; ++i) targets.push_back({&matrices[i], results[i].data(), matrices[i].outputs()});
+  MatMulScratch scratch;
+  MatMul(pool, scratch, x.data(), inputs, rows, targets);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(std::memcmp(results[i].data(), expected[i].data(), expected[i].size() * sizeof(float)), 0) << i;
+  }
+}
+
+// Integer sums at their extremes: all codes and activations as large as they can be.
+TEST(MatMul, LargestCodesDoNotOverflow) {
+  for (const int sign : {1, -1}) {
+    for (TensorType type : {TensorType::kQ8_0, TensorType::kQ4_0}) {
+      const FormatInfo* format = FindFormat(static_cast<uint32_t>(type));
+      const int64_t outputs = 16, inputs = 64;
+      std::vector<uint8_t> bytes(outputs * RowBytes(*format, inputs).value(),
+                                 type == TensorType::kQ8_0 ? 0x80 : 0xFF);  // -128, or 15 twice
+      for (size_t block = 0; block < bytes.size(); block += static_cast<size_t>(format->block_bytes)) {
+        bytes[block] = 0;
+        bytes[block + 1] = 0x3C;  // scale 1
+      }
+      std::vector<float> x(inputs, 127.0f * static_cast<float>(sign)), expected(outputs), y(outputs);
+      const MatrixSource source{type, bytes.data(), outputs, inputs};
+      MatMulReference(x.data(), inputs, 1, source, MathMode::kFast, {}, nullptr, expected.data(), outputs);
+      ForEachSimdTarget([&] {
+        ThreadPool pool(1);
+        const Matrix matrix = Matrix::Pack(source, MathMode::kFast, pool).value();
+        MatMulScratch scratch;
+        const MatMulTarget target{&matrix, y.data(), outputs};
+        MatMul(pool, scratch, x.data(), inputs, 1, {&target, 1});
+        EXPECT_EQ(y, expected);
+        if (type == TensorType::kQ8_0) {
+          EXPECT_EQ(y[0], -128.0f * 127 * 64 * static_cast<float>(sign));
+        }
+      });
+    }
+  }
+}
+
+TEST(MatMul, StrangeActivationsStayInTheirRow) {
+  std::mt19937 random(9);
+  const int64_t outputs = 32, inputs = 64;
+  const FormatInfo* format = FindFormat(static_cast<uint32_t>(TensorType::kQ8_0));
+  const auto bytes = RandomWeights(*format, outputs, inputs, random);
+  const MatrixSource source{TensorType::kQ8_0, bytes.data(), outputs, inputs};
+  auto x = RandomActivations(5 * inputs, random);
+  for (int64_t k = 0; k < inputs; ++k) x[static_cast<size_t>(0 * inputs + k)] = 0.0f;
+  x[static_cast<size_t>(1 * inputs + 7)] = INFINITY;
+  x[static_cast<size_t>(2 * inputs + 7)] = NAN;
+  for (int64_t k = 0; k < inputs; ++k) x[static_cast<size_t>(3 * inputs + k)] = 1e-40f;
+  std::vector<float> clean(outputs);
+  MatMulReference(x.data() + 4 * inputs, inputs, 1, source, MathMode::kFast, {}, nullptr, clean.data(), outputs);
+  ForEachSimdTarget([&] {
+    ThreadPool pool(1);
+    const Matrix matrix = Matrix::Pack(source, MathMode::kFast, pool).value();
+    MatMulScratch scratch;
+    std::vector<float> y(5 * outputs);
+    const MatMulTarget target{&matrix, y.data(), outputs};
+    MatMul(pool, scratch, x.data(), inputs, 5, {&target, 1});
+    for (int64_t o = 0; o < outputs; ++o) {
+      EXPECT_EQ(y[static_cast<size_t>(o)], 0.0f);
+      EXPECT_FALSE(std::isfinite(y[static_cast<size_t>(outputs + o)]));
+      EXPECT_TRUE(std::isnan(y[static_cast<size_t>(2 * outputs + o)]));
+      EXPECT_EQ(y[static_cast<size_t>(3 * outputs + o)], 0.0f);
+      EXPECT_EQ(y[static_cast<size_t>(4 * outputs + o)], clean[static_cast<size_t>(o)]);
+    }
+  });
+}
+
+TEST(MatMul, EightBitActivationsAreCloseToExact) {
+  std::mt19937 random(11);
+  const int64_t outputs = 64, inputs = 576;
+  const FormatInfo* format = FindFormat(static_cast<uint32_t>(TensorType::kQ8_0));
+  const auto bytes = RandomWeights(*format, outputs, inputs, random);
+  const auto x = RandomActivations(inputs, random);
+  const MatrixSource source{TensorType::kQ8_0, bytes.data(), outputs, inputs};
+  std::vector<float> fast(outputs), exact(outputs);
+  MatMulReference(x.data(), inputs, 1, source, MathMode::kFast, {}, nullptr, fast.data(), outputs);
+  MatMulReference(x.data(), inputs, 1, source, MathMode::kF32, {}, nullptr, exact.data(), outputs);
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < fast.size(); ++i) {
+    error += std::pow(fast[i] - exact[i], 2);
+    norm += std::pow(exact[i], 2);
+  }
+  EXPECT_LT(std::sqrt(error / norm), 0.02);
+  EXPECT_GT(error, 0);
+}
+
+TEST(MatrixPack, KeepsTheFilesBitsPerWeight) {
+  ThreadPool pool(1);
+  std::mt19937 random(13);
+  for (TensorType type : {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0}) {
+    const FormatInfo* format = FindFormat(static_cast<uint32_t>(type));
+    const auto bytes = RandomWeights(*format, 64, 64, random);
+    const Matrix matrix = Matrix::Pack({type, bytes.data(), 64, 64}, MathMode::kFast, pool).value();
+    EXPECT_TRUE(matrix.half_scales());
+    EXPECT_LE(matrix.bytes(), 64u * 64 * (type == TensorType::kQ8_0 ? 8.5 : 5.0) / 8);
+  }
+}
+
+TEST(MatrixPack, RefusesWhatDoesNotFit) {
+  ThreadPool pool(1);
+  const std::vector<uint8_t> bytes(4096);
+  const auto kind = [&](MatrixSource source, std::vector<int32_t> permutation = {}) {
+    const auto result = Matrix::Pack(source, MathMode::kFast, pool, permutation);
+    EXPECT_FALSE(result.has_value());
+    return result.has_value() ? ErrorKind::kIo : result.error().kind;
+  };
+  EXPECT_EQ(kind({static_cast<TensorType>(99), bytes.data(), 2, 32}), ErrorKind::kUnsupported);
+  EXPECT_EQ(kind({TensorType::kQ8_0, bytes.data(), 0, 32}), ErrorKind::kInvalid);
+  EXPECT_EQ(kind({TensorType::kQ8_0, bytes.data(), int64_t{1} << 60, 32}), ErrorKind::kInvalid);
+  EXPECT_EQ(kind({TensorType::kQ8_0, bytes.data(), 2, 33}), ErrorKind::kInvalid);
+  EXPECT_EQ(kind({TensorType::kQ8_0, bytes.data(), 2, 32}, {0}), ErrorKind::kInvalid);
+  EXPECT_EQ(kind({TensorType::kQ8_0, bytes.data(), 2, 32}, {0, 2}), ErrorKind::kInvalid);
+  EXPECT_EQ(kind({TensorType::kQ8_0, bytes.data(), 2, 32}, {-1, 0}), ErrorKind::kInvalid);
+}
+
+}  // namespace
+}  // namespace larder
