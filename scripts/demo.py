@@ -117,7 +117,7 @@ def demonstrate(url):
     print("What happened:")
     computed = [report(name, *result) for name, result in (("cold", cold), ("warm", warm))]
     saved = cold[0] - warm[0]
-    print(f"  saved: {saved:.3f} s of {cold[0]:.3f} s to the first token ({saved / cold[0]:.0%}), "
+    print(f"  saved: {saved:.3f} s of {cold[0]:.3f} s to the first token ({saved / cold[0]:.1%}), "
           f"{computed[0] - computed[1]} of {computed[0]} tokens not computed again\n", flush=True)
 
 

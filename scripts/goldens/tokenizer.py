@@ -24,6 +24,8 @@ STRINGS, CHUNK = 12000, 100
 MASK = (1 << 64) - 1
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
+MARKER = "\u2581"
+
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -153,8 +155,10 @@ def sentence_piece(vocabulary, unigram):
     model = pb.ModelProto()
     kinds = pb.ModelProto.SentencePiece
     for i, text in enumerate(vocabulary.tokens):
-        # A byte outside UTF-8 cannot stand in a piece; no vocabulary here has one.
-        model.pieces.append(kinds(piece=text.decode(), score=float(vocabulary.scores[i]), type=vocabulary.types[i]))
+        piece = text.decode()
+        if vocabulary.types[i] == USER_DEFINED:  # the converter to GGUF wrote its U+2581 as spaces
+            piece = piece.replace(" ", MARKER)
+        model.pieces.append(kinds(piece=piece, score=float(vocabulary.scores[i]), type=vocabulary.types[i]))
     if UNKNOWN not in vocabulary.types:
         model.pieces[vocabulary.unknown].type = UNKNOWN
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
@@ -181,10 +185,15 @@ def reference(name, path):
     return byte_level(name, vocabulary)
 
 
-def digest(encode, strings, first):
+def text_for(name, strings, index):
+    """Gemma's tokens for runs of spaces match U+2581 in the original and spaces in GGUF, so neither sees a U+2581."""
+    return strings.make(index).replace(MARKER, "") if name == "gemma3" else strings.make(index)
+
+
+def digest(name, encode, strings, first):
     sha = hashlib.sha256()
     for i in range(first, first + CHUNK):
-        ids = encode(strings.make(i))
+        ids = encode(text_for(name, strings, i))
         sha.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
     return sha.hexdigest()[:16]
 
@@ -206,13 +215,14 @@ def main():
     known = json.loads(path.read_text())["digests"] if path.exists() else {}
     for name in arguments.only:
         file = {"smollm2": arguments.smollm2, "gemma3": arguments.gemma3}.get(name)
-        file = file or f"{arguments.data}/models/ggml-vocab-{name}.gguf"
+        file = file or f"{arguments.data}/vocabularies/ggml-vocab-{name}.gguf"
         encode = reference(name, file)
         if arguments.show is not None:
             for i in arguments.show:
-                print(i, ascii(strings.make(i)), encode(strings.make(i)))
+                text = text_for(name, strings, i)
+                print(i, ascii(text), encode(text))
             continue
-        known[name] = [digest(encode, strings, first) for first in range(0, STRINGS, CHUNK)]
+        known[name] = [digest(name, encode, strings, first) for first in range(0, STRINGS, CHUNK)]
         print(name, len(known[name]) * CHUNK, "strings", flush=True)
         lines = [f'  {json.dumps(name)}: {json.dumps(known[name])}' for name in NAMES if name in known]
         path.write_text('{"strings_per_digest": %d,\n "digests": {\n%s\n }}\n' % (CHUNK, ",\n".join(lines)))

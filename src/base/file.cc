@@ -54,7 +54,8 @@ Result<std::string> ReadFile(const std::string& path, size_t max_bytes) {
   Fd file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.fd < 0) return OsError("open", path);
   LARDER_ASSIGN(const size_t size, RegularSize(file.fd, path));
-  if (size > max_bytes) return Fail(ErrorKind::kInvalid, "{} has {} bytes; at most {} are read", path, size, max_bytes);
+  if (size > max_bytes)
+    return Fail(ErrorKind::kInvalid, "{} has {} bytes; at most {} are read", path, size, max_bytes);
   std::string out(size, '\0');
   size_t done = 0;
   while (done < size) {

@@ -28,6 +28,7 @@ class MappedFile {
 };
 
 Result<std::string> ReadFile(const std::string& path, size_t max_bytes = 64u << 20);
-Status WriteFileAtomically(const std::string& path, std::string_view content);  // temporary file, sync, rename
+Status WriteFileAtomically(const std::string& path,
+                           std::string_view content);  // temporary file, sync, rename
 
 }  // namespace larder

@@ -1,5 +1,5 @@
-// Names and checksums. Names are SHA-256 over tagged, length-prefixed fields, so that no two field lists collide by
-// concatenation; payload checksums are XXH3, which is fast and not meant to resist an attacker.
+// Names and checksums. Names are SHA-256 over tagged, length-prefixed fields, so that no two field lists
+// collide by concatenation; payload checksums are XXH3, which is fast and not meant to resist an attacker.
 #pragma once
 
 #include <array>
@@ -18,8 +18,8 @@ struct Digest {
   std::array<uint8_t, 32> bytes{};
 
   auto operator<=>(const Digest&) const = default;
-  std::string Hex() const;         // 64 lower-case digits
-  std::string ShortHex() const;    // the first 16, for logs and listings
+  std::string Hex() const;       // 64 lower-case digits
+  std::string ShortHex() const;  // the first 16, for logs and listings
 };
 
 struct DigestHash {
@@ -30,7 +30,8 @@ struct DigestHash {
   }
 };
 
-// SHA-256 over fields. Each field is hashed as (tag length, tag, value length, value), lengths as 8 bytes little endian.
+// SHA-256 over fields. Each field is hashed as (tag length, tag, value length, value), lengths as 8 bytes
+// little endian.
 class FieldHasher {
  public:
   FieldHasher();

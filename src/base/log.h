@@ -1,4 +1,5 @@
-// One logger, to standard error. Messages are formatted by the caller (fmt), so that spdlog's headers stay in log.cc.
+// One logger, to standard error. Messages are formatted by the caller (fmt), so that spdlog's headers stay in
+// log.cc.
 #pragma once
 
 #include <fmt/core.h>

@@ -71,7 +71,8 @@ uint64_t AvailableBytes() {
   }
   const uint64_t limit = ReadNumber("/sys/fs/cgroup/memory.max");
   const uint64_t used = ReadNumber("/sys/fs/cgroup/memory.current");
-  if (limit != std::numeric_limits<uint64_t>::max() && used <= limit) available = std::min(available, limit - used);
+  if (limit != std::numeric_limits<uint64_t>::max() && used <= limit)
+    available = std::min(available, limit - used);
   return available;
 }
 

@@ -13,8 +13,8 @@ namespace larder {
 
 inline constexpr size_t kVectorAlign = 64;
 
-// Owns `size` bytes aligned to 64, zeroed. Move only. Large buffers come straight from the operating system and go back
-// to it on destruction, so that what is freed is no longer resident.
+// Owns `size` bytes aligned to 64, zeroed. Move only. Large buffers come straight from the operating system
+// and go back to it on destruction, so that what is freed is no longer resident.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
@@ -34,9 +34,13 @@ class AlignedBuffer {
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   template <class T>
-  T* as() { return reinterpret_cast<T*>(data_); }
+  T* as() {
+    return reinterpret_cast<T*>(data_);
+  }
   template <class T>
-  const T* as() const { return reinterpret_cast<const T*>(data_); }
+  const T* as() const {
+    return reinterpret_cast<const T*>(data_);
+  }
   void swap(AlignedBuffer& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
@@ -47,7 +51,8 @@ class AlignedBuffer {
   size_t size_ = 0;
 };
 
-// Bytes of this process that are in physical memory now, as the operating system counts them; 0 if it does not say.
+// Bytes of this process that are in physical memory now, as the operating system counts them; 0 if it does
+// not say.
 uint64_t ResidentBytes();
 // Bytes that can still be taken without swapping, as the operating system and the cgroup see it.
 uint64_t AvailableBytes();

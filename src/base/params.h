@@ -1,5 +1,6 @@
 // Parameters, declared once where they are read: name, type, default, range and help. The command line, the
-// configuration file, the request schema and the table in the documentation are all generated from the declaration.
+// configuration file, the request schema and the table in the documentation are all generated from the
+// declaration.
 //
 //   int64_t window = 32;
 //   double budget = 0.25;
@@ -41,12 +42,13 @@ class Params {
   void Int(std::string name, int64_t* value, int64_t min, int64_t max, std::string help);
   void Float(std::string name, double* value, double min, double max, std::string help);
   void String(std::string name, std::string* value, std::string help);
-  void Size(std::string name, uint64_t* bytes, uint64_t min, uint64_t max, std::string help);  // takes K, M, G
+  void Size(std::string name, uint64_t* bytes, uint64_t min, uint64_t max,
+            std::string help);  // takes K, M, G
   void Choice(std::string name, std::string* value, std::vector<std::string> choices, std::string help);
 
   Status Set(std::string_view name, std::string_view text);
-  Status ParseList(std::string_view list);         // key=value,key=value
-  Status ParseJsonObject(std::string_view json);   // {"key": value}; TOML files are turned into this first
+  Status ParseList(std::string_view list);          // key=value,key=value
+  Status ParseJsonObject(std::string_view json);    // {"key": value}; TOML files are turned into this first
   Status ParseConfigFile(const std::string& path);  // .json or .toml, by its ending
 
   const std::string& owner() const { return owner_; }

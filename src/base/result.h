@@ -1,4 +1,5 @@
-// Errors are values. What a request, a file or a peer can cause is a Result; what only a bug can cause is LARDER_CHECK.
+// Errors are values. What a request, a file or a peer can cause is a Result; what only a bug can cause is
+// LARDER_CHECK.
 #pragma once
 
 #include <fmt/core.h>
@@ -30,7 +31,8 @@ using Result = std::expected<T, Error>;
 using Status = std::expected<void, Error>;
 
 template <class... Args>
-[[nodiscard]] std::unexpected<Error> Fail(ErrorKind kind, fmt::format_string<Args...> format, Args&&... args) {
+[[nodiscard]] std::unexpected<Error> Fail(ErrorKind kind, fmt::format_string<Args...> format,
+                                          Args&&... args) {
   return std::unexpected<Error>(Error{kind, fmt::format(format, std::forward<Args>(args)...)});
 }
 
@@ -39,24 +41,27 @@ template <class... Args>
 }  // namespace larder
 
 // Aborts with file, line and condition. Never reachable by input.
-#define LARDER_CHECK(condition) \
-  do {                          \
-    if (!(condition)) [[unlikely]] ::larder::CheckFailed(__FILE__, __LINE__, #condition); \
+#define LARDER_CHECK(condition)                              \
+  do {                                                       \
+    if (!(condition)) [[unlikely]]                           \
+      ::larder::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)
 
 #define LARDER_CONCAT_(a, b) a##b
 #define LARDER_CONCAT(a, b) LARDER_CONCAT_(a, b)
 
 // Returns the error of `expression` to the caller, if it has one.
-#define LARDER_TRY(expression)                                                               \
-  do {                                                                                       \
-    if (auto larder_status = (expression); !larder_status) [[unlikely]]                      \
-      return std::unexpected<::larder::Error>(std::move(larder_status).error());             \
+#define LARDER_TRY(expression)                                                   \
+  do {                                                                           \
+    if (auto larder_status = (expression); !larder_status) [[unlikely]]          \
+      return std::unexpected<::larder::Error>(std::move(larder_status).error()); \
   } while (false)
 
 // LARDER_ASSIGN(auto file, OpenFile(path)): declares or assigns the value, or returns the error.
-#define LARDER_ASSIGN(target, expression) LARDER_ASSIGN_(LARDER_CONCAT(larder_result_, __LINE__), target, expression)
-#define LARDER_ASSIGN_(result, target, expression)                                           \
-  auto result = (expression);                                                                \
-  if (!result) [[unlikely]] return std::unexpected<::larder::Error>(std::move(result).error()); \
+#define LARDER_ASSIGN(target, expression) \
+  LARDER_ASSIGN_(LARDER_CONCAT(larder_result_, __LINE__), target, expression)
+#define LARDER_ASSIGN_(result, target, expression)                      \
+  auto result = (expression);                                           \
+  if (!result) [[unlikely]]                                             \
+    return std::unexpected<::larder::Error>(std::move(result).error()); \
   target = *std::move(result)

@@ -11,6 +11,7 @@
 
 #include "compute/attention_math.h"
 #include "compute/simd_ops-inl.h"
+#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace larder {
@@ -26,7 +27,7 @@ struct Query {
   float* values;  // [head_dim]
 };
 
-inline constexpr int kQueryTile = 6;
+inline constexpr int kQueryTile = HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 ? 1 : 6;
 inline constexpr int kBlock = 16;  // keys, or channels, that one F16x holds
 
 // Blocks of 16 that a tile of `queries` works on at once: as many sums as registers allow, and enough of them to hide
@@ -34,6 +35,8 @@ inline constexpr int kBlock = 16;  // keys, or channels, that one F16x holds
 inline constexpr int BlocksAtOnce(int queries) {
 #if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
   return queries > 0 ? 4 : 0;
+#elif HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+  return queries > 0 ? 1 : 0;
 #else
   return queries == 1 ? 4 : queries <= 3 ? 2 : 1;
 #endif
@@ -44,9 +47,17 @@ HWY_INLINE F16x LoadElements(const uint16_t* p) { return LoadHalf(p); }
 HWY_INLINE float LoadElement(float x) { return x; }
 HWY_INLINE float LoadElement(uint16_t x) { return HalfToFloat(x); }
 
+// Keys are read a few rows of 64 at a time, values follow them in memory: a page is fetched ahead of its use.
+template <class T, int kBlocks>
+HWY_INLINE void PrefetchAhead(const T* key) {
+  constexpr int kBytesAhead = 8192;
+  const char* ahead = reinterpret_cast<const char*>(key) + kBytesAhead;
+  for (size_t at = 0; at < sizeof(T) * kBlocks * kBlock; at += 64) hwy::Prefetch(ahead + at);
+}
+
 // scores[t][first_key ...] for kBlocks blocks of keys. keys: [head_dim][64].
 template <class T, int kQueries, int kBlocks>
-HWY_INLINE void ScoreBlocks(const Query* queries, const T* keys, int head_dim, int first_key,
+void ScoreBlocks(const Query* queries, const T* keys, int head_dim, int first_key,
                             float (*scores)[kPageTokens]) {
   const float* q[kQueries];
   HWY_UNROLL(8)
@@ -56,14 +67,12 @@ HWY_INLINE void ScoreBlocks(const Query* queries, const T* keys, int head_dim, i
   for (int i = 0; i < kQueries * kBlocks; ++i) sum[i] = Zero();
   const T* key = keys + first_key;
   for (int d = 0; d < head_dim; ++d, key += kPageTokens) {
-    F16x k[kBlocks];
+    if (sizeof(T) == 99) PrefetchAhead<T, kBlocks>(key);
     HWY_UNROLL(8)
-    for (int b = 0; b < kBlocks; ++b) k[b] = LoadElements(key + b * kBlock);
-    HWY_UNROLL(8)
-    for (int t = 0; t < kQueries; ++t) {
-      const F16x x = Splat(q[t][d]);
+    for (int b = 0; b < kBlocks; ++b) {
+      const F16x k = LoadElements(key + b * kBlock);
       HWY_UNROLL(8)
-      for (int b = 0; b < kBlocks; ++b) sum[t * kBlocks + b] = Fma(x, k[b], sum[t * kBlocks + b]);
+      for (int t = 0; t < kQueries; ++t) sum[t * kBlocks + b] = Fma(Splat(q[t][d]), k, sum[t * kBlocks + b]);
     }
   }
   HWY_UNROLL(8)
@@ -75,7 +84,7 @@ HWY_INLINE void ScoreBlocks(const Query* queries, const T* keys, int head_dim, i
 
 // Scores of the blocks up to the last visible key.
 template <class T, int kQueries>
-HWY_INLINE void Scores(const Query* queries, const T* keys, int head_dim, uint64_t visible_to_any,
+void Scores(const Query* queries, const T* keys, int head_dim, uint64_t visible_to_any,
                        float (*scores)[kPageTokens]) {
   constexpr int kBlocks = BlocksAtOnce(kQueries);
   const int end = 64 - std::countl_zero(visible_to_any);
@@ -88,7 +97,7 @@ HWY_INLINE void Scores(const Query* queries, const T* keys, int head_dim, uint64
 
 // Turns a query's scores into weights (0 where it does not see), and brings its running softmax up to date except for
 // the values that are about to be added.
-HWY_INLINE void Softmax(const Query& query, float scale, int head_dim, float* scores) {
+inline void Softmax(const Query& query, float scale, int head_dim, float* scores) {
   F16x s[4];
   F16x largest = Splat(kMinusInfinity);
   for (int b = 0; b < 4; ++b) {
@@ -118,7 +127,7 @@ HWY_INLINE void Softmax(const Query& query, float scale, int head_dim, float* sc
 
 // values[t][channel ...] += sum over keys [from, to) of weights[t][key] * v[key][channel ...].
 template <class T, int kQueries, int kBlocks>
-HWY_INLINE void AddValueBlocks(const Query* queries, const T* v, int head_dim, int channel, int from, int to,
+void AddValueBlocks(const Query* queries, const T* v, int head_dim, int channel, int from, int to,
                                const float (*weights)[kPageTokens]) {
   F16x sum[kQueries * kBlocks];
   HWY_UNROLL(8)
@@ -128,14 +137,11 @@ HWY_INLINE void AddValueBlocks(const Query* queries, const T* v, int head_dim, i
   }
   const T* value = v + static_cast<int64_t>(from) * head_dim + channel;
   for (int key = from; key < to; ++key, value += head_dim) {
-    F16x x[kBlocks];
     HWY_UNROLL(8)
-    for (int b = 0; b < kBlocks; ++b) x[b] = LoadElements(value + b * kBlock);
-    HWY_UNROLL(8)
-    for (int t = 0; t < kQueries; ++t) {
-      const F16x w = Splat(weights[t][key]);
+    for (int b = 0; b < kBlocks; ++b) {
+      const F16x x = LoadElements(value + b * kBlock);
       HWY_UNROLL(8)
-      for (int b = 0; b < kBlocks; ++b) sum[t * kBlocks + b] = Fma(w, x[b], sum[t * kBlocks + b]);
+      for (int t = 0; t < kQueries; ++t) sum[t * kBlocks + b] = Fma(Splat(weights[t][key]), x, sum[t * kBlocks + b]);
     }
   }
   HWY_UNROLL(8)
@@ -146,7 +152,7 @@ HWY_INLINE void AddValueBlocks(const Query* queries, const T* v, int head_dim, i
 }
 
 template <class T, int kQueries>
-HWY_INLINE void AddValues(const Query* queries, const T* v, int head_dim, int from, int to,
+void AddValues(const Query* queries, const T* v, int head_dim, int from, int to,
                           const float (*weights)[kPageTokens]) {
   constexpr int kBlocks = BlocksAtOnce(kQueries);
   int channel = 0;

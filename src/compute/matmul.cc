@@ -25,7 +25,14 @@ namespace {
 
 // Rows whose integer and float sums fit the registers: 2 * 8 of 32 with 512 bits; with 256 bits the four rows' integer
 // sums take 8 of 16 and the float sums are spilled once per group, which is cheap beside its 8 or more products.
-inline constexpr int kMaxTile = HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3 ? 8 : 4;
+// Plain code has no registers to fill.
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
+inline constexpr int kMaxTile = 8;
+#elif HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+inline constexpr int kMaxTile = 1;
+#else
+inline constexpr int kMaxTile = 4;
+#endif
 
 // Where a panel's results go: rows of a tile start ldy apart.
 struct Destination {

@@ -19,12 +19,12 @@ struct EngineCore::Choice {
   Live* live;
   int32_t index;
   ScheduledSequence scheduled;
-  std::vector<int32_t> tokens;             // prompt and output
-  std::unique_ptr<KvSequence> kv;          // while running
+  std::vector<int32_t> tokens;     // prompt and output
+  std::unique_ptr<KvSequence> kv;  // while running
   OutputText text;
   TokenHistory history;
   bool done = false;
-  int64_t prompt_scored = 0;               // prompt tokens whose log-probabilities are known
+  int64_t prompt_scored = 0;  // prompt tokens whose log-probabilities are known
 
   int64_t generated() const;
 };
@@ -53,13 +53,14 @@ int64_t EngineCore::Choice::generated() const {
   return static_cast<int64_t>(tokens.size() - live->request.prompt.size());
 }
 
-Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const EngineOptions& options, Clock* clock) {
+Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const EngineOptions& options,
+                                                       Clock* clock) {
   std::unique_ptr<EngineCore> core(new EngineCore(model, options, clock));
   LARDER_ASSIGN(core->cache_, KvCache::Create(model->kv_shape(), model->kv_identity(), options.cache, clock));
   LARDER_ASSIGN(auto policies, CreateSchedulePolicies(options.policy));
   const SchedulerOptions scheduling{options.max_running, options.max_batch_rows, options.step_ms};
   core->scheduler_ = std::make_unique<Scheduler>(scheduling, std::move(policies),
-                                                static_cast<SchedulerCache*>(core.get()), clock);
+                                                 static_cast<SchedulerCache*>(core.get()), clock);
   return core;
 }
 
@@ -81,7 +82,8 @@ Status EngineCore::Validate(const Request& request) const {
   if (prompt == 0) return larder::Fail(ErrorKind::kInvalid, "the prompt is empty; give at least one token");
   for (int32_t token : request.prompt) {
     if (token < 0 || token >= model_->tokenizer().size()) {
-      return larder::Fail(ErrorKind::kInvalid, "token {} is not in the vocabulary of {}", token, model_->tokenizer().size());
+      return larder::Fail(ErrorKind::kInvalid, "token {} is not in the vocabulary of {}", token,
+                          model_->tokenizer().size());
     }
   }
   for (int32_t token : request.forced_output) {
@@ -93,7 +95,8 @@ Status EngineCore::Validate(const Request& request) const {
   const int64_t room = request.max_tokens == 0 ? 0 : 1;
   if (prompt + room > context_) {
     return larder::Fail(ErrorKind::kInvalid,
-                        "This model's maximum context length is {} tokens, but the prompt has {}; shorten it", context_, prompt);
+                        "This model's maximum context length is {} tokens, but the prompt has {}; shorten it",
+                        context_, prompt);
   }
   if (request.n < 1) return larder::Fail(ErrorKind::kInvalid, "n is {}; at least 1 is needed", request.n);
   return {};
@@ -137,14 +140,17 @@ void EngineCore::Cancel(Engine::RequestId id) {
   FinishIfDone(live);
 }
 
-EngineCore::Choice& EngineCore::ChoiceOf(const ScheduledSequence& sequence) { return *choices_.at(sequence.id); }
+EngineCore::Choice& EngineCore::ChoiceOf(const ScheduledSequence& sequence) {
+  return *choices_.at(sequence.id);
+}
 
 bool EngineCore::Admit(ScheduledSequence& sequence) {
   Choice& choice = ChoiceOf(sequence);
   const Request& request = choice.live->request;
   const bool scores_prompt = request.prompt_logprobs >= 0 && choice.index == 0;
-  // Log-probabilities of the prompt need every prompt row's logits, so nothing is gained from rows that exist. A window
-  // layer may have let go of what the last cached row saw, so there the last row is always written again.
+  // Log-probabilities of the prompt need every prompt row's logits, so nothing is gained from rows that
+  // exist. A window layer may have let go of what the last cached row saw, so there the last row is always
+  // written again.
   std::span<const int32_t> wanted(choice.tokens);
   if (!request.read_cache || scores_prompt) {
     wanted = {};
@@ -187,8 +193,9 @@ bool EngineCore::Step() {
     const auto it = choices_.find(id);  // gone if its request failed with an earlier choice
     if (it == choices_.end()) continue;
     Fail(*it->second->live,
-         Error{ErrorKind::kExhausted, fmt::format("the request needs more KV cache than the limit of {} bytes; raise --kv-limit",
-                                                  cache_->limit_bytes())});
+         Error{ErrorKind::kExhausted,
+               fmt::format("the request needs more KV cache than the limit of {} bytes; raise --kv-limit",
+                           cache_->limit_bytes())});
   }
   // A stuck sequence was alone, so nothing planned belongs to a request that just failed.
   if (work.empty()) return unfinished() > 0;
@@ -231,7 +238,8 @@ void EngineCore::RunModel(const std::vector<Scheduler::Work>& work) {
   }
   std::vector<uint64_t> ids;
   for (const Scheduler::Work& w : work) ids.push_back(w.sequence->id);
-  const size_t width = static_cast<size_t>(model_->spec().width), vocabulary = static_cast<size_t>(model_->spec().vocabulary);
+  const size_t width = static_cast<size_t>(model_->spec().width),
+               vocabulary = static_cast<size_t>(model_->spec().vocabulary);
   if (hidden_.size() < wanted_.size() * width) hidden_.resize(wanted_.size() * width);
   model_->Forward(rows_, hidden_.data());
   for (const Scheduler::Work& w : work) AfterRows(w);
@@ -251,7 +259,8 @@ void EngineCore::RunModel(const std::vector<Scheduler::Work>& work) {
     const auto it = choices_.find(id);  // gone if its request ended with an earlier choice
     if (it == choices_.end()) continue;
     Choice& choice = *it->second;
-    if (!choice.done && choice.live->request.max_tokens == 0 && choice.scheduled.num_computed == choice.scheduled.num_tokens) {
+    if (!choice.done && choice.live->request.max_tokens == 0 &&
+        choice.scheduled.num_computed == choice.scheduled.num_tokens) {
       EndChoice(choice, FinishReason::kLength, "", "");
     }
     FinishIfDone(*choice.live);
@@ -262,10 +271,13 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
   Choice& choice = ChoiceOf(*work.sequence);
   Live& live = *choice.live;
   const int64_t end = work.sequence->num_computed + work.rows;
-  live.report.recomputed += std::max<int64_t>(0, std::min(end, live.usage.prompt_tokens) - work.sequence->num_computed);
+  live.report.recomputed +=
+      std::max<int64_t>(0, std::min(end, live.usage.prompt_tokens) - work.sequence->num_computed);
   const int64_t length = choice.kv->length();
   if (end > length) {
-    cache_->Publish(*choice.kv, std::span(choice.tokens).subspan(static_cast<size_t>(length), static_cast<size_t>(end - length)));
+    cache_->Publish(
+        *choice.kv,
+        std::span(choice.tokens).subspan(static_cast<size_t>(length), static_cast<size_t>(end - length)));
     live.report.written += end - length;
   }
   work.sequence->num_computed = end;
@@ -282,7 +294,8 @@ void EngineCore::ScorePrompt(Choice& choice, int64_t position, const float* logi
   }
   TokenOutput out;
   out.token = request.prompt[static_cast<size_t>(position) + 1];
-  Logprobs scored = ComputeLogprobs({logits, static_cast<size_t>(model_->tokenizer().size())}, out.token, request.prompt_logprobs);
+  Logprobs scored = ComputeLogprobs({logits, static_cast<size_t>(model_->tokenizer().size())}, out.token,
+                                    request.prompt_logprobs);
   out.logprob = scored.chosen;
   out.top = std::move(scored.top);
   live.prompt_scores.push_back(std::move(out));
@@ -307,7 +320,8 @@ void EngineCore::SampleNext(Choice& choice, float* logits) {
       banned.insert(banned.end(), request.stop_tokens.begin(), request.stop_tokens.end());
     }
     const uint64_t position = static_cast<uint64_t>(choice.tokens.size());
-    out.token = Sample(values, request.sampling, choice.history, position, static_cast<uint32_t>(choice.index), banned);
+    out.token = Sample(values, request.sampling, choice.history, position,
+                       static_cast<uint32_t>(choice.index), banned);
   }
   if (request.logprobs >= 0) {
     Logprobs scored = ComputeLogprobs(raw, out.token, request.logprobs);
@@ -325,8 +339,10 @@ void EngineCore::SampleNext(Choice& choice, float* logits) {
     live.prompt_scores.clear();
   }
   const bool replay = !request.forced_output.empty();
-  const bool stop_token = std::find(request.stop_tokens.begin(), request.stop_tokens.end(), out.token) != request.stop_tokens.end();
-  const bool ends = !replay && ((!request.ignore_eos && model_->tokenizer().IsEndOfGeneration(out.token)) || stop_token);
+  const bool stop_token = std::find(request.stop_tokens.begin(), request.stop_tokens.end(), out.token) !=
+                          request.stop_tokens.end();
+  const bool ends =
+      !replay && ((!request.ignore_eos && model_->tokenizer().IsEndOfGeneration(out.token)) || stop_token);
   // A token that ends the answer is reported (clients count it) but is not part of the text.
   if (!ends) out.text = choice.text.Push(out.token);
   const bool stopped = !ends && choice.text.stopped() && generated + 1 >= request.min_tokens;

@@ -1,5 +1,5 @@
-// The engine without its thread: requests in, steps of the model, tokens out. Single-threaded and deterministic, so that
-// tests can drive it step by step.
+// The engine without its thread: requests in, steps of the model, tokens out. Single-threaded and
+// deterministic, so that tests can drive it step by step.
 #pragma once
 
 #include <memory>
@@ -58,7 +58,7 @@ class EngineCore final : private SchedulerCache {
   Clock* const clock_;
   EngineOptions options_;
   int64_t context_ = 0;
-  bool windowed_ = false;                  // some layer has a sliding window
+  bool windowed_ = false;  // some layer has a sliding window
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Scheduler> scheduler_;
@@ -67,14 +67,14 @@ class EngineCore final : private SchedulerCache {
   uint64_t next_sequence_ = 1;
   int64_t row_limit_ = 0;
   EngineStats stats_;
-  std::array<uint64_t, 16> misses_{};      // by MissReason
+  std::array<uint64_t, 16> misses_{};  // by MissReason
   std::vector<Row> rows_;
   std::vector<float> hidden_, logits_;
   struct WantedRow {
     Choice* choice;
     int64_t position;
-    bool samples;   // the sequence's last row
-    bool scores;    // a prompt row whose logits judge the next prompt token
+    bool samples;  // the sequence's last row
+    bool scores;   // a prompt row whose logits judge the next prompt token
   };
   std::vector<WantedRow> wanted_;
 };

@@ -35,13 +35,16 @@ void Engine::Impl::Loop() {
   bool busy = false;
   for (;;) {
     std::deque<std::function<void()>> work;
+    bool ending;
     {
       std::unique_lock lock(mutex);
       if (!busy) wake.wait(lock, [&] { return stopping || !inbox.empty(); });
-      if (stopping) return;
+      ending = stopping;
       work.swap(inbox);
     }
     for (auto& item : work) item();
+    // What was submitted is known to the core now; its destructor tells the sinks.
+    if (ending) return;
     busy = core->Step();
     EngineStats now = core->Stats();
     std::lock_guard lock(mutex);
@@ -74,7 +77,8 @@ T Engine::Impl::Ask(std::function<T()> question, T otherwise) {
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, EngineOptions options, Clock* clock) {
+Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, EngineOptions options,
+                                               Clock* clock) {
   auto impl = std::make_unique<Impl>();
   impl->model = std::move(model);
   impl->options = options;
@@ -106,13 +110,15 @@ Result<Engine::RequestId> Engine::Submit(Request request, std::shared_ptr<Reques
       return Fail(ErrorKind::kUnavailable, "the server is shutting down; try another one");
     }
     if (impl_->unfinished >= impl_->options.max_waiting + impl_->options.max_running) {
-      return Fail(ErrorKind::kUnavailable, "{} requests are waiting already; try again later", impl_->options.max_waiting);
+      return Fail(ErrorKind::kUnavailable, "{} requests are waiting already; try again later",
+                  impl_->options.max_waiting);
     }
     id = impl_->next_id++;
     ++impl_->unfinished;
-    impl_->inbox.push_back([core = impl_->core.get(), id, request = std::move(request), sink = std::move(sink)]() mutable {
-      core->Add(id, std::move(request), std::move(sink));
-    });
+    impl_->inbox.push_back(
+        [core = impl_->core.get(), id, request = std::move(request), sink = std::move(sink)]() mutable {
+          core->Add(id, std::move(request), std::move(sink));
+        });
   }
   impl_->wake.notify_one();
   return id;
@@ -125,7 +131,8 @@ void Engine::Cancel(RequestId id) {
 bool Engine::Drain(int64_t timeout_ms) {
   std::unique_lock lock(impl_->mutex);
   impl_->draining = true;
-  return impl_->idle.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return impl_->unfinished == 0; });
+  return impl_->idle.wait_for(lock, std::chrono::milliseconds(timeout_ms),
+                              [&] { return impl_->unfinished == 0; });
 }
 
 EngineStats Engine::Stats() const {
@@ -134,8 +141,8 @@ EngineStats Engine::Stats() const {
 }
 
 std::vector<KvBlockInfo> Engine::Blocks(const std::string& tenant, size_t limit) {
-  return impl_->Ask<std::vector<KvBlockInfo>>([core = impl_->core.get(), tenant, limit] { return core->cache().List(tenant, limit); },
-                                              {});
+  return impl_->Ask<std::vector<KvBlockInfo>>(
+      [core = impl_->core.get(), tenant, limit] { return core->cache().List(tenant, limit); }, {});
 }
 
 uint64_t Engine::ClearCache(const std::string& tenant) {

@@ -16,12 +16,12 @@
 namespace larder {
 
 struct EngineOptions {
-  int64_t context = 0;            // longest sequence; 0: the model's own
+  int64_t context = 0;  // longest sequence; 0: the model's own
   int64_t max_running = 64;
-  int64_t max_waiting = 1024;     // further requests get kUnavailable
-  double step_ms = 60;            // a step with decoders in it aims to stay below
+  int64_t max_waiting = 1024;  // further requests get kUnavailable
+  double step_ms = 60;         // a step with decoders in it aims to stay below
   int64_t max_batch_rows = 512;
-  std::string policy = "fcfs";    // scheduling policy
+  std::string policy = "fcfs";  // scheduling policy
   KvCacheOptions cache;
 };
 
@@ -30,8 +30,8 @@ struct EngineStats {
   uint64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, steps = 0;
   uint64_t requests_finished = 0, requests_cancelled = 0, requests_failed = 0;
   uint64_t attention_pages_read = 0;
-  double ttft_ms_sum = 0;          // over finished requests
-  double scheduling_us_last = 0;   // of the last step, without the model
+  double ttft_ms_sum = 0;                                // over finished requests
+  double scheduling_us_last = 0;                         // of the last step, without the model
   std::vector<std::pair<std::string, uint64_t>> misses;  // by reason
   KvStats kv{};
 };
@@ -39,18 +39,19 @@ struct EngineStats {
 class Engine {
  public:
   // Takes the model; starts the thread.
-  static Result<std::unique_ptr<Engine>> Create(std::unique_ptr<Model> model, EngineOptions options, Clock* clock);
+  static Result<std::unique_ptr<Engine>> Create(std::unique_ptr<Model> model, EngineOptions options,
+                                                Clock* clock);
   ~Engine();  // cancels what is left and joins
 
   const Model& model() const;
   int64_t context() const;
 
   using RequestId = uint64_t;
-  // kInvalid: empty or too long prompt, tokens outside the vocabulary; kUnavailable: the queue is full or the engine is
-  // draining. After success the sink hears of the request until OnFinish or OnError.
+  // kInvalid: empty or too long prompt, tokens outside the vocabulary; kUnavailable: the queue is full or the
+  // engine is draining. After success the sink hears of the request until OnFinish or OnError.
   Result<RequestId> Submit(Request request, std::shared_ptr<RequestSink> sink);
-  // In any state; the sink gets OnFinish with FinishReason::kCancelled choices. What was computed stays cached. Unknown or
-  // finished ids are ignored.
+  // In any state; the sink gets OnFinish with FinishReason::kCancelled choices. What was computed stays
+  // cached. Unknown or finished ids are ignored.
   void Cancel(RequestId id);
   // Refuses new requests and returns when all others have ended, or after the timeout (false).
   bool Drain(int64_t timeout_ms);

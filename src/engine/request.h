@@ -14,32 +14,32 @@
 namespace larder {
 
 struct SamplingParams {
-  float temperature = 1.0f;        // 0: greedy
-  int32_t top_k = 0;               // 0: off
+  float temperature = 1.0f;  // 0: greedy
+  int32_t top_k = 0;         // 0: off
   float top_p = 1.0f;
   float min_p = 0.0f;
-  float repetition_penalty = 1.0f; // over prompt and output
-  float presence_penalty = 0.0f;   // over output
-  float frequency_penalty = 0.0f;  // over output
+  float repetition_penalty = 1.0f;  // over prompt and output
+  float presence_penalty = 0.0f;    // over output
+  float frequency_penalty = 0.0f;   // over output
   std::vector<std::pair<int32_t, float>> logit_bias = {};
-  uint64_t seed = 0;               // noise is keyed by (seed, choice, position): batching cannot change it
+  uint64_t seed = 0;  // noise is keyed by (seed, choice, position): batching cannot change it
 };
 
 struct Request {
-  std::string id;                 // for logs and answers
+  std::string id;  // for logs and answers
   std::string tenant;
-  std::vector<int32_t> prompt;    // at least one token
+  std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
-  int32_t n = 1;                  // choices; they share the prompt
-  int64_t max_tokens = -1;        // -1: up to the context length
-  int64_t min_tokens = 0;         // end tokens and stops are ignored before
+  int32_t n = 1;            // choices; they share the prompt
+  int64_t max_tokens = -1;  // -1: up to the context length
+  int64_t min_tokens = 0;   // end tokens and stops are ignored before
   bool ignore_eos = false;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_tokens;
-  bool skip_special = true;       // control tokens give no text
-  int32_t logprobs = -1;          // alternatives reported for each generated token; -1: no logprobs
-  int32_t prompt_logprobs = -1;   // the same for prompt tokens (echo)
-  int32_t priority = 0;           // lower runs first
+  bool skip_special = true;      // control tokens give no text
+  int32_t logprobs = -1;         // alternatives reported for each generated token; -1: no logprobs
+  int32_t prompt_logprobs = -1;  // the same for prompt tokens (echo)
+  int32_t priority = 0;          // lower runs first
   bool explain = false;
   bool read_cache = true;
   std::vector<int32_t> forced_output;  // replay: emitted whatever the logits say; ends after the last
@@ -53,9 +53,9 @@ struct TokenLogprob {
 struct TokenOutput {
   int32_t choice = 0;
   int32_t token = 0;
-  std::string text;                      // whole UTF-8, possibly empty (held back: part of a character or of a stop string)
-  float logprob = 0;                     // if asked for
-  std::vector<TokenLogprob> top;         // best first, if asked for
+  std::string text;   // whole UTF-8, possibly empty (held back: part of a character or of a stop string)
+  float logprob = 0;  // if asked for
+  std::vector<TokenLogprob> top;  // best first, if asked for
 };
 
 enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kError };
@@ -63,14 +63,14 @@ enum class FinishReason : uint8_t { kStop, kLength, kCancelled, kError };
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
-  int64_t cached_tokens = 0;      // prompt rows that were not recomputed
+  int64_t cached_tokens = 0;  // prompt rows that were not recomputed
 };
 
 // What the cache did for a request.
 struct CacheReport {
-  int64_t read_memory = 0;        // rows read from memory
-  int64_t recomputed = 0;         // prompt rows computed
-  int64_t written = 0;            // rows added to the cache (prompt and output)
+  int64_t read_memory = 0;  // rows read from memory
+  int64_t recomputed = 0;   // prompt rows computed
+  int64_t written = 0;      // rows added to the cache (prompt and output)
   int32_t preemptions = 0;
   double queue_ms = 0, prefill_ms = 0;
   CacheOutcome outcome;
@@ -79,16 +79,18 @@ struct CacheReport {
 struct ChoiceEnd {
   int32_t choice = 0;
   FinishReason reason = FinishReason::kStop;
-  std::string text;               // text that was held back and is now known to belong to the answer
-  std::string matched_stop;       // the stop string, if one ended it
+  std::string text;          // text that was held back and is now known to belong to the answer
+  std::string matched_stop;  // the stop string, if one ended it
 };
 
-// Receives a request's life on the engine's thread: prompt logprobs (if asked), then tokens and ends of all choices in any
-// interleaving, then exactly one of OnFinish / OnError. Must not block and must not call back into the engine.
+// Receives a request's life on the engine's thread: prompt logprobs (if asked), then tokens and ends of all
+// choices in any interleaving, then exactly one of OnFinish / OnError. Must not block and must not call back
+// into the engine.
 class RequestSink {
  public:
   virtual ~RequestSink() = default;
-  virtual void OnPromptLogprobs(std::vector<TokenOutput> tokens) = 0;  // one per prompt token; the first has no logprob (NaN)
+  virtual void OnPromptLogprobs(
+      std::vector<TokenOutput> tokens) = 0;  // one per prompt token; the first has no logprob (NaN)
   virtual void OnToken(TokenOutput output) = 0;
   virtual void OnChoiceEnd(ChoiceEnd end) = 0;
   virtual void OnFinish(const Usage& usage, const CacheReport& report) = 0;

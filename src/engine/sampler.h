@@ -1,4 +1,5 @@
-// From logits to a token. Pure functions of (logits, parameters, history, position): no state, no global randomness.
+// From logits to a token. Pure functions of (logits, parameters, history, position): no state, no global
+// randomness.
 #pragma once
 
 #include <cstdint>
@@ -25,12 +26,12 @@ class TokenHistory {
   std::vector<Count> counts_;  // sorted by token
 };
 
-// logits [vocabulary] is scratch: it may be changed. Order, as vLLM and OpenAI define it: bias, repetition penalty,
-// presence and frequency penalties, banned tokens to -inf, temperature, top-k, top-p, min-p, then one draw by inverse
-// CDF in order of falling probability (ties: lower token first) from the noise of (seed, choice, position).
-// temperature 0: arg max, ties to the lower token. Not-a-number logits never win.
-int32_t Sample(std::span<float> logits, const SamplingParams& params, const TokenHistory& history, uint64_t position,
-               uint32_t choice, std::span<const int32_t> banned);
+// logits [vocabulary] is scratch: it may be changed. Order, as vLLM and OpenAI define it: bias, repetition
+// penalty, presence and frequency penalties, banned tokens to -inf, temperature, top-k, top-p, min-p, then
+// one draw by inverse CDF in order of falling probability (ties: lower token first) from the noise of (seed,
+// choice, position). temperature 0: arg max, ties to the lower token. Not-a-number logits never win.
+int32_t Sample(std::span<float> logits, const SamplingParams& params, const TokenHistory& history,
+               uint64_t position, uint32_t choice, std::span<const int32_t> banned);
 
 // In [0, 1), 53 bits, from a counter-based generator (Philox 4x32-10).
 double CounterUniform(uint64_t seed, uint32_t stream, uint64_t position);

@@ -46,8 +46,8 @@ struct Scheduler::Step {
   }
 };
 
-Scheduler::Scheduler(SchedulerOptions options, std::vector<std::unique_ptr<SchedulePolicy>> policies, SchedulerCache* cache,
-                     Clock* clock)
+Scheduler::Scheduler(SchedulerOptions options, std::vector<std::unique_ptr<SchedulePolicy>> policies,
+                     SchedulerCache* cache, Clock* clock)
     : options_(options), policies_(std::move(policies)), cache_(cache), clock_(clock) {
   log_.reserve(kLogSize);
 }
@@ -80,7 +80,8 @@ void Scheduler::PlanRunning(Step& step, bool decoders) {
   for (ScheduledSequence* sequence : order) {
     if (step.budget == 0) return;
     const bool decodes = Remaining(*sequence) == 1;
-    if (sequence->state != SequenceState::kRunning || decodes != decoders || Remaining(*sequence) == 0) continue;
+    if (sequence->state != SequenceState::kRunning || decodes != decoders || Remaining(*sequence) == 0)
+      continue;
     const int64_t rows = decodes ? 1 : ChunkRows(step, *sequence);
     if (!ReserveOrPreempt(step, *sequence, rows)) continue;
     step.Add(*sequence, rows);
@@ -117,7 +118,8 @@ bool Scheduler::ReserveOrPreempt(Step& step, ScheduledSequence& sequence, int64_
 
 void Scheduler::Preempt(Step& step, ScheduledSequence& victim) {
   step.preempted = true;
-  const auto planned = std::find_if(step.work.begin(), step.work.end(), [&](const Work& w) { return w.sequence == &victim; });
+  const auto planned =
+      std::find_if(step.work.begin(), step.work.end(), [&](const Work& w) { return w.sequence == &victim; });
   if (planned != step.work.end()) step.Drop(planned);
   cache_->Release(victim);
   std::erase(running_, &victim);
@@ -127,8 +129,8 @@ void Scheduler::Preempt(Step& step, ScheduledSequence& victim) {
   waiting_.insert(waiting_.begin(), &victim);
 }
 
-// A running sequence that is about to compute rows which the candidate needs too: waiting for it costs nothing, computing
-// them twice would.
+// A running sequence that is about to compute rows which the candidate needs too: waiting for it costs
+// nothing, computing them twice would.
 const ScheduledSequence* Scheduler::SharedWithRunning(const ScheduledSequence& candidate) const {
   for (const ScheduledSequence* other : running_) {
     if (Remaining(*other) <= 1 || other->tenant != candidate.tenant) continue;

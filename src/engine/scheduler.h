@@ -1,5 +1,5 @@
-// The one scheduler: which sequences get how many rows in the next step. Pure bookkeeping: time and cache come from
-// outside, so that the same code runs in real time with the model and in virtual time in tests.
+// The one scheduler: which sequences get how many rows in the next step. Pure bookkeeping: time and cache
+// come from outside, so that the same code runs in real time with the model and in virtual time in tests.
 #pragma once
 
 #include <array>
@@ -21,11 +21,11 @@ enum class SequenceState : uint8_t { kWaiting, kRunning, kFinished };
 struct ScheduledSequence {
   uint64_t id = 0;
   uint64_t request = 0;
-  int32_t priority = 0;           // lower runs first
+  int32_t priority = 0;  // lower runs first
   int64_t arrival_ns = 0;
   SequenceState state = SequenceState::kWaiting;
-  int64_t num_tokens = 0;         // prompt + generated
-  int64_t num_computed = 0;       // rows done
+  int64_t num_tokens = 0;    // prompt + generated
+  int64_t num_computed = 0;  // rows done
   int32_t preemptions = 0;
   std::string tenant;
   const std::vector<int32_t>* tokens = nullptr;  // owner: the engine
@@ -33,21 +33,25 @@ struct ScheduledSequence {
 
 struct SchedulerDecision {
   int64_t at_ns;
-  std::string_view hook;    // "admit", "preempt", "wait-for-prefix", "chunk", ...
-  std::string policy;       // who decided
+  std::string_view hook;  // "admit", "preempt", "wait-for-prefix", "chunk", ...
+  std::string policy;     // who decided
   uint64_t sequence;
-  int64_t detail;           // rows, or the other sequence
+  int64_t detail;  // rows, or the other sequence
 };
 
-// A policy answers or passes (nullopt / nullptr); the first in the list that answers wins, and the log names it.
+// A policy answers or passes (nullopt / nullptr); the first in the list that answers wins, and the log names
+// it.
 class SchedulePolicy {
  public:
   virtual ~SchedulePolicy() = default;
   virtual std::string_view name() const = 0;
   // The waiting sequence to admit next.
-  virtual ScheduledSequence* Head(std::span<ScheduledSequence* const> waiting, int64_t now_ns) { return nullptr; }
+  virtual ScheduledSequence* Head(std::span<ScheduledSequence* const> waiting, int64_t now_ns) {
+    return nullptr;
+  }
   // The running sequence to preempt so that `needy` can go on; may be `needy` itself.
-  virtual ScheduledSequence* Victim(std::span<ScheduledSequence* const> running, const ScheduledSequence& needy) {
+  virtual ScheduledSequence* Victim(std::span<ScheduledSequence* const> running,
+                                    const ScheduledSequence& needy) {
     return nullptr;
   }
 };
@@ -58,7 +62,8 @@ struct SchedulePolicyEntry {
   Result<std::unique_ptr<SchedulePolicy>> (*create)(std::string_view parameters);
 };
 std::span<const SchedulePolicyEntry> SchedulePolicies();
-Result<std::vector<std::unique_ptr<SchedulePolicy>>> CreateSchedulePolicies(std::string_view spec);  // "priority+fcfs"
+Result<std::vector<std::unique_ptr<SchedulePolicy>>> CreateSchedulePolicies(
+    std::string_view spec);  // "priority+fcfs"
 
 // The cache as the scheduler sees it.
 class SchedulerCache {
@@ -71,20 +76,23 @@ class SchedulerCache {
   virtual void Release(ScheduledSequence& sequence) = 0;  // drops the hold; the rows stay cached
 };
 
-// Cost of a step, learnt from measured steps: fixed + rows * per_row + row_context * per_pair, where row_context is the sum
-// over rows of the context each one sees. Exponentially weighted least squares, so that it follows a busy machine.
+// Cost of a step, learnt from measured steps: fixed + rows * per_row + row_context * per_pair, where
+// row_context is the sum over rows of the context each one sees. Exponentially weighted least squares, so
+// that it follows a busy machine.
 class StepCost {
  public:
   void Observe(int64_t rows, double row_context, double ms);
   double Predict(int64_t rows, double row_context) const;
-  // The most rows in [floor, most] of a prefill at `context` that keep the step, with its other load, below `limit_ms`.
+  // The most rows in [floor, most] of a prefill at `context` that keep the step, with its other load, below
+  // `limit_ms`.
   int64_t RowsWithin(double limit_ms, int64_t context, double other_ms, int64_t floor, int64_t most) const;
 
  private:
   void Solve();
   std::array<std::array<double, 3>, 3> normal_{};  // sum of weight * feature * feature
   std::array<double, 3> moment_{};                 // sum of weight * feature * ms
-  double fixed_ms_ = 0, per_row_ms_ = 1.0, per_pair_ms_ = 0;  // until measured: a slow guess, so that the first step is short
+  double fixed_ms_ = 0, per_row_ms_ = 1.0,
+         per_pair_ms_ = 0;  // until measured: a slow guess, so that the first step is short
   int64_t samples_ = 0;
 };
 
@@ -94,11 +102,12 @@ struct SchedulerOptions {
   double step_ms = 60;
 };
 
-// Invariants: a sequence is in exactly one of waiting_ and running_; running sequences hold cache, waiting ones do not.
+// Invariants: a sequence is in exactly one of waiting_ and running_; running sequences hold cache, waiting
+// ones do not.
 class Scheduler {
  public:
-  Scheduler(SchedulerOptions options, std::vector<std::unique_ptr<SchedulePolicy>> policies, SchedulerCache* cache,
-            Clock* clock);
+  Scheduler(SchedulerOptions options, std::vector<std::unique_ptr<SchedulePolicy>> policies,
+            SchedulerCache* cache, Clock* clock);
 
   void Add(ScheduledSequence* sequence);     // state becomes kWaiting; the pointer is kept until Remove
   void Remove(ScheduledSequence* sequence);  // finished or cancelled, in any state; releases its hold
@@ -107,10 +116,11 @@ class Scheduler {
     ScheduledSequence* sequence;
     int64_t rows;  // [num_computed, num_computed + rows)
   };
-  // The next step: sequences with one row to go first, then prefills by chunks, then admissions (none in a step that
-  // preempted). Rows are reserved in the cache.
+  // The next step: sequences with one row to go first, then prefills by chunks, then admissions (none in a
+  // step that preempted). Rows are reserved in the cache.
   std::vector<Work> Plan();
-  // Sequences that cannot go on although nobody else runs: they need more than the cache's limit. Empties the list.
+  // Sequences that cannot go on although nobody else runs: they need more than the cache's limit. Empties the
+  // list.
   std::vector<ScheduledSequence*> TakeStuck();
   void Observe(int64_t rows, double row_context, double ms) { cost_.Observe(rows, row_context, ms); }
 

@@ -27,8 +27,8 @@ void StepCost::Observe(int64_t rows, double row_context, double ms) {
   }
 }
 
-// Gaussian elimination with pivoting on the ridge-regularised normal equations. Costs are never negative: a coefficient
-// that comes out below zero is held at zero.
+// Gaussian elimination with pivoting on the ridge-regularised normal equations. Costs are never negative: a
+// coefficient that comes out below zero is held at zero.
 void StepCost::Solve() {
   auto a = normal_;
   auto b = moment_;
@@ -62,7 +62,8 @@ double StepCost::Predict(int64_t rows, double row_context) const {
   return rows == 0 ? 0.0 : fixed_ms_ + static_cast<double>(rows) * per_row_ms_ + row_context * per_pair_ms_;
 }
 
-int64_t StepCost::RowsWithin(double limit_ms, int64_t context, double other_ms, int64_t floor, int64_t most) const {
+int64_t StepCost::RowsWithin(double limit_ms, int64_t context, double other_ms, int64_t floor,
+                             int64_t most) const {
   const auto cost = [&](int64_t rows) {
     const double n = static_cast<double>(rows);
     return other_ms + n * per_row_ms_ + n * (static_cast<double>(context) + n / 2) * per_pair_ms_;

@@ -133,7 +133,7 @@ KvCache::Impl::Match KvCache::Impl::FindMatch(const KvNode& root, std::span<cons
       }
     }
     if (full == nullptr) {
-      // Unsealed, or sealed without a name because somebody else has it.
+      // Unsealed, or sealed without a name because other tokens have it.
       match.next = tree.LongestChild(*match.last, rest);
       if (match.next.rows < kPageTokens) break;
       full = match.next.child;

@@ -65,7 +65,7 @@ struct KvCache::Impl {
   void AppendBlock(KvSequence& sequence, BlockSet blocks);
   void Publish(KvSequence& sequence, std::span<const int32_t> tokens);
   void Seal(KvSequence& sequence, size_t index);
-  void MoveOver(KvSequence& sequence, size_t index, KvNode& other);
+  void MoveOver(KvNode& own, KvNode& other);
   void AdvanceWindows(KvSequence& sequence);
   Status Truncate(KvSequence& sequence, int64_t length);
   // Lets go of blocks [from, end) of the path, last first; unpublished ones are freed.

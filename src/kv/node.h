@@ -69,7 +69,7 @@ struct KvNode {
   std::array<int32_t, kPageTokens> tokens;
   Digest name;           // once sealed; of a root: where the chain starts
   uint64_t content = 0;  // once sealed: hash of all tokens up to here, without the tenant
-  bool indexed = false;  // found by its name; false for the second of two that were computed at once
+  bool indexed = false;  // found by its name; false if other tokens have the same name (a collision)
   KvSequence* writer = nullptr;
   int64_t holders = 0;
   uint64_t resume = 0;  // bit r-1: a sequence may want to resume after row r

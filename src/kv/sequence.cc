@@ -167,36 +167,51 @@ void KvCache::Impl::Seal(KvSequence& sequence, size_t index) {
   node.name = names.Block(node.parent->name, node.published());
   node.content = ContentHash(node.parent->content, node.published());
   ++totals.sealed_blocks;
-  KvNode* other = tree.Insert(node);
-  KvNode* kept = &node;
-  if (other != nullptr) {
-    if (other->parent != node.parent || !std::ranges::equal(other->published(), node.published())) {
-      ++totals.collisions;  // stays without a name, still found among its siblings
-    } else if (node.holders == 1) {
-      MoveOver(sequence, index, *other);
-      kept = other;
-    }
+  KvNode* kept = tree.ExtendingSibling(node);  // of a full block: the same tokens, sealed before
+  if (kept != nullptr) {
+    MoveOver(node, *kept);
+  } else {
+    kept = &node;
+    // A name that other tokens have already: the block stays without one, and is found among its siblings.
+    if (tree.Insert(node) != nullptr) ++totals.collisions;
   }
   Supersede(*kept);
 }
 
-// Somebody else sealed the same block before: uses that one and drops its own.
-void KvCache::Impl::MoveOver(KvSequence& sequence, size_t index, KvNode& other) {
-  KvNode& own = *sequence.path_[index];
-  Hold(other);
-  sequence.path_[index] = &other;
+// Somebody else sealed the same block before: whoever holds `own`, at whatever row, uses that one instead.
+// Then there is never a second place where the text's continuation could be.
+void KvCache::Impl::MoveOver(KvNode& own, KvNode& other) {
+  const size_t index = static_cast<size_t>(own.depth);
+  std::vector<KvSequence*> movers;
+  for (KvSequence* sequence : sequences) {
+    if (sequence->path_.size() > index && sequence->path_[index] == &own) movers.push_back(sequence);
+  }
+  const auto sees = [&](const KvSequence& sequence, size_t kind) {
+    return static_cast<int64_t>(index) >= sequence.window_start_[kind];
+  };
+  for (KvSequence* sequence : movers) {
+    Hold(other);
+    sequence->path_[index] = &other;
+    Release(own);
+  }
   for (int kind = 0; kind < kinds(); ++kind) {
     const size_t k = static_cast<size_t>(kind);
     if (window(kind) > 0) {
-      ReleaseWindow(own, kind);
-      // Its window may have been evicted meanwhile; ours has the same bits.
-      if (KindBytes(other, kind) == 0) PutBlock(other, kind, TakeBlock(own, kind));
-      HoldWindow(other, kind);
+      for (const KvSequence* sequence : movers) {
+        if (sees(*sequence, k)) ReleaseWindow(own, kind);
+      }
+      // Its window block may have been evicted meanwhile; ours has the same bits.
+      if (KindBytes(other, kind) == 0 && KindBytes(own, kind) > 0)
+        PutBlock(other, kind, TakeBlock(own, kind));
     }
-    sequence.blocks_[k][index] = other.slots[k].block.data();
+    for (KvSequence* sequence : movers) {
+      if (!sees(*sequence, k)) continue;
+      if (window(kind) > 0) HoldWindow(other, kind);
+      sequence->blocks_[k][index] = other.slots[k].block.data();
+    }
   }
+  evictor.Update(other);
   InheritResume(own, other);
-  Release(own);
   FreeNode(own);
   ++totals.deduplicated_blocks;
 }

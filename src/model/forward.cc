@@ -46,11 +46,13 @@ void ForwardPass::Run(std::span<const Row> rows, float* hidden, ForwardHooks* ho
     // Only some rows take part: they are gathered, run, and put back.
     float* packed = Room(packed_, active_.size() * width);
     for (size_t i = 0; i < active_.size(); ++i) {
-      std::memcpy(packed + i * width, &x_[static_cast<size_t>(active_index_[i]) * width], width * sizeof(float));
+      std::memcpy(packed + i * width, &x_[static_cast<size_t>(active_index_[i]) * width],
+                  width * sizeof(float));
     }
     Layer(layer, active_, packed, hooks);
     for (size_t i = 0; i < active_.size(); ++i) {
-      std::memcpy(&x_[static_cast<size_t>(active_index_[i]) * width], packed + i * width, width * sizeof(float));
+      std::memcpy(&x_[static_cast<size_t>(active_index_[i]) * width], packed + i * width,
+                  width * sizeof(float));
     }
   }
   if (hidden != nullptr) Finish(rows, hidden);
@@ -69,7 +71,8 @@ void ForwardPass::Embed(std::span<const Row> rows) {
       return;
     }
     LARDER_CHECK(row.token >= 0 && row.token < spec_.vocabulary);
-    DequantizeRow(embedding.format->type, embedding.data + static_cast<size_t>(row.token) * row_bytes, spec_.width, out);
+    DequantizeRow(embedding.format->type, embedding.data + static_cast<size_t>(row.token) * row_bytes,
+                  spec_.width, out);
     if (spec_.embedding_scale != 1.0f) Scale(out, spec_.embedding_scale, spec_.width);
   });
 }
@@ -96,7 +99,8 @@ void ForwardPass::Layer(int layer, std::span<const Row> rows, float* x, ForwardH
 void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* x) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const size_t n = rows.size();
-  const int64_t q_width = int64_t{spec_.heads} * spec_.head_dim, kv_width = int64_t{spec_.kv_heads} * spec_.head_dim;
+  const int64_t q_width = int64_t{spec_.heads} * spec_.head_dim,
+                kv_width = int64_t{spec_.kv_heads} * spec_.head_dim;
   float* h = Room(normed_, n * static_cast<size_t>(spec_.width));
   float* q = Room(q_, n * static_cast<size_t>(q_width));
   float* k = Room(k_, n * static_cast<size_t>(kv_width));
@@ -105,7 +109,8 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
     RmsNorm(x + r * spec_.width, w.attention_norm.data(), spec_.norm_eps, spec_.width, h + r * spec_.width);
   });
   const auto bias = [&](const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); };
-  const std::array targets = {MatMulTarget{&w.q, q, q_width, bias(w.q_bias)}, MatMulTarget{&w.k, k, kv_width, bias(w.k_bias)},
+  const std::array targets = {MatMulTarget{&w.q, q, q_width, bias(w.q_bias)},
+                              MatMulTarget{&w.k, k, kv_width, bias(w.k_bias)},
                               MatMulTarget{&w.v, v, kv_width, bias(w.v_bias)}};
   MatMul(pool_, matmul_scratch_, h, spec_.width, static_cast<int>(n), targets);
   const RopeTable& rope = ropes_[static_cast<size_t>(spec_.layers[static_cast<size_t>(layer)].rope)];
@@ -151,10 +156,13 @@ void ForwardPass::Attend(int layer, std::span<const Row> rows, ForwardHooks* hoo
   attention_rows_.clear();
   for (size_t r = 0; r < rows.size(); ++r) {
     attention_rows_.push_back({&q_[r * q_width], out + r * q_width,
-                               wants_lse ? lse + r * static_cast<size_t>(spec_.heads) : nullptr, rows[r].kv, rows[r].position});
+                               wants_lse ? lse + r * static_cast<size_t>(spec_.heads) : nullptr, rows[r].kv,
+                               rows[r].position});
   }
-  const AttentionShape shape{layer, spec_.heads, spec_.kv_heads, spec_.head_dim, spec_.attention_scale,
-                             spec_.layers[static_cast<size_t>(layer)].window, kv_type_};
+  const AttentionShape shape{
+      layer,          spec_.heads,           spec_.kv_heads,
+      spec_.head_dim, spec_.attention_scale, spec_.layers[static_cast<size_t>(layer)].window,
+      kv_type_};
   Attention(pool_, attention_scratch_, shape, attention_rows_);
   if (hooks != nullptr) hooks->AfterAttention(layer, rows, lse);
 }
@@ -193,7 +201,8 @@ void ForwardPass::Finish(std::span<const Row> rows, float* hidden) {
   int64_t next = 0;
   for (size_t r = 0; r < rows.size(); ++r) {
     if (!rows[r].wants_hidden) continue;
-    RmsNorm(&x_[r * static_cast<size_t>(width)], weights_.output_norm.data(), spec_.norm_eps, width, hidden + next * width);
+    RmsNorm(&x_[r * static_cast<size_t>(width)], weights_.output_norm.data(), spec_.norm_eps, width,
+            hidden + next * width);
     ++next;
   }
 }

@@ -1,4 +1,5 @@
-// The forward pass: one path for decode, chunked prefill, prefix hits, verification and partial recomputation.
+// The forward pass: one path for decode, chunked prefill, prefix hits, verification and partial
+// recomputation.
 #pragma once
 
 #include <cstdint>

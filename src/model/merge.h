@@ -12,15 +12,16 @@
 
 namespace larder {
 
+struct Merge {
+  uint32_t rank;  // lower first; of equal ranks the leftmost
+  int32_t id;     // the token that results
+};
+
 struct MergeSymbol {
   uint32_t begin, size;    // bytes of the text it covers; size 0: absorbed by its left neighbour
   int32_t previous, next;  // -1 at the ends
   int32_t id;              // token, -1 for a symbol that is none
-};
-
-struct Merge {
-  uint32_t rank;  // lower first; of equal ranks the leftmost
-  int32_t id;     // the token that results
+  Merge merge;             // with the next symbol, kNoMerge where the two do not merge
 };
 
 class Merger {
@@ -29,56 +30,62 @@ class Merger {
   void Add(uint32_t begin, uint32_t size, int32_t id) {
     const auto index = static_cast<int32_t>(symbols_.size());
     if (index > 0) symbols_.back().next = index;
-    symbols_.push_back({begin, size, index - 1, -1, id});
+    symbols_.push_back({begin, size, index - 1, -1, id, kNoMerge});
   }
 
   // find(left, right, &merge) says whether two neighbours merge, and into what.
   template <class Find>
   void Run(Find find) {
-    heap_.clear();
-    const auto offer = [&](int32_t left, int32_t right) {
-      Merge merge;
-      const MergeSymbol &a = symbols_[left], &b = symbols_[right];
-      if (!find(a, b, &merge)) return false;
-      heap_.push_back(
-          {static_cast<uint64_t>(merge.rank) << 32 | static_cast<uint32_t>(left), a.size + b.size, merge.id});
-      return true;
-    };
-    for (size_t i = 1; i < symbols_.size(); ++i) offer(static_cast<int32_t>(i - 1), static_cast<int32_t>(i));
-    std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
-    while (!heap_.empty()) {
-      std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
-      const Candidate best = heap_.back();
-      heap_.pop_back();
-      const auto left = static_cast<int32_t>(best.order & 0xFFFFFFFF);
-      if (!Absorb(left, best)) continue;
-      const MergeSymbol& merged = symbols_[left];
-      if (merged.previous >= 0 && offer(merged.previous, left)) Push();
-      if (merged.next >= 0 && offer(left, merged.next)) Push();
+    first_.clear();
+    later_.clear();
+    for (size_t i = 0; i + 1 < symbols_.size(); ++i) Offer(static_cast<int32_t>(i), find, &first_);
+    // What merges at first is sorted once, and only what arises later goes through the heap: half the time on
+    // long words, where the heap does not fit in the cache.
+    std::sort(first_.begin(), first_.end());
+    size_t taken = 0;
+    while (taken < first_.size() || !later_.empty()) {
+      uint64_t best;
+      if (later_.empty() || (taken < first_.size() && first_[taken] <= later_.front())) {
+        best = first_[taken++];
+      } else {
+        std::pop_heap(later_.begin(), later_.end(), std::greater<>());
+        best = later_.back();
+        later_.pop_back();
+      }
+      const auto left = static_cast<int32_t>(best & 0xFFFFFFFF);
+      if (!Absorb(left, static_cast<uint32_t>(best >> 32))) continue;
+      const int32_t previous = symbols_[left].previous;
+      if (previous >= 0 && Offer(previous, find, &later_)) Push();
+      if (Offer(left, find, &later_)) Push();
     }
   }
 
   const std::vector<MergeSymbol>& symbols() const { return symbols_; }
 
  private:
-  struct Candidate {
-    uint64_t order;  // rank, then the left symbol
-    uint32_t size;   // of both symbols when the merge was found; another size now means it is out of date
-    int32_t id;
-    auto operator<=>(const Candidate& other) const { return order <=> other.order; }
-  };
+  static constexpr Merge kNoMerge = {0, -1};
 
-  void Push() { std::push_heap(heap_.begin(), heap_.end(), std::greater<>()); }
+  void Push() { std::push_heap(later_.begin(), later_.end(), std::greater<>()); }
 
-  // Symbols only grow to the right, so two living neighbours of the remembered total size are the remembered
-  // two.
-  bool Absorb(int32_t left, const Candidate& candidate) {
+  // Notes how `left` merges with its next symbol, and appends that to the queue as rank, then left symbol.
+  template <class Find>
+  bool Offer(int32_t left, Find find, std::vector<uint64_t>* queue) {
+    MergeSymbol& symbol = symbols_[left];
+    if (symbol.next < 0 || !find(symbol, symbols_[symbol.next], &symbol.merge)) {
+      symbol.merge = kNoMerge;
+      return false;
+    }
+    queue->push_back(static_cast<uint64_t>(symbol.merge.rank) << 32 | static_cast<uint32_t>(left));
+    return true;
+  }
+
+  // False for an entry of the queue that later merges made out of date.
+  bool Absorb(int32_t left, uint32_t rank) {
     MergeSymbol& a = symbols_[left];
-    if (a.size == 0 || a.next < 0) return false;
+    if (a.size == 0 || a.merge.id < 0 || a.merge.rank != rank) return false;
     MergeSymbol& b = symbols_[a.next];
-    if (a.size + b.size != candidate.size) return false;
     a.size += b.size;
-    a.id = candidate.id;
+    a.id = a.merge.id;
     a.next = b.next;
     b.size = 0;
     if (a.next >= 0) symbols_[a.next].previous = left;
@@ -86,7 +93,7 @@ class Merger {
   }
 
   std::vector<MergeSymbol> symbols_;
-  std::vector<Candidate> heap_;
+  std::vector<uint64_t> first_, later_;
 };
 
 // Which pairs of neighbouring code points occur inside some token. Between two that never do, no merge can

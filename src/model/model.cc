@@ -73,7 +73,11 @@ KvIdentity Model::kv_identity() const {
           .layer_map = ""};
 }
 
-void Model::Forward(std::span<const Row> rows, float* hidden, ForwardHooks* hooks) { impl_->forward->Run(rows, hidden, hooks); }
-void Model::Logits(const float* hidden, int rows, float* logits) { impl_->forward->Logits(hidden, rows, logits); }
+void Model::Forward(std::span<const Row> rows, float* hidden, ForwardHooks* hooks) {
+  impl_->forward->Run(rows, hidden, hooks);
+}
+void Model::Logits(const float* hidden, int rows, float* logits) {
+  impl_->forward->Logits(hidden, rows, logits);
+}
 
 }  // namespace larder

@@ -22,20 +22,21 @@ namespace larder {
 
 struct Row {
   int32_t token = -1;
-  const float* input = nullptr;   // [width] instead of a token
+  const float* input = nullptr;  // [width] instead of a token
   int32_t position = 0;
-  RowStore* kv = nullptr;         // where it reads and writes keys and values
-  bool writes_kv = true;          // false: its keys and values are in the cache already, or shall not be
-  bool wants_hidden = false;      // its normed final state is wanted (for logits)
-  int16_t enter_layer = 0;        // with `input`: the first layer it takes part in
-  int16_t leave_layer = -1;       // stops after this layer; -1: goes through
+  RowStore* kv = nullptr;     // where it reads and writes keys and values
+  bool writes_kv = true;      // false: its keys and values are in the cache already, or shall not be
+  bool wants_hidden = false;  // its normed final state is wanted (for logits)
+  int16_t enter_layer = 0;    // with `input`: the first layer it takes part in
+  int16_t leave_layer = -1;   // stops after this layer; -1: goes through
 };
 
 // Called around every layer. Default: nothing.
 class ForwardHooks {
  public:
   virtual ~ForwardHooks() = default;
-  // x [rows, width]: the state of the rows that take part in this layer. The place to wait for the layer's KV.
+  // x [rows, width]: the state of the rows that take part in this layer. The place to wait for the layer's
+  // KV.
   virtual void BeforeLayer(int layer, std::span<const Row> rows, float* x) {}
   // q [rows, heads * head_dim], k and v [rows, kv_heads * head_dim], rotated; may be changed.
   virtual void AfterQkv(int layer, std::span<const Row> rows, float* q, float* k, float* v) {}
@@ -46,7 +47,7 @@ class ForwardHooks {
 struct ModelOptions {
   MathMode math = MathMode::kFast;
   KvType kv_type = KvType::kF16;
-  int threads = 0;                // 0: AvailableCores()
+  int threads = 0;                       // 0: AvailableCores()
   std::function<void(double)> progress;  // 0..1 while loading
 };
 
@@ -63,9 +64,9 @@ class Model {
   KvIdentity kv_identity() const;
   const Digest& weights_digest() const;
   MathMode math() const;
-  uint64_t weight_bytes() const;      // resident, packed
+  uint64_t weight_bytes() const;  // resident, packed
   ThreadPool& pool();
-  const std::string& name() const;    // general.name or the file's stem
+  const std::string& name() const;  // general.name or the file's stem
 
   // Runs the rows. hidden: [number of rows with wants_hidden, width], in row order, normed, ready for Logits.
   // Not thread safe: one call at a time.

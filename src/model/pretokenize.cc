@@ -134,9 +134,13 @@ std::string ExpandSpaces(std::string_view expression) {
     if (c == '\\' && i + 1 < expression.size()) {
       const char escaped = expression[++i];
       if (escaped == 's') {
-        out += in_class ? std::string(kSpaces) : "[" + std::string(kSpaces) + "]";
+        if (in_class) {
+          out.append(kSpaces);
+        } else {
+          out.append("[").append(kSpaces).append("]");
+        }
       } else if (escaped == 'S') {
-        out += "[^" + std::string(kSpaces) + "]";
+        out.append("[^").append(kSpaces).append("]");
       } else {
         (out += c) += escaped;
       }

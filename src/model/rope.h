@@ -14,7 +14,9 @@ class RopeTable {
   RopeTable(const RopeSpec& spec, int rotary_dim);
   // Makes positions [0, positions) available. Not while others read.
   void Grow(int64_t positions);
-  const float* Cosines(int64_t position) const { return cosines_.data() + position * half_; }  // [rotary_dim / 2]
+  const float* Cosines(int64_t position) const {
+    return cosines_.data() + position * half_;
+  }  // [rotary_dim / 2]
   const float* Sines(int64_t position) const { return sines_.data() + position * half_; }
   int64_t positions() const { return positions_; }
 

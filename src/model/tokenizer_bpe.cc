@@ -173,7 +173,10 @@ void BpeTokenizer::EncodeBytes(std::string_view piece, Merger* merger, std::vect
   if (pre_->ignores_merges() && IsWholeToken(piece, out)) return;
   if (piece.size() == 1) return AppendByte(static_cast<uint8_t>(piece[0]), out);
   merger->Clear();
-  for (uint32_t i = 0; i < piece.size(); ++i) merger->Add(i, 1, first_ids_[static_cast<uint8_t>(piece[i])]);
+  for (uint32_t i = 0; i < piece.size(); ++i) {
+    const int32_t id = first_ids_[static_cast<uint8_t>(piece[i])];
+    if (id >= 0) merger->Add(i, 1, id);  // what stands on both sides of a byte without a token may merge
+  }
   Emit(piece, merger, out);
 }
 

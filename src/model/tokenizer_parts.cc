@@ -296,8 +296,9 @@ void VocabularyLoader::Finish(std::string_view settings) {
 
 void PackField(std::string_view field, std::string* packed) {
   const uint64_t size = field.size();
-  for (int i = 0; i < 8; ++i) packed->push_back(static_cast<char>(size >> (8 * i)));
-  packed->append(field);
+  char length[8];
+  for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(size >> (8 * i));
+  packed->append(length, sizeof length).append(field);
 }
 
 Result<std::vector<float>> LoadScores(const GgufFile& file, size_t tokens) {

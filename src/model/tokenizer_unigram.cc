@@ -10,8 +10,8 @@
 namespace larder {
 namespace {
 
-constexpr double kUnknownPenalty =
-    10.0;  // an unknown character costs this much more than the least likely token
+// An unknown character costs this much more than the least likely token.
+constexpr float kUnknownPenalty = 10;
 
 class UnigramTokenizer final : public VocabularyTokenizer {
  public:
@@ -24,8 +24,8 @@ class UnigramTokenizer final : public VocabularyTokenizer {
     LARDER_ASSIGN(scores_, LoadScores(file, vocabulary_.size()));
     tokens_.Build(&vocabulary_,
                   IdsOfTypes({TokenType::kNormal, TokenType::kUserDefined, TokenType::kUnused}));
-    double lowest = 0;
-    for (int32_t id : IdsOfTypes({TokenType::kNormal})) lowest = std::min<double>(lowest, scores_[id]);
+    float lowest = 0;
+    for (int32_t id : IdsOfTypes({TokenType::kNormal})) lowest = std::min(lowest, scores_[id]);
     for (int32_t id : IdsOfTypes({TokenType::kUserDefined})) scores_[id] = 0;
     unknown_score_ = lowest - kUnknownPenalty;
     std::string settings;
@@ -60,9 +60,10 @@ class UnigramTokenizer final : public VocabularyTokenizer {
   void AppendNormal(std::string_view text, std::string* out) const override { AppendUnmarked(text, out); }
 
  private:
-  // The best way to arrive at an offset of the text.
+  // The best way to arrive at an offset of the text. Scores add up in single precision, as in SentencePiece:
+  // equal sums of the same tokens in another order are told apart by their rounding.
   struct Step {
-    double score = -std::numeric_limits<double>::infinity();
+    float score = -std::numeric_limits<float>::infinity();
     int32_t token = -1;  // -1: an unknown character
     uint32_t bytes = 0;
   };
@@ -77,11 +78,11 @@ class UnigramTokenizer final : public VocabularyTokenizer {
         const size_t bytes = vocabulary_[id].size();
         character_known |= bytes == character;
         Step& step = best[at + bytes];
-        const double score = best[at].score + scores_[id];
+        const float score = best[at].score + scores_[id];
         if (score > step.score) step = {score, id, static_cast<uint32_t>(bytes)};
       });
       Step& step = best[at + character];
-      if (const double score = best[at].score + unknown_score_; !character_known && score > step.score) {
+      if (const float score = best[at].score + unknown_score_; !character_known && score > step.score) {
         step = {score, -1, static_cast<uint32_t>(character)};
       }
       at += character;
@@ -91,7 +92,7 @@ class UnigramTokenizer final : public VocabularyTokenizer {
 
   PrefixIndex tokens_;
   std::vector<float> scores_;  // log probabilities
-  double unknown_score_ = 0;
+  float unknown_score_ = 0;
   SentencePieceNormalizer normalizer_;
 };
 

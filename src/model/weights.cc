@@ -21,24 +21,28 @@ class Loader {
     LARDER_ASSIGN(w.output_norm, Vector("output_norm.weight", spec_.width));
     w.layers.resize(spec_.layers.size());
     for (size_t i = 0; i < w.layers.size(); ++i) LARDER_TRY(Layer(static_cast<int>(i), w.layers[i]));
-    LARDER_ASSIGN(w.head, Pack(spec_.tied_head ? "token_embd.weight" : "output.weight", spec_.vocabulary, spec_.width, {}));
+    LARDER_ASSIGN(w.head, Pack(spec_.tied_head ? "token_embd.weight" : "output.weight", spec_.vocabulary,
+                               spec_.width, {}));
     if (progress_) progress_(1.0);
     return w;
   }
 
  private:
-  // The packed size is close to the file's; float mode needs four bytes an element. Refused before anything is taken.
+  // The packed size is close to the file's; float mode needs four bytes an element. Refused before anything
+  // is taken.
   Status CheckMemory() {
     uint64_t need = 0;
     for (const GgufTensor& tensor : file_.tensors()) {
       const uint64_t elements = static_cast<uint64_t>(tensor.inner()) * static_cast<uint64_t>(tensor.rows());
-      need += math_ == MathMode::kF32 || tensor.format->form == WeightForm::kF32 ? elements * 4 : tensor.bytes;
+      need +=
+          math_ == MathMode::kF32 || tensor.format->form == WeightForm::kF32 ? elements * 4 : tensor.bytes;
       total_elements_ += elements;
     }
     const uint64_t available = AvailableBytes();
     if (need > available) {
       return Fail(ErrorKind::kExhausted,
-                  "the model's tensors need {} MiB of memory and {} MiB are available; use a smaller or more strongly "
+                  "the model's tensors need {} MiB of memory and {} MiB are available; use a smaller or more "
+                  "strongly "
                   "quantised file",
                   need >> 20, available >> 20);
     }
@@ -52,9 +56,11 @@ class Loader {
     return out;
   }
 
-  Result<Matrix> Pack(const std::string& name, int64_t outputs, int64_t inputs, std::span<const int32_t> permutation) {
+  Result<Matrix> Pack(const std::string& name, int64_t outputs, int64_t inputs,
+                      std::span<const int32_t> permutation) {
     LARDER_ASSIGN(const GgufTensor* tensor, file_.Tensor(name, {inputs, outputs}));
-    auto packed = Matrix::Pack({tensor->format->type, tensor->data, outputs, inputs}, math_, pool_, permutation);
+    auto packed =
+        Matrix::Pack({tensor->format->type, tensor->data, outputs, inputs}, math_, pool_, permutation);
     if (!packed) return Fail(packed.error().kind, "tensor {}: {}", name, packed.error().message);
     done_elements_ += static_cast<uint64_t>(outputs) * static_cast<uint64_t>(inputs);
     if (progress_) progress_(static_cast<double>(done_elements_) / static_cast<double>(total_elements_ + 1));
@@ -116,7 +122,8 @@ class Loader {
 uint64_t ModelWeights::bytes() const {
   uint64_t sum = head.bytes();
   for (const LayerWeights& w : layers) {
-    sum += w.q.bytes() + w.k.bytes() + w.v.bytes() + w.attention_out.bytes() + w.gate.bytes() + w.up.bytes() + w.down.bytes();
+    sum += w.q.bytes() + w.k.bytes() + w.v.bytes() + w.attention_out.bytes() + w.gate.bytes() + w.up.bytes() +
+           w.down.bytes();
   }
   return sum;
 }

@@ -15,10 +15,10 @@ struct LayerWeights {
   std::vector<float> attention_post_norm, feed_forward_post_norm;  // [width], with post_norms
   std::vector<float> q_norm, k_norm;                               // [head_dim], with qk_norm
   std::vector<float> q_bias, k_bias, v_bias;                       // with qkv_bias
-  Matrix q, k, v;       // [heads * head_dim | kv_heads * head_dim, width]
-  Matrix attention_out; // [width, heads * head_dim]
-  Matrix gate, up;      // [feed_forward, width]
-  Matrix down;          // [width, feed_forward]
+  Matrix q, k, v;        // [heads * head_dim | kv_heads * head_dim, width]
+  Matrix attention_out;  // [width, heads * head_dim]
+  Matrix gate, up;       // [feed_forward, width]
+  Matrix down;           // [width, feed_forward]
 };
 
 struct ModelWeights {

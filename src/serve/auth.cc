@@ -11,7 +11,8 @@ namespace {
 
 std::string_view Trim(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t' || text.back() == '\r')) text.remove_suffix(1);
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\t' || text.back() == '\r'))
+    text.remove_suffix(1);
   return text;
 }
 
@@ -61,21 +62,24 @@ Result<ApiKeys> ApiKeys::Parse(std::string_view text, std::string_view file_name
     }
     const std::string_view tenant = Trim(line.substr(0, colon)), key = Trim(line.substr(colon + 1));
     if (!IsTenantName(tenant)) {
-      return Fail(ErrorKind::kInvalid, "{} line {}: a tenant's name is 1 to 64 letters, digits, '.', '_' or '-'",
-                  file_name, line_number);
-    }
-    if (!IsKey(key)) {
-      return Fail(ErrorKind::kInvalid, "{} line {}: a key is 1 to 512 printable characters without spaces", file_name,
+      return Fail(ErrorKind::kInvalid,
+                  "{} line {}: a tenant's name is 1 to 64 letters, digits, '.', '_' or '-'", file_name,
                   line_number);
     }
-    if (keys.Find(key)) {
-      return Fail(ErrorKind::kInvalid, "{} line {}: this key stands in an earlier line; give each tenant its own",
+    if (!IsKey(key)) {
+      return Fail(ErrorKind::kInvalid, "{} line {}: a key is 1 to 512 printable characters without spaces",
                   file_name, line_number);
+    }
+    if (keys.Find(key)) {
+      return Fail(ErrorKind::kInvalid,
+                  "{} line {}: this key stands in an earlier line; give each tenant its own", file_name,
+                  line_number);
     }
     keys.keys_.push_back({KeyDigest(key), std::string(tenant)});
   }
   if (keys.empty()) {
-    return Fail(ErrorKind::kInvalid, "{} has no key; write one 'tenant: key' a line or leave the option out", file_name);
+    return Fail(ErrorKind::kInvalid, "{} has no key; write one 'tenant: key' a line or leave the option out",
+                file_name);
   }
   return keys;
 }

@@ -21,9 +21,9 @@ class ApiKeys {
  public:
   ApiKeys() = default;  // no keys: everybody is kDefaultTenant
 
-  // Lines "tenant: key"; several keys for one tenant are fine; '#' begins a comment line. Tenant names are 1 to 64
-  // letters, digits, '.', '_' and '-'; a key has 1 to 512 printable characters and belongs to one tenant.
-  // The error names the line and never shows the key.
+  // Lines "tenant: key"; several keys for one tenant are fine; '#' begins a comment line. Tenant names are 1
+  // to 64 letters, digits, '.', '_' and '-'; a key has 1 to 512 printable characters and belongs to one
+  // tenant. The error names the line and never shows the key.
   static Result<ApiKeys> Parse(std::string_view text, std::string_view file_name);
   static Result<ApiKeys> Load(const std::string& path);
 

@@ -19,12 +19,14 @@ class ServeBackend {
   virtual ~ServeBackend() = default;
 
   virtual const std::string& model_id() const = 0;
-  virtual std::string fingerprint() const = 0;  // of weights and numerics: equal answers need equal fingerprints
-  virtual int64_t context() const = 0;          // tokens
+  virtual std::string fingerprint()
+      const = 0;                        // of weights and numerics: equal answers need equal fingerprints
+  virtual int64_t context() const = 0;  // tokens
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const std::string& chat_template() const = 0;  // its source; "" where the model has none
 
-  // context_json as for ChatTemplate::Render. kUnsupported where there is no template or it cannot be interpreted.
+  // context_json as for ChatTemplate::Render. kUnsupported where there is no template or it cannot be
+  // interpreted.
   virtual Result<std::string> RenderChat(std::string_view context_json) const = 0;
 
   // As Engine's functions of the same name.

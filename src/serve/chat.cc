@@ -141,8 +141,10 @@ void ChatGeneration::Keep(Choice& choice, std::vector<OutputPiece> pieces) {
 }
 
 // One chunk per piece; the token's log-probability and number go with the first.
-void ChatGeneration::SendPieces(int64_t index, const std::vector<OutputPiece>& pieces, const TokenOutput* token) {
-  const bool reported = token != nullptr && (logprobs_ || params().return_token_ids || params().continuous_usage);
+void ChatGeneration::SendPieces(int64_t index, const std::vector<OutputPiece>& pieces,
+                                const TokenOutput* token) {
+  const bool reported =
+      token != nullptr && (logprobs_ || params().return_token_ids || params().continuous_usage);
   if (pieces.empty()) {
     if (index == begun_ || reported) SendDelta(index, {}, token);
     return;
@@ -156,7 +158,8 @@ void ChatGeneration::SendPieces(int64_t index, const std::vector<OutputPiece>& p
 void ChatGeneration::SendDelta(int64_t index, const OutputPiece& piece, const TokenOutput* token) {
   JsonWriter json;
   WriteHead(json);
-  if (params().return_token_ids && index == 0 && begun_ == 0) json.Field("prompt_token_ids", prompt_tokens(0));
+  if (params().return_token_ids && index == 0 && begun_ == 0)
+    json.Field("prompt_token_ids", prompt_tokens(0));
   json.Key("choices").BeginArray().BeginObject().Field("index", index);
   json.Key("delta").BeginObject();
   if (index == begun_) {
@@ -202,7 +205,8 @@ void ChatGeneration::SendFinish(int64_t index, bool with_larder) {
 }
 
 void ChatGeneration::BeforeStreamEnds() {
-  for (size_t i = 0; i < kept_finishes_.size(); ++i) SendFinish(kept_finishes_[i], i + 1 == kept_finishes_.size());
+  for (size_t i = 0; i < kept_finishes_.size(); ++i)
+    SendFinish(kept_finishes_[i], i + 1 == kept_finishes_.size());
 }
 
 void ChatGeneration::WriteLogprobs(JsonWriter& json, std::string_view entries) const {
@@ -272,7 +276,8 @@ ApiResult<Request> PrepareChat(const ServeContext& context, const HttpRequest& h
   if (!prompt) return std::unexpected(prompt.error());
   request->prompt = *std::move(prompt);
   const auto size = static_cast<int64_t>(request->prompt.size());
-  if (ApiStatus status = CheckLength(context, size, request->max_tokens); !status) return std::unexpected(status.error());
+  if (ApiStatus status = CheckLength(context, size, request->max_tokens); !status)
+    return std::unexpected(status.error());
   if (params.logprobs) request->logprobs = static_cast<int32_t>(params.top_logprobs);
   return request;
 }

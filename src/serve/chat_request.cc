@@ -11,9 +11,12 @@ using Json = nlohmann::ordered_json;
 void DeclareChatPromptFields(Fields& fields, ChatPromptParams& params) {
   fields.AnyArray("messages", &params.messages, "the conversation: objects with role and content");
   fields.AnyArray("tools", &params.tools, "functions the model may call");
-  fields.AnyObject("chat_template_kwargs", &params.chat_template_kwargs, "further variables of the chat template");
-  fields.Bool("add_generation_prompt", &params.add_generation_prompt, "end the prompt where the answer begins");
-  fields.Bool("continue_final_message", &params.continue_final_message, "the answer continues the last message");
+  fields.AnyObject("chat_template_kwargs", &params.chat_template_kwargs,
+                   "further variables of the chat template");
+  fields.Bool("add_generation_prompt", &params.add_generation_prompt,
+              "end the prompt where the answer begins");
+  fields.Bool("continue_final_message", &params.continue_final_message,
+              "the answer continues the last message");
 }
 
 void DeclareChatFields(Fields& fields, ChatParams& params) {
@@ -36,7 +39,9 @@ ApiStatus CheckToolChoice(ChatParams& params) {
     return {};
   }
   if (choice == "required" || choice.is_object()) {
-    return BadField("tool_choice", "This server cannot force a tool call yet; use 'auto' and ask for the tool in the prompt.");
+    return BadField(
+        "tool_choice",
+        "This server cannot force a tool call yet; use 'auto' and ask for the tool in the prompt.");
   }
   return BadField("tool_choice", "'tool_choice' must be 'auto' or 'none'.");
 }
@@ -50,7 +55,8 @@ ApiStatus CheckResponseFormat(const ChatParams& params) {
   }
   if (*type == "text") return {};
   return BadField("response_format",
-                  "This server cannot hold the model to the format '{}' yet; use 'text' and describe the format in the prompt.",
+                  "This server cannot hold the model to the format '{}' yet; use 'text' and describe the "
+                  "format in the prompt.",
                   type->get<std::string>().substr(0, 64));
 }
 
@@ -68,7 +74,8 @@ ApiResult<std::string> ContentText(const Json& content, const std::string& where
       continue;
     }
     if (!part.is_object()) return BadField(part_name, "'{}' must be an object with a type.", part_name);
-    const std::string type = part.contains("type") && part["type"].is_string() ? part["type"].get<std::string>() : "";
+    const std::string type =
+        part.contains("type") && part["type"].is_string() ? part["type"].get<std::string>() : "";
     const char* key = type == "refusal" ? "refusal" : "text";
     if (type != "text" && type != "input_text" && type != "output_text" && type != "refusal") {
       return BadField(part_name + ".type", "This model takes text parts only, not '{}'.", type.substr(0, 64));
@@ -114,12 +121,14 @@ ApiStatus NormaliseMessage(Json& message, size_t index, bool knows_developer) {
   if (!message.is_object()) return BadField(where, "'{}' must be an object with role and content.", where);
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string()) {
-    return BadField(where + ".role", "'{}.role' must be a string: system, developer, user, assistant or tool.", where);
+    return BadField(where + ".role",
+                    "'{}.role' must be a string: system, developer, user, assistant or tool.", where);
   }
   const auto name = role->get<std::string>();
   if (name != "system" && name != "developer" && name != "user" && name != "assistant" && name != "tool" &&
       name != "function") {
-    return BadField(where + ".role", "'{}.role' must be system, developer, user, assistant or tool, not '{}'.", where,
+    return BadField(where + ".role",
+                    "'{}.role' must be system, developer, user, assistant or tool, not '{}'.", where,
                     name.substr(0, 64));
   }
   if (name == "developer" && !knows_developer) *role = "system";
@@ -134,10 +143,13 @@ ApiStatus NormaliseMessage(Json& message, size_t index, bool knows_developer) {
 }
 
 // A template that names the role has a place for it.
-bool KnowsDeveloper(const std::string& chat_template) { return chat_template.find("developer") != std::string::npos; }
+bool KnowsDeveloper(const std::string& chat_template) {
+  return chat_template.find("developer") != std::string::npos;
+}
 
 ApiResult<Json> NormalisedMessages(const ServeContext& context, const ChatPromptParams& params) {
-  if (params.messages.empty()) return BadField("messages", "'messages' is missing; send the conversation as a list.");
+  if (params.messages.empty())
+    return BadField("messages", "'messages' is missing; send the conversation as a list.");
   Json messages = Json::parse(params.messages);
   if (messages.empty()) return BadField("messages", "'messages' is empty; send at least one message.");
   const bool knows_developer = KnowsDeveloper(context.backend->chat_template());
@@ -157,7 +169,8 @@ ApiResult<Json> TemplateTools(const ChatPromptParams& params) {
     const bool function = tool.is_object() && tool.contains("function") && tool["function"].is_object() &&
                           tool["function"].contains("name") && tool["function"]["name"].is_string();
     if (!function) {
-      return BadField("tools", "'tools[{}]' must be {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}.", i);
+      return BadField("tools",
+                      "'tools[{}]' must be {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}.", i);
     }
   }
   return tools.empty() ? Json() : tools;
@@ -193,9 +206,11 @@ ApiResult<std::string> RenderConversation(const ServeContext& context, const Cha
   if (!tools) return std::unexpected(tools.error());
   const bool continues = params.continue_final_message;
   if (continues && messages->back()["role"] != "assistant") {
-    return BadField("continue_final_message", "'continue_final_message' needs a last message of the assistant.");
+    return BadField("continue_final_message",
+                    "'continue_final_message' needs a last message of the assistant.");
   }
-  Json variables = params.chat_template_kwargs.empty() ? Json::object() : Json::parse(params.chat_template_kwargs);
+  Json variables =
+      params.chat_template_kwargs.empty() ? Json::object() : Json::parse(params.chat_template_kwargs);
   variables["messages"] = *messages;
   variables["tools"] = *std::move(tools);
   variables["add_generation_prompt"] = params.add_generation_prompt && !continues;
@@ -231,10 +246,12 @@ ApiResult<std::vector<int32_t>> ChatPrompt(const ServeContext& context, const Ch
   const Tokenizer& tokenizer = context.backend->tokenizer();
   std::vector<int32_t> tokens = tokenizer.Encode(*text, {.add_special = false, .parse_special = true});
   // Most templates print BOS themselves.
-  if (tokenizer.add_bos() && tokenizer.bos() != kNoToken && (tokens.empty() || tokens.front() != tokenizer.bos())) {
+  if (tokenizer.add_bos() && tokenizer.bos() != kNoToken &&
+      (tokens.empty() || tokens.front() != tokenizer.bos())) {
     tokens.insert(tokens.begin(), tokenizer.bos());
   }
-  if (tokens.empty()) return BadField("messages", "The chat template makes an empty prompt of these messages.");
+  if (tokens.empty())
+    return BadField("messages", "The chat template makes an empty prompt of these messages.");
   return tokens;
 }
 

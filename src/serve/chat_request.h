@@ -9,9 +9,9 @@
 namespace larder {
 
 struct ChatPromptParams {
-  std::string messages;             // JSON, a list
-  std::string tools;                // JSON, a list, or ""
-  std::string chat_template_kwargs; // JSON, an object, or "": further variables of the template
+  std::string messages;              // JSON, a list
+  std::string tools;                 // JSON, a list, or ""
+  std::string chat_template_kwargs;  // JSON, an object, or "": further variables of the template
   bool add_generation_prompt = true;
   bool continue_final_message = false;
 };

@@ -22,6 +22,7 @@ void DeclareCompletionFields(Fields& fields, CompletionParams& params);
 ApiStatus CheckCompletion(const CompletionParams& params);
 
 // Text is encoded (with BOS where the model wants it); tokens are taken as they are.
-ApiResult<std::vector<int32_t>> PromptTokens(const ServeContext& context, const PromptItem& item, bool add_special);
+ApiResult<std::vector<int32_t>> PromptTokens(const ServeContext& context, const PromptItem& item,
+                                             bool add_special);
 
 }  // namespace larder

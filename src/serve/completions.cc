@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <utility>
 
 #include "serve/completion_request.h"
 #include "serve/endpoints.h"
@@ -13,12 +14,13 @@ namespace {
 
 class TextGeneration final : public Generation {
  public:
-  TextGeneration(ServeContext* context, ExchangePtr exchange, const CompletionParams& params, bool discard_output)
+  TextGeneration(ServeContext* context, ExchangePtr exchange, const CompletionParams& params)
       : Generation(context, std::move(exchange), params.generation, "cmpl", "text_completion"),
         logprobs_(params.logprobs.has_value()),
         echo_(params.echo),
+        prompt_only_(
+            params.generation.max_completion_tokens.value_or(params.generation.max_tokens.value_or(-1)) == 0),
         items_(params.prompt) {
-    discard_output_ = discard_output;
     const size_t count = items_.size() * static_cast<size_t>(params.generation.n);
     for (size_t i = 0; i < count; ++i) choices_.emplace_back(&tokenizer(), params.logprobs.value_or(0));
   }
@@ -30,7 +32,9 @@ class TextGeneration final : public Generation {
     CompletionLogprobs logprobs;
     std::vector<int32_t> tokens;
     std::string_view finish;
-    bool begun = false;  // streamed: the prompt was echoed
+    bool begun = false;        // the prompt was echoed
+    bool scored = false;       // its probabilities are in the lists
+    bool prompt_told = false;  // its token numbers were
   };
 
   void OnPrompt(int64_t prompt, std::vector<TokenOutput> tokens) override;
@@ -40,6 +44,8 @@ class TextGeneration final : public Generation {
   void BeforeStreamEnds() override;
 
   void Begin(int64_t index);
+  void AddUnscoredPrompt(int64_t index);
+  bool KeepsFinishes() const { return params().explain || prompt_only_; }
   std::string PromptText(int64_t prompt) const;
   void WriteChoice(JsonWriter& json, int64_t index, std::string_view text, const std::vector<int32_t>& tokens,
                    std::string_view finish);
@@ -48,17 +54,28 @@ class TextGeneration final : public Generation {
   Choice& At(int64_t index) { return choices_[static_cast<size_t>(index)]; }
 
   bool logprobs_, echo_;
+  bool prompt_only_;  // max_tokens 0: the prompt's scores arrive after the choices' ends
   std::vector<PromptItem> items_;
   std::vector<Choice> choices_;
   std::vector<int64_t> kept_finishes_;  // streamed with explain: sent when everything is known
 };
 
-// The engine reports the prompt's probabilities before the first token: they come first in every choice's lists.
+// The engine reports the prompt's probabilities before the first token: they come first in every choice's
+// lists.
 void TextGeneration::OnPrompt(int64_t prompt, std::vector<TokenOutput> tokens) {
   if (!logprobs_ || !echo_) return;
   for (int64_t i = prompt * params().n; i < (prompt + 1) * params().n; ++i) {
+    At(i).scored = true;
     for (size_t t = 0; t < tokens.size(); ++t) At(i).logprobs.Add(tokens[t], t > 0);
   }
+}
+
+// A prompt of a single token has no probabilities, so the engine reports none; its entry is due all the same.
+void TextGeneration::AddUnscoredPrompt(int64_t index) {
+  Choice& choice = At(index);
+  if (!logprobs_ || !echo_ || std::exchange(choice.scored, true)) return;
+  for (const int32_t token : prompt_tokens(index / params().n))
+    choice.logprobs.Add({.token = token, .text = {}, .top = {}}, false);
 }
 
 std::string TextGeneration::PromptText(int64_t prompt) const {
@@ -72,6 +89,7 @@ void TextGeneration::Begin(int64_t index) {
   if (choice.begun) return;
   choice.begun = true;
   if (!echo_) return;
+  AddUnscoredPrompt(index);
   if (stream()) {
     Send(index, PromptText(index / params().n), {}, "", false);
   } else {
@@ -93,24 +111,22 @@ void TextGeneration::OnToken(int64_t index, TokenOutput output) {
 }
 
 void TextGeneration::OnEnd(int64_t index, const ChoiceEnd& end) {
-  Begin(index);
   Choice& choice = At(index);
-  choice.finish = FinishReasonText(discard_output_ ? FinishReason::kLength : end.reason);
-  const std::string_view rest = discard_output_ ? std::string_view() : end.text;
+  choice.finish = FinishReasonText(end.reason);
+  if (stream() && KeepsFinishes()) kept_finishes_.push_back(index);
+  if (prompt_only_) return;
+  Begin(index);
   if (!stream()) {
-    choice.text += rest;
+    choice.text += end.text;
     return;
   }
-  if (!rest.empty()) Send(index, rest, {}, "", false);
-  if (params().explain) {
-    kept_finishes_.push_back(index);
-  } else {
-    Send(index, "", {}, choice.finish, false);
-  }
+  if (!end.text.empty()) Send(index, end.text, {}, "", false);
+  if (!KeepsFinishes()) Send(index, "", {}, choice.finish, false);
 }
 
 void TextGeneration::BeforeStreamEnds() {
   for (size_t i = 0; i < kept_finishes_.size(); ++i) {
+    Begin(kept_finishes_[i]);
     Send(kept_finishes_[i], "", {}, At(kept_finishes_[i]).finish, i + 1 == kept_finishes_.size());
   }
 }
@@ -131,7 +147,11 @@ void TextGeneration::WriteChoice(JsonWriter& json, int64_t index, std::string_vi
   } else {
     json.String(finish);
   }
-  if (params().return_token_ids) json.Field("token_ids", tokens);
+  if (params().return_token_ids) {
+    json.Field("token_ids", tokens);
+    if (!choice.prompt_told) json.Field("prompt_token_ids", prompt_tokens(index / params().n));
+    choice.prompt_told = true;
+  }
   json.EndObject();
 }
 
@@ -150,7 +170,10 @@ std::string TextGeneration::WholeBody() {
   JsonWriter json;
   WriteHead(json);
   json.Key("choices").BeginArray();
-  for (int64_t i = 0; i < choices(); ++i) WriteChoice(json, i, At(i).text, At(i).tokens, At(i).finish);
+  for (int64_t i = 0; i < choices(); ++i) {
+    Begin(i);
+    WriteChoice(json, i, At(i).text, At(i).tokens, At(i).finish);
+  }
   json.EndArray();
   json.Key("usage");
   WriteUsage(json, usage_);
@@ -169,7 +192,8 @@ ApiResult<std::vector<Request>> PrepareCompletion(const ServeContext& context, c
   if (ApiStatus status = CheckCompletion(params); !status) return std::unexpected(status.error());
   GenerationParams& generation = params.generation;
   const bool replay = !generation.forced_output.empty();
-  if (!generation.max_tokens && !generation.max_completion_tokens && !replay) generation.max_tokens = kDefaultMaxTokens;
+  if (!generation.max_tokens && !generation.max_completion_tokens && !replay)
+    generation.max_tokens = kDefaultMaxTokens;
   ApiResult<Request> pattern = MakeRequest(context, generation, http.tenant, http.id);
   if (!pattern) return std::unexpected(pattern.error());
   if (params.logprobs) pattern->logprobs = static_cast<int32_t>(*params.logprobs);
@@ -198,15 +222,7 @@ void HandleCompletions(ServeContext& context, const HttpRequest& http, const Exc
     exchange->Post([exchange, error = requests.error()] { exchange->Respond(ErrorResponse(error)); });
     return;
   }
-  // No answer is wanted, only the prompt's scores or text: the engine makes one token, which is not shown.
-  const bool discard = requests->front().max_tokens == 0;
-  if (discard) {
-    for (Request& request : *requests) {
-      request.max_tokens = 1;
-      request.logprobs = -1;
-    }
-  }
-  std::make_shared<TextGeneration>(&context, exchange, params, discard)->Start(*std::move(requests));
+  std::make_shared<TextGeneration>(&context, exchange, params)->Start(*std::move(requests));
 }
 
 }  // namespace larder

@@ -1,5 +1,5 @@
-// The handlers, one subject a file. Those that return a response answer at once; the others keep the exchange and answer
-// when the engine does.
+// The handlers, one subject a file. Those that return a response answer at once; the others keep the exchange
+// and answer when the engine does.
 #pragma once
 
 #include <memory>

@@ -17,18 +17,23 @@ void FieldOrNull(JsonWriter& json, std::string_view key, std::string_view text) 
 }  // namespace
 
 ApiError DrainingError() {
-  return {.status = 503,
-          .message = "The server is shutting down and takes no new requests; send this one to another server or retry.",
-          .type = "server_error",
-          .code = "draining",
-          .retry_after_s = 5};
+  return {
+      .status = 503,
+      .message =
+          "The server is shutting down and takes no new requests; send this one to another server or retry.",
+      .type = "server_error",
+      .code = "draining",
+      .retry_after_s = 5};
 }
 
 ApiError ToApiError(const Error& error, bool draining, int retry_after_s) {
   switch (error.kind) {
-    case ErrorKind::kInvalid: return {.status = 400, .message = error.message};
-    case ErrorKind::kNotFound: return {.status = 404, .message = error.message, .code = "not_found"};
-    case ErrorKind::kUnsupported: return {.status = 400, .message = error.message, .code = "unsupported"};
+    case ErrorKind::kInvalid:
+      return {.status = 400, .message = error.message};
+    case ErrorKind::kNotFound:
+      return {.status = 404, .message = error.message, .code = "not_found"};
+    case ErrorKind::kUnsupported:
+      return {.status = 400, .message = error.message, .code = "unsupported"};
     case ErrorKind::kUnavailable:
       if (draining) return DrainingError();
       return {.status = 429,
@@ -46,7 +51,8 @@ ApiError ToApiError(const Error& error, bool draining, int retry_after_s) {
       if (draining) return DrainingError();
       return {.status = 503, .message = error.message, .type = "server_error", .code = "cancelled"};
     case ErrorKind::kCorrupt:
-    case ErrorKind::kIo: break;
+    case ErrorKind::kIo:
+      break;
   }
   return {.status = 500, .message = error.message, .type = "server_error", .code = "internal_error"};
 }
@@ -63,7 +69,8 @@ std::string ErrorBody(const ApiError& error) {
 
 HttpResponse ErrorResponse(const ApiError& error) {
   HttpResponse response{.status = error.status, .body = ErrorBody(error)};
-  if (error.retry_after_s > 0) response.headers.emplace_back("Retry-After", fmt::format("{}", error.retry_after_s));
+  if (error.retry_after_s > 0)
+    response.headers.emplace_back("Retry-After", fmt::format("{}", error.retry_after_s));
   return response;
 }
 

@@ -25,7 +25,8 @@ using ApiStatus = std::expected<void, ApiError>;
 
 // A 400 for one field of the request.
 template <class... Args>
-[[nodiscard]] std::unexpected<ApiError> BadField(std::string param, fmt::format_string<Args...> format, Args&&... args) {
+[[nodiscard]] std::unexpected<ApiError> BadField(std::string param, fmt::format_string<Args...> format,
+                                                 Args&&... args) {
   return std::unexpected(
       ApiError{.message = fmt::format(format, std::forward<Args>(args)...), .param = std::move(param)});
 }

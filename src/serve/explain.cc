@@ -9,7 +9,8 @@ void WriteMiss(JsonWriter& json, const Tokenizer& tokenizer, const CacheOutcome&
     json.Null();
     return;
   }
-  const MissReason reason = outcome.reason == MissReason::kOtherTenant ? MissReason::kNeverSeen : outcome.reason;
+  const MissReason reason =
+      outcome.reason == MissReason::kOtherTenant ? MissReason::kNeverSeen : outcome.reason;
   json.BeginObject().Field("reason", MissReasonName(reason)).Field("token", outcome.token);
   if (reason == MissReason::kDiverged) {
     json.Field("cached", tokenizer.Decode(outcome.cached, true));

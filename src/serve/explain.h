@@ -16,8 +16,8 @@ struct PromptReport {
   CacheReport report;
   uint64_t seed = 0;
 };
-// One report per prompt. What concerns another tenant is told as never seen: that a stranger sent the same text is not
-// for this client to know.
+// One report per prompt. What concerns another tenant is told as never seen: that a stranger sent the same
+// text is not for this client to know.
 void WriteExplain(JsonWriter& json, const Tokenizer& tokenizer, const std::vector<PromptReport>& reports);
 
 }  // namespace larder

@@ -12,18 +12,29 @@ using Type = FieldSpec::Type;
 
 std::string_view FieldTypeText(Type type) {
   switch (type) {
-    case Type::kBool: return "a boolean";
-    case Type::kInt: return "an integer";
-    case Type::kFloat: return "a number";
-    case Type::kString: return "a string";
-    case Type::kStrings: return "a string or a list of strings";
-    case Type::kTokens: return "a list of token numbers";
-    case Type::kPrompt: return "a string, a list of strings, a list of token numbers or a list of such lists";
-    case Type::kBiases: return "an object from token numbers to numbers";
+    case Type::kBool:
+      return "a boolean";
+    case Type::kInt:
+      return "an integer";
+    case Type::kFloat:
+      return "a number";
+    case Type::kString:
+      return "a string";
+    case Type::kStrings:
+      return "a string or a list of strings";
+    case Type::kTokens:
+      return "a list of token numbers";
+    case Type::kPrompt:
+      return "a string, a list of strings, a list of token numbers or a list of such lists";
+    case Type::kBiases:
+      return "an object from token numbers to numbers";
     case Type::kObject:
-    case Type::kAnyObject: return "an object";
-    case Type::kAnyArray: return "a list";
-    case Type::kAny: return "a value";
+    case Type::kAnyObject:
+      return "an object";
+    case Type::kAnyArray:
+      return "a list";
+    case Type::kAny:
+      return "a value";
   }
   return "";
 }
@@ -68,7 +79,8 @@ ApiStatus ReadTokens(const std::string& name, const Json& value, std::vector<int
   out.reserve(value.size());
   for (const Json& element : value) {
     const std::optional<int64_t> token = AsInt(element);
-    if (!token) return BadField(name, "'{}' must be a list of token numbers, but holds {}.", name, KindOf(element));
+    if (!token)
+      return BadField(name, "'{}' must be a list of token numbers, but holds {}.", name, KindOf(element));
     if (*token < 0 || *token > std::numeric_limits<int32_t>::max()) {
       return BadField(name, "'{}' holds the token number {}, which is outside the vocabulary.", name, *token);
     }
@@ -88,7 +100,8 @@ ApiStatus ReadStrings(const std::string& name, const Json& value, std::vector<st
     return BadField(name, "'{}' holds {} strings; at most {} are taken.", name, value.size(), kMaxStops);
   }
   for (const Json& element : value) {
-    if (!element.is_string()) return BadField(name, "'{}' must hold strings only, not {}.", name, KindOf(element));
+    if (!element.is_string())
+      return BadField(name, "'{}' must hold strings only, not {}.", name, KindOf(element));
     out.push_back(element.get<std::string>());
   }
   return {};
@@ -122,7 +135,8 @@ ApiStatus ReadPrompt(const std::string& name, const Json& value, std::vector<Pro
   return {};
 }
 
-ApiStatus ReadBiases(const std::string& name, const Json& value, std::vector<std::pair<int32_t, float>>& out) {
+ApiStatus ReadBiases(const std::string& name, const Json& value,
+                     std::vector<std::pair<int32_t, float>>& out) {
   out.clear();
   if (!value.is_object()) return WrongType(name, Type::kBiases, value);
   for (const auto& [key, bias] : value.items()) {
@@ -192,17 +206,21 @@ struct Fields::Reader {
         if (!value.is_boolean()) return WrongType(name, entry.spec.type, value);
         if (auto** target = std::get_if<bool*>(&entry.target)) **target = value.get<bool>();
         return {};
-      case Type::kInt: return ReadInt(entry, value);
-      case Type::kFloat: return ReadFloat(entry, value);
+      case Type::kInt:
+        return ReadInt(entry, value);
+      case Type::kFloat:
+        return ReadFloat(entry, value);
       case Type::kString:
         if (!value.is_string()) return WrongType(name, entry.spec.type, value);
         if (auto** target = std::get_if<std::string*>(&entry.target)) **target = value.get<std::string>();
         return {};
-      case Type::kStrings: return ReadStrings(name, value, *std::get<std::vector<std::string>*>(entry.target));
+      case Type::kStrings:
+        return ReadStrings(name, value, *std::get<std::vector<std::string>*>(entry.target));
       case Type::kTokens:
         if (!value.is_array()) return WrongType(name, entry.spec.type, value);
         return ReadTokens(name, value, *std::get<std::vector<int32_t>*>(entry.target));
-      case Type::kPrompt: return ReadPrompt(name, value, *std::get<std::vector<PromptItem>*>(entry.target));
+      case Type::kPrompt:
+        return ReadPrompt(name, value, *std::get<std::vector<PromptItem>*>(entry.target));
       case Type::kBiases:
         return ReadBiases(name, value, *std::get<std::vector<std::pair<int32_t, float>>*>(entry.target));
       case Type::kObject:
@@ -214,7 +232,8 @@ struct Fields::Reader {
       case Type::kAnyArray:
         if (!value.is_array()) return WrongType(name, entry.spec.type, value);
         return Pass(entry, value);
-      case Type::kAny: return Pass(entry, value);
+      case Type::kAny:
+        return Pass(entry, value);
     }
     return {};
   }
@@ -271,7 +290,8 @@ void Fields::Int(std::string name, int64_t* value, int64_t min, int64_t max, std
   entry.spec.range = fmt::format("{}..{}", min, max);
 }
 
-void Fields::Int(std::string name, std::optional<int64_t>* value, int64_t min, int64_t max, std::string help) {
+void Fields::Int(std::string name, std::optional<int64_t>* value, int64_t min, int64_t max,
+                 std::string help) {
   Int(std::move(name), static_cast<int64_t*>(nullptr), min, max, std::move(help));
   entries_.back().target = value;
 }
@@ -332,7 +352,8 @@ ApiStatus Fields::Read(std::string_view body) {
   try {
     json = Json::parse(body);
   } catch (const Json::exception& error) {
-    return BadField("", "The body is not valid JSON: {}", std::string_view(error.what()).substr(0, kMaxParserMessage));
+    return BadField("", "The body is not valid JSON: {}",
+                    std::string_view(error.what()).substr(0, kMaxParserMessage));
   }
   if (!json.is_object()) return BadField("", "The body must be a JSON object, not {}.", KindOf(json));
   return Reader::ReadObject(*this, json);

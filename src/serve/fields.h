@@ -1,13 +1,13 @@
-// The fields of a request, declared once: name, type, range and help. Reading, the errors and the description that
-// documentation and tests walk over all come from the declaration.
+// The fields of a request, declared once: name, type, range and help. Reading, the errors and the description
+// that documentation and tests walk over all come from the declaration.
 //
 //   int64_t n = 1;
 //   Fields fields;
 //   fields.Int("n", &n, 1, 128, "choices for the prompt");
 //   if (auto status = fields.Read(body); !status) return ErrorResponse(status.error());
 //
-// An explicit null is the same as an absent field; unknown fields are ignored; a wrong type or a value out of range is
-// an error that names the field.
+// An explicit null is the same as an absent field; unknown fields are ignored; a wrong type or a value out of
+// range is an error that names the field.
 #pragma once
 
 #include <cstdint>
@@ -31,13 +31,18 @@ struct PromptItem {
 
 struct FieldSpec {
   enum class Type {
-    kBool, kInt, kFloat, kString,
+    kBool,
+    kInt,
+    kFloat,
+    kString,
     kStrings,  // a string or a list of strings
     kTokens,   // a list of integers
     kPrompt,   // a string, a list of strings, a list of tokens, a list of lists of tokens
     kBiases,   // an object: token number -> number
     kObject,   // an object with declared fields of its own
-    kAnyObject, kAnyArray, kAny,  // passed on as JSON text
+    kAnyObject,
+    kAnyArray,
+    kAny,  // passed on as JSON text
   };
   std::string name;  // nested fields as "outer.inner"
   Type type;
@@ -83,9 +88,9 @@ class Fields {
   struct Entry {
     FieldSpec spec;
     Target target;
-    double min = 0, max = 0;          // kFloat
-    int64_t int_min = 0, int_max = 0; // kInt
-    std::unique_ptr<Fields> inner;    // kObject
+    double min = 0, max = 0;           // kFloat
+    int64_t int_min = 0, int_max = 0;  // kInt
+    std::unique_ptr<Fields> inner;     // kObject
     bool given = false;
   };
   Entry& Declare(std::string name, FieldSpec::Type type, std::string help, Target target);
@@ -94,8 +99,8 @@ class Fields {
 };
 
 inline constexpr int kMaxJsonDepth = 64;
-// Refuses, before anything is parsed, what would cost more than its size: nesting below kMaxJsonDepth, and objects with so
-// many members that keeping their order (which takes a search for each) would be slow.
+// Refuses, before anything is parsed, what would cost more than its size: nesting below kMaxJsonDepth, and
+// objects with so many members that keeping their order (which takes a search for each) would be slow.
 ApiStatus CheckJsonShape(std::string_view json);
 
 }  // namespace larder

@@ -10,10 +10,14 @@ namespace larder {
 
 std::string_view FinishReasonText(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kCancelled: return "cancelled";
-    case FinishReason::kError: return "error";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
   }
   return "";
 }
@@ -21,7 +25,8 @@ std::string_view FinishReasonText(FinishReason reason) {
 // On the engine's thread: hands every event to the connection, in order.
 class Generation::Sink final : public RequestSink {
  public:
-  Sink(std::shared_ptr<Generation> generation, int64_t prompt) : generation_(std::move(generation)), prompt_(prompt) {}
+  Sink(std::shared_ptr<Generation> generation, int64_t prompt)
+      : generation_(std::move(generation)), prompt_(prompt) {}
 
   void OnPromptLogprobs(std::vector<TokenOutput> tokens) override {
     Post([prompt = prompt_, tokens = std::move(tokens)](Generation& g) mutable {
@@ -32,7 +37,6 @@ class Generation::Sink final : public RequestSink {
   void OnToken(TokenOutput output) override {
     Post([prompt = prompt_, output = std::move(output)](Generation& g) mutable {
       g.BeginStream();
-      if (g.discard_output_) return;
       ++g.usage_.completion_tokens;
       const int64_t choice = prompt * g.params_.n + output.choice;
       g.OnToken(choice, std::move(output));
@@ -41,8 +45,9 @@ class Generation::Sink final : public RequestSink {
   void OnChoiceEnd(ChoiceEnd end) override {
     Post([prompt = prompt_, end = std::move(end)](Generation& g) {
       if (end.reason == FinishReason::kCancelled || end.reason == FinishReason::kError) {
-        g.Fail(ToApiError({ErrorKind::kCancelled, "The request was cancelled before its answer was complete."},
-                          g.context_->draining, 1));
+        g.Fail(
+            ToApiError({ErrorKind::kCancelled, "The request was cancelled before its answer was complete."},
+                       g.context_->draining, 1));
         return;
       }
       g.BeginStream();
@@ -53,7 +58,9 @@ class Generation::Sink final : public RequestSink {
     Post([prompt = prompt_, usage, report](Generation& g) { g.HandleFinish(prompt, usage, report); });
   }
   void OnError(const Error& error) override {
-    Post([error](Generation& g) { g.Fail(ToApiError(error, g.context_->draining, RetryAfterSeconds(*g.context_))); });
+    Post([error](Generation& g) {
+      g.Fail(ToApiError(error, g.context_->draining, RetryAfterSeconds(*g.context_)));
+    });
   }
 
  private:
@@ -67,10 +74,16 @@ class Generation::Sink final : public RequestSink {
   int64_t prompt_;
 };
 
-Generation::Generation(ServeContext* context, std::shared_ptr<Exchange> exchange, const GenerationParams& params,
-                       std::string id_prefix, std::string_view object)
-    : context_(context), exchange_(std::move(exchange)), params_(params), id_(NewId(id_prefix)), object_(object) {
-  created_ = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+Generation::Generation(ServeContext* context, std::shared_ptr<Exchange> exchange,
+                       const GenerationParams& params, std::string id_prefix, std::string_view object)
+    : context_(context),
+      exchange_(std::move(exchange)),
+      params_(params),
+      id_(NewId(id_prefix)),
+      object_(object) {
+  created_ =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
 }
 
 void Generation::Start(std::vector<Request> requests) {

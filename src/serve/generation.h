@@ -1,5 +1,6 @@
-// One request's life between the engine and the client: submits its prompts, brings the engine's events to the
-// connection's executor, cancels when the client goes, and ends the answer. Subclasses give it its form (chat, text).
+// One request's life between the engine and the client: submits its prompts, brings the engine's events to
+// the connection's executor, cancels when the client goes, and ends the answer. Subclasses give it its form
+// (chat, text).
 #pragma once
 
 #include <cstdint>
@@ -33,14 +34,16 @@ class Generation : public std::enable_shared_from_this<Generation> {
   virtual void OnPrompt(int64_t prompt, std::vector<TokenOutput> tokens) {}
   virtual void OnToken(int64_t choice, TokenOutput output) = 0;
   virtual void OnEnd(int64_t choice, const ChoiceEnd& end) = 0;
-  virtual std::string WholeBody() = 0;       // not streamed: the answer, when all is done
-  virtual void BeforeStreamEnds() {}         // streamed: chunks that were kept until all is done
+  virtual std::string WholeBody() = 0;  // not streamed: the answer, when all is done
+  virtual void BeforeStreamEnds() {}    // streamed: chunks that were kept until all is done
 
   bool stream() const { return params_.stream; }
   const GenerationParams& params() const { return params_; }
   const Tokenizer& tokenizer() const { return context_->backend->tokenizer(); }
   const std::string& id() const { return id_; }
-  const std::vector<int32_t>& prompt_tokens(int64_t prompt) const { return prompts_[static_cast<size_t>(prompt)]; }
+  const std::vector<int32_t>& prompt_tokens(int64_t prompt) const {
+    return prompts_[static_cast<size_t>(prompt)];
+  }
   int64_t choices() const { return static_cast<int64_t>(prompts_.size()) * params_.n; }
 
   // id, object, created, model, system_fingerprint: the beginning of every answer and chunk.
@@ -48,8 +51,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Ends and sends a chunk whose `choices` are written; adds the usage so far where the client wants it.
   void SendChunk(JsonWriter& json);
   void WriteLarder(JsonWriter& json) const;  // "larder": {...} if the client asked for it
-  bool discard_output_ = false;  // only the prompt was wanted: tokens that come are not shown or counted
-  Usage usage_;                              // complete when all is done; completion tokens counted as they come
+  Usage usage_;  // complete when all is done; completion tokens counted as they come
 
  private:
   class Sink;

@@ -1,5 +1,5 @@
-// What chat and text completions have in common: the fields of the request, their checks, and the engine's request that
-// comes out.
+// What chat and text completions have in common: the fields of the request, their checks, and the engine's
+// request that comes out.
 #pragma once
 
 #include <cstdint>
@@ -37,17 +37,19 @@ struct GenerationParams {
 // Declares them all; `params` must outlive `fields`.
 void DeclareGenerationFields(Fields& fields, GenerationParams& params);
 
-// Checks that go across fields and need the model; fills everything of the engine's request but prompt, n's prompt index
-// and logprobs. The seed is drawn here if the client gave none.
-ApiResult<Request> MakeRequest(const ServeContext& context, const GenerationParams& params, std::string tenant,
-                               std::string id);
+// Checks that go across fields and need the model; fills everything of the engine's request but prompt, n's
+// prompt index and logprobs. The seed is drawn here if the client gave none.
+ApiResult<Request> MakeRequest(const ServeContext& context, const GenerationParams& params,
+                               std::string tenant, std::string id);
 
 // The prompt must fit, together with max_tokens where the client gave one (-1: none).
 ApiStatus CheckLength(const ServeContext& context, int64_t prompt_tokens, int64_t max_tokens);
 // Every token must be in the vocabulary.
-ApiStatus CheckTokens(const ServeContext& context, const std::vector<int32_t>& tokens, const std::string& param);
+ApiStatus CheckTokens(const ServeContext& context, const std::vector<int32_t>& tokens,
+                      const std::string& param);
 
-// The declared fields of a request body, for documentation and tests: "chat", "completions", "tokenize", "detokenize".
+// The declared fields of a request body, for documentation and tests: "chat", "completions", "tokenize",
+// "detokenize".
 std::vector<FieldSpec> DescribeRequest(std::string_view kind);
 
 }  // namespace larder

@@ -38,12 +38,23 @@ size_t SequenceLength(std::string_view text) {
 void AppendEscaped(std::string& out, std::string_view sequence) {
   const auto c = static_cast<uint8_t>(sequence[0]);
   switch (c) {
-    case '"': out += "\\\""; return;
-    case '\\': out += "\\\\"; return;
-    case '\n': out += "\\n"; return;
-    case '\r': out += "\\r"; return;
-    case '\t': out += "\\t"; return;
-    default: break;
+    case '"':
+      out += "\\\"";
+      return;
+    case '\\':
+      out += "\\\\";
+      return;
+    case '\n':
+      out += "\\n";
+      return;
+    case '\r':
+      out += "\\r";
+      return;
+    case '\t':
+      out += "\\t";
+      return;
+    default:
+      break;
   }
   if (c < 0x20 || c == 0x7F) {
     fmt::format_to(std::back_inserter(out), "\\u{:04x}", c);

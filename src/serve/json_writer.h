@@ -1,5 +1,5 @@
-// Writes JSON text straight into a string. What comes out is valid UTF-8 whatever goes in, and U+0085, U+2028 and U+2029
-// are escaped, because some clients split server-sent events at them.
+// Writes JSON text straight into a string. What comes out is valid UTF-8 whatever goes in, and U+0085, U+2028
+// and U+2029 are escaped, because some clients split server-sent events at them.
 #pragma once
 
 #include <concepts>

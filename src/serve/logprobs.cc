@@ -31,7 +31,8 @@ std::string LogprobTokenText(const Tokenizer& tokenizer, int32_t token) {
   std::string bytes = tokenizer.TokenBytes(token, true);
   if (IsValidUtf8(bytes)) return bytes;
   std::string text = "bytes:";
-  for (const char byte : bytes) fmt::format_to(std::back_inserter(text), "\\x{:02x}", static_cast<uint8_t>(byte));
+  for (const char byte : bytes)
+    fmt::format_to(std::back_inserter(text), "\\x{:02x}", static_cast<uint8_t>(byte));
   return text;
 }
 
@@ -96,7 +97,7 @@ void CompletionLogprobs::Add(const TokenOutput& output, bool scored) {
 
 void CompletionLogprobs::Write(JsonWriter& json) {
   const auto list = [&](std::string_view key, JsonWriter& values) {
-    json.Key(key).Raw("[" + values.Take() + "]");
+    json.Key(key).Raw(fmt::format("[{}]", values.text()));
     values = JsonWriter();
   };
   json.BeginObject();

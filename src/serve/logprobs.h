@@ -1,5 +1,6 @@
-// Log-probabilities in the two forms clients know. Each is turned into text once per token, so that the chosen token's
-// and its entry among the alternatives are the same digits: evaluation harnesses compare them for equality.
+// Log-probabilities in the two forms clients know. Each is turned into text once per token, so that the
+// chosen token's and its entry among the alternatives are the same digits: evaluation harnesses compare them
+// for equality.
 #pragma once
 
 #include <string>
@@ -13,7 +14,8 @@ namespace larder {
 
 // A token as these formats print it: its text, or "bytes:\xe2\x80" where it is only a part of a character.
 std::string LogprobTokenText(const Tokenizer& tokenizer, int32_t token);
-// What is serialised: finite (minus infinity becomes -9999), and the alternative's value where the token is among them.
+// What is serialised: finite (minus infinity becomes -9999), and the alternative's value where the token is
+// among them.
 float ReportedLogprob(const TokenOutput& output);
 
 // One entry of a chat answer's "logprobs": {"content": [...]}.
@@ -35,7 +37,7 @@ class CompletionLogprobs {
   const Tokenizer* tokenizer_;
   int64_t top_;
   int64_t count_ = 0;
-  int64_t offset_ = 0;  // code points before the next token
+  int64_t offset_ = 0;   // code points before the next token
   std::string pending_;  // bytes of an unfinished character
   JsonWriter tokens_, values_, tops_, offsets_;
 };

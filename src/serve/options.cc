@@ -9,10 +9,14 @@ void DeclareServeOptions(Params& params, ServeOptions& options) {
   params.Bool("no-auth", &options.no_auth, "serve other hosts without API keys");
   params.Size("max-body", &options.max_body_bytes, 1024, 1u << 30, "largest request body");
   params.Size("max-header", &options.max_header_bytes, 1024, 1u << 20, "largest request header");
-  params.Int("max-connections", &options.max_connections, 1, 1'000'000, "open connections; further ones get a 503");
-  params.Int("read-timeout", &options.read_timeout_s, 1, 3600, "seconds a client may take to send a header or a body");
-  params.Int("write-timeout", &options.write_timeout_s, 1, 3600, "seconds a client may take no byte of its answer");
-  params.Int("idle-timeout", &options.idle_timeout_s, 1, 86400, "seconds a connection may rest between two requests");
+  params.Int("max-connections", &options.max_connections, 1, 1'000'000,
+             "open connections; further ones get a 503");
+  params.Int("read-timeout", &options.read_timeout_s, 1, 3600,
+             "seconds a client may take to send a header or a body");
+  params.Int("write-timeout", &options.write_timeout_s, 1, 3600,
+             "seconds a client may take no byte of its answer");
+  params.Int("idle-timeout", &options.idle_timeout_s, 1, 86400,
+             "seconds a connection may rest between two requests");
   params.Size("max-unsent", &options.max_unsent_bytes, 64u << 10, 1u << 30,
               "bytes kept for a client that does not read its stream");
 }

@@ -11,15 +11,15 @@ namespace larder {
 
 struct ServeOptions {
   std::string host = "127.0.0.1";
-  int64_t port = 8080;               // 0: any free one
-  std::string api_keys;              // file of "tenant: key" lines; "": no keys
-  bool no_auth = false;              // allows other hosts than loopback without keys
+  int64_t port = 8080;   // 0: any free one
+  std::string api_keys;  // file of "tenant: key" lines; "": no keys
+  bool no_auth = false;  // allows other hosts than loopback without keys
   uint64_t max_body_bytes = 32u << 20;
   uint64_t max_header_bytes = 64u << 10;
   int64_t max_connections = 8192;
-  int64_t read_timeout_s = 60;       // for a request's header and again for its body
-  int64_t write_timeout_s = 120;     // without the client taking a single byte
-  int64_t idle_timeout_s = 600;      // between requests; clients reuse connections for minutes
+  int64_t read_timeout_s = 60;           // for a request's header and again for its body
+  int64_t write_timeout_s = 120;         // without the client taking a single byte
+  int64_t idle_timeout_s = 600;          // between requests; clients reuse connections for minutes
   uint64_t max_unsent_bytes = 4u << 20;  // of a stream that the client does not read
 };
 

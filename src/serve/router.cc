@@ -18,7 +18,7 @@ struct Route {
   std::string_view method;  // "GET" is also HEAD
   Answer answer;
   Generate generate;
-  bool open;                // needs no key
+  bool open;  // needs no key
 };
 
 constexpr Route kRoutes[] = {
@@ -57,7 +57,9 @@ const Route* FindRoute(std::string_view path) {
   return nullptr;
 }
 
-bool IsModelPath(std::string_view path) { return path.size() > kModelPrefix.size() && path.starts_with(kModelPrefix); }
+bool IsModelPath(std::string_view path) {
+  return path.size() > kModelPrefix.size() && path.starts_with(kModelPrefix);
+}
 
 bool MethodAllowed(std::string_view allowed, std::string_view method) {
   return method == allowed || (allowed == "GET" && method == "HEAD");
@@ -67,24 +69,26 @@ HttpResponse Preflight(const HttpRequest& request) {
   HttpResponse response{.status = 200, .content_type = "", .body = ""};
   const std::string_view wanted = request.Header("access-control-request-headers");
   response.headers.emplace_back("Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS");
-  response.headers.emplace_back("Access-Control-Allow-Headers",
-                                wanted.empty() ? "Authorization, Content-Type, X-Api-Key, X-Request-Id" : std::string(wanted));
+  response.headers.emplace_back(
+      "Access-Control-Allow-Headers",
+      wanted.empty() ? "Authorization, Content-Type, X-Api-Key, X-Request-Id" : std::string(wanted));
   response.headers.emplace_back("Access-Control-Max-Age", "86400");
   return response;
 }
 
 HttpResponse NotFound(const HttpRequest& request) {
-  return ErrorResponse({.status = 404,
-                        .message = fmt::format("There is no {} {} here; see the list of endpoints in the documentation.",
-                                               request.method, request.path),
-                        .code = "not_found"});
+  return ErrorResponse(
+      {.status = 404,
+       .message = fmt::format("There is no {} {} here; see the list of endpoints in the documentation.",
+                              request.method, request.path),
+       .code = "not_found"});
 }
 
 HttpResponse WrongMethod(const HttpRequest& request, std::string_view allowed) {
-  HttpResponse response = ErrorResponse(
-      {.status = 405,
-       .message = fmt::format("{} takes {}, not {}.", request.path, allowed, request.method),
-       .code = "method_not_allowed"});
+  HttpResponse response =
+      ErrorResponse({.status = 405,
+                     .message = fmt::format("{} takes {}, not {}.", request.path, allowed, request.method),
+                     .code = "method_not_allowed"});
   response.headers.emplace_back("Allow", allowed == "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS");
   return response;
 }
@@ -92,7 +96,8 @@ HttpResponse WrongMethod(const HttpRequest& request, std::string_view allowed) {
 HttpResponse WrongKey() {
   HttpResponse response = ErrorResponse(
       {.status = 401,
-       .message = "No valid API key was given; send one of this server's keys as 'Authorization: Bearer KEY'.",
+       .message =
+           "No valid API key was given; send one of this server's keys as 'Authorization: Bearer KEY'.",
        .code = "invalid_api_key"});
   response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
@@ -112,19 +117,22 @@ std::optional<HttpResponse> Router::Admit(HttpRequest& request) const {
   if (route == nullptr && !IsModelPath(path)) return NotFound(request);
   const std::string_view allowed = route != nullptr ? route->method : "GET";
   if (!MethodAllowed(allowed, request.method)) return WrongMethod(request, allowed);
-  if (route != nullptr && route->generate != nullptr && context_->draining) return ErrorResponse(DrainingError());
+  if (route != nullptr && route->generate != nullptr && context_->draining)
+    return ErrorResponse(DrainingError());
   const std::string_view encoding = request.Header("content-encoding");
   if (!encoding.empty() && encoding != "identity") {
-    return ErrorResponse({.status = 415,
-                          .message = fmt::format("The content encoding '{}' is not known; send the body as it is.", encoding),
-                          .code = "unsupported_encoding"});
+    return ErrorResponse(
+        {.status = 415,
+         .message = fmt::format("The content encoding '{}' is not known; send the body as it is.", encoding),
+         .code = "unsupported_encoding"});
   }
   return std::nullopt;
 }
 
 void Router::Handle(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) const {
   const auto respond = [&](HttpResponse response) {
-    exchange->Post([exchange, response = std::move(response)]() mutable { exchange->Respond(std::move(response)); });
+    exchange->Post(
+        [exchange, response = std::move(response)]() mutable { exchange->Respond(std::move(response)); });
   };
   try {
     const std::string_view path = NormalPath(request.path);

@@ -10,7 +10,8 @@ void DeclareTokenizeFields(Fields& fields, TokenizeParams& params) {
   fields.String("prompt", &params.prompt, "text; answered with tokens, count and max_model_len");
   fields.String("content", &params.content, "text; answered with tokens alone");
   DeclareChatPromptFields(fields, params.chat);
-  fields.Bool("add_special_tokens", &params.add_special_tokens, "begin with BOS where the model wants it (with prompt)");
+  fields.Bool("add_special_tokens", &params.add_special_tokens,
+              "begin with BOS where the model wants it (with prompt)");
   fields.Bool("add_special", &params.add_special, "the same (with content)");
   fields.Bool("parse_special", &params.parse_special, "control tokens in the text are recognised");
   fields.Bool("with_pieces", &params.with_pieces, "tokens as objects with id and piece");
@@ -52,8 +53,9 @@ ApiResult<std::vector<int32_t>> TokenizeText(const ServeContext& context, const 
   bool add_special = is_content ? params.add_special : params.add_special_tokens;
   if (fields.Has("add_special")) add_special = params.add_special;
   if (fields.Has("add_special_tokens")) add_special = params.add_special_tokens;
-  return context.backend->tokenizer().Encode(is_content ? params.content : params.prompt,
-                                             {.add_special = add_special, .parse_special = params.parse_special});
+  return context.backend->tokenizer().Encode(
+      is_content ? params.content : params.prompt,
+      {.add_special = add_special, .parse_special = params.parse_special});
 }
 
 }  // namespace
@@ -95,9 +97,11 @@ HttpResponse HandleDetokenize(ServeContext& context, const HttpRequest& request)
   DeclareDetokenizeFields(fields, params);
   if (ApiStatus status = fields.Read(request.body); !status) return ErrorResponse(status.error());
   if (!fields.Has("tokens")) {
-    return ErrorResponse({.message = "'tokens' is missing; send a list of token numbers.", .param = "tokens"});
+    return ErrorResponse(
+        {.message = "'tokens' is missing; send a list of token numbers.", .param = "tokens"});
   }
-  if (ApiStatus status = CheckTokens(context, params.tokens, "tokens"); !status) return ErrorResponse(status.error());
+  if (ApiStatus status = CheckTokens(context, params.tokens, "tokens"); !status)
+    return ErrorResponse(status.error());
   const std::string text = context.backend->tokenizer().Decode(params.tokens, true);
   JsonWriter json;
   json.BeginObject().Field("prompt", text).Field("content", text).EndObject();

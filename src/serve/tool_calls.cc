@@ -68,7 +68,8 @@ std::vector<OutputPiece> ToolCallParser::Push(std::string_view text) {
 
 std::vector<OutputPiece> ToolCallParser::Finish() {
   std::vector<OutputPiece> pieces;
-  const bool call = held_.starts_with(kBegin) && AddCall(pieces, std::string_view(held_).substr(kBegin.size()));
+  const bool call =
+      held_.starts_with(kBegin) && AddCall(pieces, std::string_view(held_).substr(kBegin.size()));
   if (!call) AddText(pieces, held_);
   held_.clear();
   return pieces;

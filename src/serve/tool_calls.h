@@ -1,5 +1,5 @@
-// Finds tool calls in what a model writes: the common form <tool_call>{"name": ..., "arguments": {...}}</tool_call>.
-// Anything else stays text, word for word.
+// Finds tool calls in what a model writes: the common form <tool_call>{"name": ..., "arguments":
+// {...}}</tool_call>. Anything else stays text, word for word.
 #pragma once
 
 #include <string>

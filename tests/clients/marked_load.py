@@ -275,7 +275,7 @@ def check_end(api):
     for _ in range(300):
         stats = api.call("GET", "/v1/cache/stats")
         left = {"running": stats["requests"]["running"], "waiting": stats["requests"]["waiting"],
-                "held blocks": stats["memory"]["held_blocks"]}
+                "held blocks": stats["blocks"]["held"]}
         if not any(left.values()):
             return []
         time.sleep(0.1)

@@ -1,4 +1,5 @@
-// Does the engine answer right and keep its books, whatever happens around a request? Driven step by step, no threads.
+// Does the engine answer right and keep its books, whatever happens around a request? Driven step by step, no
+// threads.
 #include "engine/core.h"
 
 #include <gtest/gtest.h>
@@ -56,7 +57,9 @@ struct Collected : RequestSink {
 class CoreTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    model_ = testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast, KvType::kF16, 2).release();
+    model_ =
+        testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast, KvType::kF16, 2)
+            .release();
   }
   static void TearDownTestSuite() {
     delete model_;
@@ -67,6 +70,12 @@ class CoreTest : public ::testing::Test {
     auto core = EngineCore::Create(model_, options, &clock_);
     EXPECT_TRUE(core.has_value()) << (core ? "" : core.error().message);
     return *std::move(core);
+  }
+  // A cache with room for about this many blocks.
+  KvCacheOptions Tight(uint64_t blocks) {
+    const uint64_t block = model_->kv_shape().BlockBytes(0);
+    const uint64_t metadata = Start({.cache = {.limit_bytes = 64 * block}})->Stats().kv.metadata_bytes;
+    return {.limit_bytes = metadata + blocks * block};
   }
   static std::vector<int32_t> Tokens(uint32_t seed, int64_t n) {
     std::mt19937 random(seed);
@@ -178,9 +187,7 @@ TEST_F(CoreTest, PreemptionChangesNothing) {
   for (uint32_t i = 0; i < 4; ++i) expected.push_back(Submit(*roomy, Greedy(Tokens(50 + i, 150), 60)));
   RunAll(*roomy);
   // Room for about two of the four.
-  const uint64_t block = model_->kv_shape().BlockBytes(0);
-  const uint64_t base = roomy->Stats().kv.metadata_bytes;
-  auto tight = Start({.cache = {.limit_bytes = base + 9 * block}});
+  auto tight = Start({.cache = Tight(9)});
   std::vector<std::shared_ptr<Collected>> got;
   for (uint32_t i = 0; i < 4; ++i) got.push_back(Submit(*tight, Greedy(Tokens(50 + i, 150), 60)));
   for (int i = 0; i < 100000 && tight->unfinished() > 0; ++i) {
@@ -193,9 +200,7 @@ TEST_F(CoreTest, PreemptionChangesNothing) {
 }
 
 TEST_F(CoreTest, RequestLargerThanTheCacheFailsInASentenceAndOthersGoOn) {
-  const uint64_t block = model_->kv_shape().BlockBytes(0);
-  auto probe = Start();
-  auto core = Start({.cache = {.limit_bytes = probe->Stats().kv.metadata_bytes + 5 * block}});
+  auto core = Start({.cache = Tight(5)});
   auto large = Submit(*core, Greedy(Tokens(6, 600), 5));
   auto small = Submit(*core, Greedy(Tokens(7, 40), 5));
   RunAll(*core);
@@ -236,7 +241,8 @@ TEST_F(CoreTest, StopTokensEndTokensAndMinTokens) {
   r.stop_tokens = {expected[3]};
   auto stopped = Submit(*core, r);
   RunAll(*core);
-  const size_t first = static_cast<size_t>(std::find(expected.begin(), expected.end(), expected[3]) - expected.begin());
+  const size_t first =
+      static_cast<size_t>(std::find(expected.begin(), expected.end(), expected[3]) - expected.begin());
   EXPECT_EQ(stopped->choices[0].tokens.size(), first + 1) << "the stop token is reported";
   EXPECT_EQ(stopped->choices[0].reason, FinishReason::kStop);
   r.min_tokens = static_cast<int64_t>(first) + 3;
@@ -315,7 +321,8 @@ TEST_F(CoreTest, MissesAreExplained) {
   EXPECT_EQ(theirs->usage->cached_tokens, 0);
 }
 
-// Random requests of all sorts with cancellations in a tight cache: every greedy answer equals the one given alone.
+// Random requests of all sorts with cancellations in a tight cache: every greedy answer equals the one given
+// alone.
 TEST_F(CoreTest, RandomLoadGivesEveryoneTheirOwnAnswer) {
   std::map<uint32_t, Collected::Choice> alone;
   const auto prompt_of = [](uint32_t kind) {
@@ -329,11 +336,9 @@ TEST_F(CoreTest, RandomLoadGivesEveryoneTheirOwnAnswer) {
     RunAll(*core);
     alone[kind] = sink->choices[0];
   }
-  const uint64_t block = model_->kv_shape().BlockBytes(0);
   std::mt19937 random(3);
   for (int round = 0; round < 4; ++round) {
-    auto core = Start({.max_running = 6, .max_batch_rows = 48,
-                       .cache = {.limit_bytes = Start()->Stats().kv.metadata_bytes + 12 * block}});
+    auto core = Start({.max_running = 6, .max_batch_rows = 48, .cache = Tight(12)});
     std::vector<std::pair<uint32_t, std::shared_ptr<Collected>>> sinks;
     for (int i = 0; i < 60; ++i) {
       const uint32_t kind = random() % 8;

@@ -35,7 +35,8 @@ Request Simple(int32_t first, int64_t n, int64_t max_tokens) {
 class EngineTest : public ::testing::Test {
  protected:
   std::unique_ptr<Engine> Start(EngineOptions options = {}) {
-    auto model = testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast, KvType::kF16, 2);
+    auto model = testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast,
+                                    KvType::kF16, 2);
     return *Engine::Create(std::move(model), options, &clock_);
   }
   SystemClock clock_;

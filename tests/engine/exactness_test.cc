@@ -1,5 +1,5 @@
-// Warm equals cold, bit for bit: a row's logits do not depend on how the work was cut, on who shared the batch, on the
-// number of threads, on what came from the cache, nor on having been interrupted.
+// Warm equals cold, bit for bit: a row's logits do not depend on how the work was cut, on who shared the
+// batch, on the number of threads, on what came from the cache, nor on having been interrupted.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -48,13 +48,15 @@ struct Case {
   KvType kv;
 };
 std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.model << (c.math == MathMode::kFast ? " fast" : " f32") << (c.kv == KvType::kF16 ? " f16" : " f32");
+  return out << c.model << (c.math == MathMode::kFast ? " fast" : " f32")
+             << (c.kv == KvType::kF16 ? " f16" : " f32");
 }
 
 class Exactness : public ::testing::TestWithParam<Case> {
  protected:
   std::unique_ptr<Model> Load(int threads) {
-    return LoadModel(DataPath("models/" + std::string(GetParam().model) + ".gguf"), GetParam().math, GetParam().kv, threads);
+    return LoadModel(DataPath("models/" + std::string(GetParam().model) + ".gguf"), GetParam().math,
+                     GetParam().kv, threads);
   }
 };
 
@@ -89,7 +91,8 @@ TEST_P(Exactness, AnyBatchOfStrangers) {
   for (int round = 0; round < 3; ++round) {
     ModelSession session(model.get());
     std::vector<ModelSession::Run> runs;
-    for (const auto& text : texts) runs.push_back(session.Open(text, true, round == 2 ? std::to_string(runs.size()) : "t"));
+    for (const auto& text : texts)
+      runs.push_back(session.Open(text, true, round == 2 ? std::to_string(runs.size()) : "t"));
     for (;;) {
       std::vector<ModelSession::Run*> active;
       std::vector<int64_t> counts;
@@ -97,12 +100,16 @@ TEST_P(Exactness, AnyBatchOfStrangers) {
         const int64_t left = static_cast<int64_t>(run.tokens.size()) - run.computed;
         if (left == 0 || random() % 4 == 0) continue;
         active.push_back(&run);
-        counts.push_back(1 + static_cast<int64_t>(random() % static_cast<uint32_t>(std::min<int64_t>(left, 90))));
+        counts.push_back(1 +
+                         static_cast<int64_t>(random() % static_cast<uint32_t>(std::min<int64_t>(left, 90))));
       }
-      if (active.empty() && std::ranges::all_of(runs, [](const auto& r) { return r.computed == std::ssize(r.tokens); })) break;
+      if (active.empty() &&
+          std::ranges::all_of(runs, [](const auto& r) { return r.computed == std::ssize(r.tokens); }))
+        break;
       if (!active.empty()) session.Step(active, counts);
     }
-    for (size_t i = 0; i < runs.size(); ++i) ExpectSameBits(cold[i], runs[i], fmt::format("round {}, text {}", round, i));
+    for (size_t i = 0; i < runs.size(); ++i)
+      ExpectSameBits(cold[i], runs[i], fmt::format("round {}, text {}", round, i));
     EXPECT_TRUE(session.cache().CheckInvariants());
   }
 }
@@ -120,7 +127,8 @@ TEST_P(Exactness, PrefixHitAtEveryOffset) {
     auto text = base;
     text.resize(static_cast<size_t>(offset));
     for (int32_t t : RandomTokens(random, 3, model->tokenizer().size())) text.push_back(t);
-    if (offset < n && text[static_cast<size_t>(offset)] == base[static_cast<size_t>(offset)]) text[static_cast<size_t>(offset)] ^= 1;
+    if (offset < n && text[static_cast<size_t>(offset)] == base[static_cast<size_t>(offset)])
+      text[static_cast<size_t>(offset)] ^= 1;
     auto run = session.Open(text);
     EXPECT_EQ(run.computed, offset) << "divergence costs rows, not blocks";
     session.Finish(run);
@@ -144,8 +152,10 @@ TEST_P(Exactness, InterruptedAndResumed) {
   int64_t done = 0, computed = 0;
   while (done < std::ssize(tokens)) {
     auto run = session.Open(tokens);
-    EXPECT_GE(run.computed, std::min<int64_t>(done, std::ssize(tokens) - 1)) << "what was computed before is found again";
-    const int64_t count = std::min<int64_t>(1 + static_cast<int64_t>(random() % 70), std::ssize(tokens) - run.computed);
+    EXPECT_GE(run.computed, std::min<int64_t>(done, std::ssize(tokens) - 1))
+        << "what was computed before is found again";
+    const int64_t count =
+        std::min<int64_t>(1 + static_cast<int64_t>(random() % 70), std::ssize(tokens) - run.computed);
     ModelSession::Run* const runs[] = {&run};
     const int64_t counts[] = {count};
     session.Step(runs, counts);
@@ -251,13 +261,15 @@ TEST(Sharing, ThirtyTwoBranchesOfOnePrefix) {
 
   const KvShape& shape = model->kv_shape();
   uint64_t block = 0;
-  for (size_t kind = 0; kind < shape.kinds().size(); ++kind) block += shape.BlockBytes(static_cast<int>(kind));
+  for (size_t kind = 0; kind < shape.kinds().size(); ++kind)
+    block += shape.BlockBytes(static_cast<int>(kind));
   const uint64_t resident = session.cache().stats().block_bytes;
   EXPECT_LE(static_cast<double>(resident), 1.1 * static_cast<double>(one + kBranches * block));
   const uint64_t lanes = static_cast<uint64_t>(shape.layers()) * static_cast<uint64_t>(shape.kv_heads());
   const uint64_t prefix_pages = static_cast<uint64_t>(prefix_length / kPageTokens);
   // Each lane: the shared pages once, and per branch its own tail (which may begin in the middle of a block).
-  EXPECT_LE(pages, lanes * (prefix_pages + 2 * kBranches)) << "the prefix is read once, not " << kBranches << " times";
+  EXPECT_LE(pages, lanes * (prefix_pages + 2 * kBranches))
+      << "the prefix is read once, not " << kBranches << " times";
 }
 
 }  // namespace

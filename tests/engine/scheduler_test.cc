@@ -11,7 +11,8 @@
 namespace larder {
 namespace {
 
-// Rows held by running sequences may not exceed the capacity; nothing is shared and released rows are forgotten.
+// Rows held by running sequences may not exceed the capacity; nothing is shared and released rows are
+// forgotten.
 class CountingCache final : public SchedulerCache {
  public:
   explicit CountingCache(int64_t capacity) : capacity_(capacity) {}
@@ -48,7 +49,8 @@ class SchedulerTest : public ::testing::Test {
     cache_ = std::make_unique<CountingCache>(capacity);
     scheduler_ = std::make_unique<Scheduler>(options, *CreateSchedulePolicies(policy), cache_.get(), &clock_);
   }
-  ScheduledSequence* Arrive(std::vector<int32_t> tokens, int32_t priority = 0, const std::string& tenant = "t") {
+  ScheduledSequence* Arrive(std::vector<int32_t> tokens, int32_t priority = 0,
+                            const std::string& tenant = "t") {
     clock_.AdvanceNs(1000);
     tokens_.push_back(std::move(tokens));
     ScheduledSequence& s = sequences_.emplace_back();
@@ -245,7 +247,8 @@ TEST_F(SchedulerTest, RandomLoadKeepsTheInvariants) {
     int64_t arrivals = 0;
     for (int step = 0; step < 3000 && (arrivals < 60 || !target.empty()); ++step) {
       if (arrivals < 60 && random() % 4 == 0) {
-        auto* s = Arrive(Unique(1 + static_cast<int64_t>(random() % 200)), static_cast<int32_t>(random() % 3));
+        auto* s =
+            Arrive(Unique(1 + static_cast<int64_t>(random() % 200)), static_cast<int32_t>(random() % 3));
         target[s] = s->num_tokens + static_cast<int64_t>(random() % 60);
         ++arrivals;
       }

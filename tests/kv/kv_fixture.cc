@@ -14,7 +14,8 @@ uint64_t Mix(uint64_t a, uint64_t b) {
 // Integers below 2^20: exact as floats.
 struct Marks {
   Marks(uint64_t history, int layer, int head) {
-    const uint64_t lane = Mix(Mix(history, static_cast<uint64_t>(layer) + 1), static_cast<uint64_t>(head) + 101);
+    const uint64_t lane =
+        Mix(Mix(history, static_cast<uint64_t>(layer) + 1), static_cast<uint64_t>(head) + 101);
     for (int i = 0; i < kTestHeadDim; ++i) {
       k[i] = static_cast<float>(Mix(lane, static_cast<uint64_t>(2 * i)) >> 44);
       v[i] = static_cast<float>(Mix(lane, static_cast<uint64_t>(2 * i + 1)) >> 44);
@@ -96,7 +97,8 @@ int64_t KvWorld::Run(const std::string& tenant, std::span<const int32_t> tokens)
 testing::AssertionResult KvWorld::Reads(const KvSequence& sequence) const {
   const KvShape& shape = cache_->shape();
   const auto histories = Histories(sequence.tenant(), sequence.tokens());
-  if (static_cast<int64_t>(histories.size()) != sequence.length()) return testing::AssertionFailure() << "tokens";
+  if (static_cast<int64_t>(histories.size()) != sequence.length())
+    return testing::AssertionFailure() << "tokens";
   for (int layer = 0; layer < shape.layers(); ++layer) {
     const int window = shape.kinds()[static_cast<size_t>(shape.KindOf(layer))].window;
     // The last row may be run again: it sees `window` rows up to itself.
@@ -113,8 +115,8 @@ testing::AssertionResult KvWorld::Reads(const KvSequence& sequence) const {
         LoadKvRow(shape.type(), shape.head_dim(), static_cast<const std::byte*>(page.k),
                   static_cast<int>(row % kPageTokens), k, v);
         if (!std::equal(k, k + kTestHeadDim, expected.k) || !std::equal(v, v + kTestHeadDim, expected.v)) {
-          return testing::AssertionFailure() << "layer " << layer << " head " << head << " row " << row
-                                             << " is not this sequence's";
+          return testing::AssertionFailure()
+                 << "layer " << layer << " head " << head << " row " << row << " is not this sequence's";
         }
       }
     }
@@ -141,6 +143,8 @@ std::vector<int32_t> Join(std::span<const int32_t> a, std::span<const int32_t> b
   return out;
 }
 
-std::span<const int32_t> First(const std::vector<int32_t>& tokens, size_t n) { return std::span(tokens).first(n); }
+std::span<const int32_t> First(const std::vector<int32_t>& tokens, size_t n) {
+  return std::span(tokens).first(n);
+}
 
 }  // namespace larder

@@ -1,5 +1,5 @@
-// A small cache whose rows carry recognisable content: every key and value is a function of the tenant and of all tokens
-// up to the row, so reading a sequence back proves that each of its rows is its own.
+// A small cache whose rows carry recognisable content: every key and value is a function of the tenant and of
+// all tokens up to the row, so reading a sequence back proves that each of its rows is its own.
 #pragma once
 
 #include <gtest/gtest.h>

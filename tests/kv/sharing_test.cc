@@ -104,7 +104,7 @@ TEST(Sharing, TwoThatComputedTheSameBlockEndWithOne) {
   EXPECT_TRUE(world.Sound());
 }
 
-TEST(Sharing, ADoubleThatOthersHoldStaysValid) {
+TEST(Sharing, WhoeverHoldsADoubleMovesOver) {
   KvWorld world;
   const auto text = Text(1, 64);
   auto one = world.Open("a", text);
@@ -115,8 +115,13 @@ TEST(Sharing, ADoubleThatOthersHoldStaysValid) {
   ASSERT_TRUE(fork);
   ASSERT_TRUE(world.Write(*one, std::span(text).subspan(40)));
   ASSERT_TRUE(world.Write(*two, std::span(text).subspan(40)));
-  EXPECT_EQ(world.cache().stats().deduplicated_blocks, 0u);
+  EXPECT_EQ(world.cache().stats().deduplicated_blocks, 1u);
+  EXPECT_EQ(world.cache().stats().nodes, 1u);
+  EXPECT_EQ((*fork)->Page(0, 0, 0, nullptr).k, one->Page(0, 0, 0, nullptr).k);
+  EXPECT_TRUE(world.Reads(**fork));
+  EXPECT_TRUE(world.Sound());
   ASSERT_TRUE(world.Write(*two, Text(4, 100)));
+  EXPECT_EQ(world.cache().Probe("a", Join(text, Text(4, 100))), 164);
   EXPECT_TRUE(world.Reads(*two));
   EXPECT_TRUE(world.Reads(**fork));
   EXPECT_TRUE(world.Sound());
@@ -220,7 +225,9 @@ TEST(Sharing, ReservedRowsAreFreedWhenNobodyWroteThem) {
 
 TEST(Sharing, SequencesThatGoOutOfScopeLetGo) {
   KvWorld world;
-  { ASSERT_TRUE(world.Write(*world.Open("a", {}), Text(1, 100))); }
+  {
+    ASSERT_TRUE(world.Write(*world.Open("a", {}), Text(1, 100)));
+  }
   EXPECT_EQ(world.cache().stats().sequences, 0u);
   EXPECT_EQ(world.cache().stats().held_blocks, 0u);
   EXPECT_EQ(world.cache().Probe("a", Text(1, 100)), 100);

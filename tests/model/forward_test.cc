@@ -1,5 +1,5 @@
-// Do the seams of the forward pass hold: hooks, rows that enter and leave at any layer, rows that do not write, lanes of
-// ragged length?
+// Do the seams of the forward pass hold: hooks, rows that enter and leave at any layer, rows that do not
+// write, lanes of ragged length?
 #include <gtest/gtest.h>
 
 #include <array>
@@ -33,14 +33,16 @@ struct CaptureState : ForwardHooks {
   void BeforeLayer(int l, std::span<const Row> rows, float* x) override {
     if (l != layer) return;
     for (size_t i = 0; i < rows.size(); ++i) {
-      states[rows[i].position].assign(x + i * static_cast<size_t>(width), x + (i + 1) * static_cast<size_t>(width));
+      states[rows[i].position].assign(x + i * static_cast<size_t>(width),
+                                      x + (i + 1) * static_cast<size_t>(width));
     }
   }
 };
 
 TEST(Forward, RowsLeaveAtALayerAndEnterThereAgain) {
   auto model = LoadModel(DataPath("models/tiny-qwen3.gguf"), MathMode::kFast, KvType::kF16, 2);
-  const int layers = static_cast<int>(model->spec().layers.size()), width = model->spec().width, cut = layers / 2;
+  const int layers = static_cast<int>(model->spec().layers.size()), width = model->spec().width,
+            cut = layers / 2;
   const auto tokens = SomeTokens(90);
   ModelSession session(model.get());
   auto whole = session.Open(tokens);
@@ -72,15 +74,18 @@ TEST(Forward, RowsLeaveAtALayerAndEnterThereAgain) {
     rows[i].leave_layer = -1;
     rows[i].wants_hidden = true;
   }
-  std::vector<float> hidden(90 * static_cast<size_t>(width)), logits(static_cast<size_t>(model->spec().vocabulary));
+  std::vector<float> hidden(90 * static_cast<size_t>(width)),
+      logits(static_cast<size_t>(model->spec().vocabulary));
   model->Forward(rows, hidden.data());
   for (size_t i : {size_t{0}, size_t{44}, size_t{89}}) {
     model->Logits(&hidden[i * static_cast<size_t>(width)], 1, logits.data());
-    EXPECT_EQ(std::memcmp(logits.data(), whole.logits[i].data(), logits.size() * sizeof(float)), 0) << "row " << i;
+    EXPECT_EQ(std::memcmp(logits.data(), whole.logits[i].data(), logits.size() * sizeof(float)), 0)
+        << "row " << i;
   }
 }
 
-// Log-sum-exp arrives with the hook and means what it says: exp(lse) is the sum over visible keys of exp(score).
+// Log-sum-exp arrives with the hook and means what it says: exp(lse) is the sum over visible keys of
+// exp(score).
 TEST(Forward, LogSumExpOfAttentionIsReported) {
   struct Hook : ForwardHooks {
     int heads, kv_heads, dim;
@@ -102,10 +107,13 @@ TEST(Forward, LogSumExpOfAttentionIsReported) {
           for (size_t j = 0; j <= r; ++j) {
             double dot = 0;
             for (int d = 0; d < dim; ++d) {
-              dot += static_cast<double>(q[(r * static_cast<size_t>(heads) + static_cast<size_t>(h)) * static_cast<size_t>(dim) +
-                                           static_cast<size_t>(d)]) *
-                     k[(j * static_cast<size_t>(kv_heads) + static_cast<size_t>(h / (heads / kv_heads))) * static_cast<size_t>(dim) +
-                       static_cast<size_t>(d)];
+              dot +=
+                  static_cast<double>(
+                      q[(r * static_cast<size_t>(heads) + static_cast<size_t>(h)) * static_cast<size_t>(dim) +
+                        static_cast<size_t>(d)]) *
+                  k[(j * static_cast<size_t>(kv_heads) + static_cast<size_t>(h / (heads / kv_heads))) *
+                        static_cast<size_t>(dim) +
+                    static_cast<size_t>(d)];
             }
             sum += std::exp(dot * static_cast<double>(scale));
           }
@@ -133,8 +141,8 @@ TEST(Forward, LogSumExpOfAttentionIsReported) {
   EXPECT_EQ(hook.checked, 70 * hook.heads);
 }
 
-// AfterQkv may change what is stored: with every value zeroed, attention contributes nothing and all positions of equal
-// token give equal logits.
+// AfterQkv may change what is stored: with every value zeroed, attention contributes nothing and all
+// positions of equal token give equal logits.
 TEST(Forward, AfterQkvMayReplaceKeysAndValues) {
   struct ZeroValues : ForwardHooks {
     int kv_width;
@@ -174,7 +182,8 @@ TEST(Rope, TableIsExactToFloat) {
   table.Grow(5000);
   const int64_t p = 4321;
   for (int i = 0; i < 4; ++i) {
-    const double angle = static_cast<double>(p) * std::pow(10000.0, -2.0 * i / 8) / spec.factors[static_cast<size_t>(i)];
+    const double angle =
+        static_cast<double>(p) * std::pow(10000.0, -2.0 * i / 8) / spec.factors[static_cast<size_t>(i)];
     EXPECT_EQ(table.Cosines(p)[i], static_cast<float>(std::cos(angle)));
     EXPECT_EQ(table.Sines(p)[i], static_cast<float>(std::sin(angle)));
   }

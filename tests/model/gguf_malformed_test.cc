@@ -236,11 +236,27 @@ TEST(GgufMalformedTest, TensorsShareNoBytes) {
 
 TEST(GgufMalformedTest, ShapesThatOverflowAreNotCounted) {
   const uint64_t big = uint64_t{1} << 32;
-  for (const std::vector<uint64_t>& shape : std::vector<std::vector<uint64_t>>{
-           {big, big}, {1 << 21, 1 << 21, 1 << 21, 2}, {kMost}, {32, kMost / 2}, {uint64_t{1} << 62, 1}}) {
+  for (const std::vector<uint64_t>& shape :
+       std::vector<std::vector<uint64_t>>{{big, big},
+                                          {1 << 21, 1 << 21, 1 << 21, 2},
+                                          {kMost},
+                                          {32, kMost / 2},
+                                          {uint64_t{1} << 62, 1},
+                                          {uint64_t{1} << 31, uint64_t{1} << 31}}) {
     GgufWriter writer;
     writer.Tensor("some.tensor", shape, TensorType::kF32, std::vector<uint8_t>(64));
     ExpectError(writer.Build(), {"\"some.tensor\""}, "a shape of " + std::to_string(shape.size()));
+  }
+}
+
+// A length that cannot be is refused before anything is allocated for it.
+TEST(GgufMalformedTest, ArrayLengthsAreCheckedAgainstWhatFollows) {
+  GgufWriter writer = Sample();
+  const Bytes whole = writer.Build();
+  for (const Field& field : writer.fields()) {
+    if (field.kind != Kind::kCount || !field.in_array) continue;
+    ExpectError(With(whole, field, whole.size()), {"length of the array of key \"" + field.name + "\""},
+                field.name);
   }
 }
 

@@ -45,7 +45,7 @@ std::string PathOf(const std::string& name) {
   if (name == "smollm2") return Environment("LARDER_SMOLLM2");
   if (name == "gemma3") return Environment("LARDER_GEMMA3");
   const std::string folder = Environment("LARDER_TEST_DATA_DIR");
-  return folder.empty() ? "" : folder + "/models/ggml-vocab-" + name + ".gguf";
+  return folder.empty() ? "" : folder + "/vocabularies/ggml-vocab-" + name + ".gguf";
 }
 
 std::vector<std::string> SplitAt(const std::string& text, const std::string& separator) {
@@ -113,11 +113,22 @@ class Strings {
   uint64_t state_ = 0;
 };
 
+// Gemma's tokens for runs of spaces match U+2581 in the original and spaces in GGUF, so neither sees a
+// U+2581.
+std::string TextFor(const std::string& name, Strings* strings, uint64_t index) {
+  std::string text = strings->Make(index);
+  if (name != "gemma3") return text;
+  for (size_t at; (at = text.find("\u2581")) != text.npos;) text.erase(at, 3);
+  return text;
+}
+
 // The digest of one chunk of strings: for each, the number of ids and the ids, 32 bits each, little endian.
-std::string DigestOf(const Tokenizer& tokenizer, Strings* strings, uint64_t first, uint64_t count) {
+std::string DigestOf(const std::string& name, const Tokenizer& tokenizer, Strings* strings, uint64_t first,
+                     uint64_t count) {
   std::vector<int32_t> all;
   for (uint64_t i = first; i < first + count; ++i) {
-    const auto ids = tokenizer.Encode(strings->Make(i), {.add_special = false, .parse_special = false});
+    const auto ids =
+        tokenizer.Encode(TextFor(name, strings, i), {.add_special = false, .parse_special = false});
     all.push_back(static_cast<int32_t>(ids.size()));
     all.insert(all.end(), ids.begin(), ids.end());
   }
@@ -142,7 +153,7 @@ TEST_P(TokenizerGolden, AgreesOnGeneratedStrings) {
   Strings strings;
   int wrong = 0;
   for (uint64_t i = 0; i < digests.size() && wrong < 5; ++i) {
-    if (DigestOf(*loaded.tokenizer, &strings, i * chunk, chunk) == digests[i]) continue;
+    if (DigestOf(GetParam(), *loaded.tokenizer, &strings, i * chunk, chunk) == digests[i]) continue;
     ++wrong;
     ADD_FAILURE() << GetParam() << ": strings " << i * chunk << " to " << (i + 1) * chunk - 1
                   << " differ; scripts/goldens/tokenizer.py --show prints what is expected of one";
@@ -151,9 +162,8 @@ TEST_P(TokenizerGolden, AgreesOnGeneratedStrings) {
 
 INSTANTIATE_TEST_SUITE_P(Vocabularies, TokenizerGolden,
                          testing::Values("smollm2", "gemma3", "llama-bpe", "qwen2", "qwen35", "gpt-2", "mpt",
-                                         "falcon", "starcoder", "refact", "command-r", "deepseek-llm",
-                                         "deepseek-coder", "llama-spm", "baichuan", "gemma-4",
-                                         "nomic-bert-moe"),
+                                         "falcon", "starcoder", "refact", "command-r", "deepseek-coder",
+                                         "llama-spm", "baichuan", "gemma-4", "nomic-bert-moe"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -167,7 +177,7 @@ TEST(TokenizerVocabularies, AgreeWithPublishedIds) {
     GTEST_SKIP() << "LARDER_TEST_DATA_DIR is not set: run scripts/test, or scripts/test_data";
   const std::set<std::string> unsupported = {"ggml-vocab-bert-bge.gguf"};  // WordPiece, an embedding model
   int vocabularies = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder + "/models")) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder + "/vocabularies")) {
     const std::string path = entry.path().string(), name = entry.path().filename().string();
     if (!name.ends_with(".gguf") || !std::filesystem::exists(path + ".inp") || unsupported.contains(name))
       continue;
@@ -195,7 +205,7 @@ TEST(TokenizerVocabularies, RefusesWordPieceByName) {
   const std::string folder = Environment("LARDER_TEST_DATA_DIR");
   if (folder.empty())
     GTEST_SKIP() << "LARDER_TEST_DATA_DIR is not set: run scripts/test, or scripts/test_data";
-  auto file = GgufFile::Open(folder + "/models/ggml-vocab-bert-bge.gguf");
+  auto file = GgufFile::Open(folder + "/vocabularies/ggml-vocab-bert-bge.gguf");
   ASSERT_TRUE(file.has_value());
   auto tokenizer = Tokenizer::Load(**file);
   ASSERT_FALSE(tokenizer.has_value());
@@ -247,9 +257,9 @@ TEST_P(TokenizerGolden, DecodesWhatItEncoded) {
   ASSERT_NE(loaded.tokenizer, nullptr);
   Strings strings;
   for (uint64_t i = 0; i < 2000; ++i) {
-    std::string text = strings.Make(i);
+    const std::string text = strings.Make(i);
     // The word marker itself reads back as a space.
-    if (text.find("\xE2\x96\x81") != text.npos && loaded.tokenizer->model() != "gpt2") continue;
+    if (text.find("\u2581") != text.npos && loaded.tokenizer->model() != "gpt2") continue;
     const auto ids = loaded.tokenizer->Encode(text, {.add_special = false});
     ASSERT_EQ(loaded.tokenizer->Decode(ids, true), text) << i;
   }

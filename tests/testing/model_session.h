@@ -64,8 +64,8 @@ class ModelSession {
     return run;
   }
 
-  // One forward call over the next rows of several runs: counts[i] rows of runs[i]. Keeps the logits of every row that was
-  // computed when `all_logits`, else those of each run's last row.
+  // One forward call over the next rows of several runs: counts[i] rows of runs[i]. Keeps the logits of every
+  // row that was computed when `all_logits`, else those of each run's last row.
   void Step(std::span<Run* const> runs, std::span<const int64_t> counts, bool all_logits = true) {
     std::vector<Row> rows;
     std::vector<std::pair<Run*, int64_t>> wanted;
@@ -84,7 +84,8 @@ class ModelSession {
         if (row.wants_hidden) wanted.emplace_back(&run, p);
       }
     }
-    const size_t width = static_cast<size_t>(model_->spec().width), vocabulary = static_cast<size_t>(model_->spec().vocabulary);
+    const size_t width = static_cast<size_t>(model_->spec().width),
+                 vocabulary = static_cast<size_t>(model_->spec().vocabulary);
     std::vector<float> hidden(wanted.size() * width);
     model_->Forward(rows, hidden.data());
     constexpr size_t kPiece = 32;
@@ -94,14 +95,17 @@ class ModelSession {
       model_->Logits(&hidden[i * width], static_cast<int>(n), logits.data());
       for (size_t j = 0; j < n; ++j) {
         wanted[i + j].first->logits[static_cast<size_t>(wanted[i + j].second)].assign(
-            logits.begin() + static_cast<ptrdiff_t>(j * vocabulary), logits.begin() + static_cast<ptrdiff_t>((j + 1) * vocabulary));
+            logits.begin() + static_cast<ptrdiff_t>(j * vocabulary),
+            logits.begin() + static_cast<ptrdiff_t>((j + 1) * vocabulary));
       }
     }
     for (size_t i = 0; i < runs.size(); ++i) {
       Run& run = *runs[i];
       const int64_t end = run.computed + counts[i], length = run.kv->length();
       if (end > length) {
-        cache_->Publish(*run.kv, std::span(run.tokens).subspan(static_cast<size_t>(length), static_cast<size_t>(end - length)));
+        cache_->Publish(
+            *run.kv,
+            std::span(run.tokens).subspan(static_cast<size_t>(length), static_cast<size_t>(end - length)));
       }
       run.computed = end;
     }
@@ -111,7 +115,8 @@ class ModelSession {
   void Finish(Run& run, int64_t chunk = 512, bool all_logits = true) {
     Run* const runs[] = {&run};
     while (run.computed < static_cast<int64_t>(run.tokens.size())) {
-      const int64_t counts[] = {std::min<int64_t>(chunk, static_cast<int64_t>(run.tokens.size()) - run.computed)};
+      const int64_t counts[] = {
+          std::min<int64_t>(chunk, static_cast<int64_t>(run.tokens.size()) - run.computed)};
       Step(runs, counts, all_logits);
     }
   }

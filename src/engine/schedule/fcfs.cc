@@ -1,5 +1,6 @@
-// First come, first served: the oldest waiting sequence is admitted next, the youngest running one is preempted first. A
-// preempted sequence keeps its arrival time, so the two rules agree and nobody is thrown out right after being chosen.
+// First come, first served: the oldest waiting sequence is admitted next, the youngest running one is
+// preempted first. A preempted sequence keeps its arrival time, so the two rules agree and nobody is thrown
+// out right after being chosen.
 #include <algorithm>
 
 #include "base/params.h"

@@ -1,15 +1,17 @@
-// The scheduling policies: one line each. The line declares the function of engine/schedule/<name>.cc and lists it.
+// The scheduling policies: one line each. The line declares the function of engine/schedule/<name>.cc and
+// lists it.
 #include <array>
 
 #include "engine/scheduler.h"
 
-#define LARDER_SCHEDULE_POLICIES(X)                                              \
-  X("fcfs", CreateFcfs, "first come, first served")                              \
+#define LARDER_SCHEDULE_POLICIES(X)                 \
+  X("fcfs", CreateFcfs, "first come, first served") \
   X("priority", CreatePriority, "lower request priority numbers first, then fcfs")
 
 namespace larder {
 
-#define LARDER_DECLARE(name, create, help) Result<std::unique_ptr<SchedulePolicy>> create(std::string_view parameters);
+#define LARDER_DECLARE(name, create, help) \
+  Result<std::unique_ptr<SchedulePolicy>> create(std::string_view parameters);
 LARDER_SCHEDULE_POLICIES(LARDER_DECLARE)
 #undef LARDER_DECLARE
 
@@ -27,7 +29,8 @@ Result<std::unique_ptr<SchedulePolicy>> CreateOne(std::string_view spec) {
   const std::string_view name = spec.substr(0, colon);
   std::string known;
   for (const SchedulePolicyEntry& entry : SchedulePolicies()) {
-    if (entry.name == name) return entry.create(colon == spec.npos ? std::string_view() : spec.substr(colon + 1));
+    if (entry.name == name)
+      return entry.create(colon == spec.npos ? std::string_view() : spec.substr(colon + 1));
     known += known.empty() ? "" : ", ";
     known += entry.name;
   }

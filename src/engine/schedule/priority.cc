@@ -1,5 +1,5 @@
-// Strict priority, lower numbers first; among equals first come, first served. The running sequence with the largest
-// (priority, arrival) is preempted first, but never for a sequence that matters less.
+// Strict priority, lower numbers first; among equals first come, first served. The running sequence with the
+// largest (priority, arrival) is preempted first, but never for a sequence that matters less.
 #include <algorithm>
 #include <tuple>
 

@@ -26,7 +26,8 @@ Result<std::unique_ptr<EvictPolicy>> CreateEvictPolicy(std::string_view spec) {
   std::string known;
   for (const EvictPolicyEntry& entry : kPolicies) {
     if (entry.name == name) return entry.create(parameters);
-    known += (known.empty() ? "" : ", ") + std::string(entry.name);
+    if (!known.empty()) known += ", ";
+    known += entry.name;
   }
   return Fail(ErrorKind::kInvalid, "unknown eviction policy \"{}\"; known are {}", name, known);
 }

@@ -13,8 +13,8 @@ Result<int64_t> UniformInt(const GgufFile& file, const std::string& key, int64_t
   if (!list || list->empty()) return file.Int(key, min, max);
   for (int64_t value : *list) {
     if (value != list->front()) {
-      return Fail(ErrorKind::kUnsupported, "{} differs between layers ({} and {}), which is not supported", key,
-                  list->front(), value);
+      return Fail(ErrorKind::kUnsupported, "{} differs between layers ({} and {}), which is not supported",
+                  key, list->front(), value);
     }
   }
   if (list->front() < min || list->front() > max) {
@@ -33,10 +33,12 @@ Status ReadRope(const GgufFile& file, const std::string& prefix, ModelSpec& spec
   if (scaling == "linear") {
     rope.scale = file.FloatOr(prefix + "rope.scaling.factor", 1.0);
     if (!(rope.scale > 0.0) || !std::isfinite(rope.scale)) {
-      return Fail(ErrorKind::kInvalid, "{}rope.scaling.factor is {}; expected a positive number", prefix, rope.scale);
+      return Fail(ErrorKind::kInvalid, "{}rope.scaling.factor is {}; expected a positive number", prefix,
+                  rope.scale);
     }
   } else if (scaling != "none") {
-    return Fail(ErrorKind::kUnsupported, "{}rope.scaling.type is '{}'; known are none and linear", prefix, scaling);
+    return Fail(ErrorKind::kUnsupported, "{}rope.scaling.type is '{}'; known are none and linear", prefix,
+                scaling);
   }
   if (file.FindTensor("rope_freqs.weight") != nullptr) {
     LARDER_ASSIGN(const GgufTensor* factors, file.Tensor("rope_freqs.weight", {spec.rotary_dim / 2}));
@@ -44,7 +46,8 @@ Status ReadRope(const GgufFile& file, const std::string& prefix, ModelSpec& spec
     DequantizeRow(factors->format->type, factors->data, spec.rotary_dim / 2, rope.factors.data());
     for (float f : rope.factors) {
       if (!(f > 0.0f) || !std::isfinite(f)) {
-        return Fail(ErrorKind::kInvalid, "rope_freqs.weight holds {}; every factor must be a positive number", f);
+        return Fail(ErrorKind::kInvalid, "rope_freqs.weight holds {}; every factor must be a positive number",
+                    f);
       }
     }
   }
@@ -68,24 +71,29 @@ Result<ModelSpec> DescribeCommon(const GgufFile& file) {
     LARDER_ASSIGN(kv_heads, UniformInt(file, prefix + "attention.head_count_kv", 1, 1024));
   }
   if (heads % kv_heads != 0) {
-    return Fail(ErrorKind::kInvalid, "{}attention.head_count {} is no multiple of head_count_kv {}", prefix, heads, kv_heads);
+    return Fail(ErrorKind::kInvalid, "{}attention.head_count {} is no multiple of head_count_kv {}", prefix,
+                heads, kv_heads);
   }
   const int64_t head_dim = file.IntOr(prefix + "attention.key_length", width / heads);
   if (head_dim < 2 || head_dim > 512 || head_dim % 2 != 0) {
-    return Fail(ErrorKind::kUnsupported, "{}attention.key_length is {}; expected an even number up to 512", prefix, head_dim);
+    return Fail(ErrorKind::kUnsupported, "{}attention.key_length is {}; expected an even number up to 512",
+                prefix, head_dim);
   }
   const int64_t value_dim = file.IntOr(prefix + "attention.value_length", head_dim);
   if (value_dim != head_dim) {
-    return Fail(ErrorKind::kUnsupported, "{}attention.value_length {} differs from key_length {}", prefix, value_dim, head_dim);
+    return Fail(ErrorKind::kUnsupported, "{}attention.value_length {} differs from key_length {}", prefix,
+                value_dim, head_dim);
   }
   const int64_t rotary = file.IntOr(prefix + "rope.dimension_count", head_dim);
   if (rotary < 2 || rotary > head_dim || rotary % 2 != 0) {
-    return Fail(ErrorKind::kInvalid, "{}rope.dimension_count is {}; expected an even number up to {}", prefix, rotary, head_dim);
+    return Fail(ErrorKind::kInvalid, "{}rope.dimension_count is {}; expected an even number up to {}", prefix,
+                rotary, head_dim);
   }
   LARDER_ASSIGN(spec.context, file.Int(prefix + "context_length", 1, int64_t{1} << 30));
   const double eps = file.FloatOr(prefix + "attention.layer_norm_rms_epsilon", 1e-5);
   if (!(eps >= 0.0 && eps < 1.0)) {
-    return Fail(ErrorKind::kInvalid, "{}attention.layer_norm_rms_epsilon is {}; expected 0 to 1", prefix, eps);
+    return Fail(ErrorKind::kInvalid, "{}attention.layer_norm_rms_epsilon is {}; expected 0 to 1", prefix,
+                eps);
   }
   const GgufTensor* embedding = file.FindTensor("token_embd.weight");
   if (embedding == nullptr) return Fail(ErrorKind::kInvalid, "tensor token_embd.weight is missing");

@@ -5,8 +5,8 @@
 
 namespace larder {
 
-// Fills sizes, norms and one rotary embedding from `<architecture>.*`, checks their ranges and that they fit together.
-// Layers are full-attention; the caller changes what its architecture does differently.
+// Fills sizes, norms and one rotary embedding from `<architecture>.*`, checks their ranges and that they fit
+// together. Layers are full-attention; the caller changes what its architecture does differently.
 Result<ModelSpec> DescribeCommon(const GgufFile& file);
 
 }  // namespace larder

@@ -1,6 +1,6 @@
-// Gemma 3: five of six layers see a sliding window and rotate with base 10,000; the sixth sees everything with the
-// file's base. Heads of Q and K are normed, norms stand after attention and feed-forward too, the embedding is scaled by
-// sqrt(width) and serves as the head. The file's norm weights include Gemma's "+ 1".
+// Gemma 3: five of six layers see a sliding window and rotate with base 10,000; the sixth sees everything
+// with the file's base. Heads of Q and K are normed, norms stand after attention and feed-forward too, the
+// embedding is scaled by sqrt(width) and serves as the head. The file's norm weights include Gemma's "+ 1".
 #include <cmath>
 
 #include "model/arch/common.h"
@@ -12,8 +12,10 @@ Result<ModelSpec> DescribeGemma3(const GgufFile& file) {
   constexpr double kLocalBase = 10000.0;
   LARDER_ASSIGN(ModelSpec spec, DescribeCommon(file));
   LARDER_ASSIGN(const int64_t window, file.Int("gemma3.attention.sliding_window", 1, int64_t{1} << 30));
-  if (file.FloatOr("gemma3.final_logit_softcapping", 0.0) > 0.0 || file.FloatOr("gemma3.attn_logit_softcapping", 0.0) > 0.0) {
-    return Fail(ErrorKind::kUnsupported, "gemma3.*_logit_softcapping is set; soft-capped logits are not supported");
+  if (file.FloatOr("gemma3.final_logit_softcapping", 0.0) > 0.0 ||
+      file.FloatOr("gemma3.attn_logit_softcapping", 0.0) > 0.0) {
+    return Fail(ErrorKind::kUnsupported,
+                "gemma3.*_logit_softcapping is set; soft-capped logits are not supported");
   }
   spec.qk_norm = true;
   spec.post_norms = true;

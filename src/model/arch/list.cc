@@ -1,4 +1,5 @@
-// The architectures Larder knows: one line each. The line declares the function of model/arch/<name>.cc and lists it.
+// The architectures Larder knows: one line each. The line declares the function of model/arch/<name>.cc and
+// lists it.
 #include <array>
 
 #include "model/spec.h"

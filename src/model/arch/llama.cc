@@ -1,5 +1,6 @@
-// Llama 1 to 3, Mistral, SmolLM2 and the many models of their shape. Facts: GGUF keeps Q and K rows ordered for rotary
-// pairs that lie side by side; Llama 3's frequency scaling arrives as the tensor rope_freqs.weight.
+// Llama 1 to 3, Mistral, SmolLM2 and the many models of their shape. Facts: GGUF keeps Q and K rows ordered
+// for rotary pairs that lie side by side; Llama 3's frequency scaling arrives as the tensor
+// rope_freqs.weight.
 #include "model/arch/common.h"
 
 namespace larder {

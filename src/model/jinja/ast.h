@@ -1,5 +1,5 @@
-// The parsed template. One node type for expressions and one for statements; the comment at each kind says which fields
-// it uses. Trees are at most kMaxTreeDepth deep, so that recursion over them is safe.
+// The parsed template. One node type for expressions and one for statements; the comment at each kind says
+// which fields it uses. Trees are at most kMaxTreeDepth deep, so that recursion over them is safe.
 #pragma once
 
 #include <memory>

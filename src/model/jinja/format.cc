@@ -50,7 +50,8 @@ std::string Pad(std::string_view text, const Spec& spec, char own_align) {
   };
   if (align == '<') return std::string(text) + fill(missing);
   if (align == '^') return fill(missing / 2) + std::string(text) + fill(missing - missing / 2);
-  const size_t sign = align == '=' && (text.starts_with('-') || text.starts_with('+') || text.starts_with(' ')) ? 1 : 0;
+  const size_t sign =
+      align == '=' && (text.starts_with('-') || text.starts_with('+') || text.starts_with(' ')) ? 1 : 0;
   return std::string(text.substr(0, sign)) + fill(missing) + std::string(text.substr(sign));
 }
 
@@ -69,7 +70,10 @@ std::string WithThousands(std::string digits) {
 }
 
 Result<std::string> FormatInteger(Int value, const Spec& spec) {
-  const unsigned base = spec.type == 'x' || spec.type == 'X' ? 16 : spec.type == 'o' ? 8 : spec.type == 'b' ? 2 : 10;
+  const unsigned base = spec.type == 'x' || spec.type == 'X' ? 16
+                        : spec.type == 'o'                   ? 8
+                        : spec.type == 'b'                   ? 2
+                                                             : 10;
   unsigned __int128 rest = value;
   if (value < 0) rest = -rest;
   std::string digits;
@@ -104,7 +108,8 @@ std::string Shortened(std::string text, const Spec& spec) {
   return text;
 }
 
-// -- "..." % values ----------------------------------------------------------------------------------------------------
+// -- "..." % values
+// ----------------------------------------------------------------------------------------------------
 
 class PercentFormatter {
  public:
@@ -236,14 +241,15 @@ Result<std::string> PercentFormatter::Run() {
     out += text;
   }
   const bool is_tuple = values_.Is(Kind::kSequence) && values_.sequence()->type == SequenceType::kTuple;
-  const bool may_rest = by_name_ || values_.Is(Kind::kDict) || (values_.Is(Kind::kSequence) && !is_tuple);
+  const bool may_rest = by_name_ || values_.Is(Kind::kDict) || values_.Is(Kind::kUndefined) || (values_.Is(Kind::kSequence) && !is_tuple);
   if (!may_rest && next_ < (is_tuple ? values_.sequence()->items.size() : 1)) {
     return Bad("there are more values than conversions");
   }
   return out;
 }
 
-// -- "...".format(...) -------------------------------------------------------------------------------------------------
+// -- "...".format(...)
+// -------------------------------------------------------------------------------------------------
 
 Result<Spec> ParseBraceSpec(std::string_view text) {
   Spec spec;
@@ -285,14 +291,16 @@ Result<std::string> FormatField(const Value& value, std::string_view spec_text) 
   if (spec_text.empty()) return Str(value);
   LARDER_ASSIGN(Spec spec, ParseBraceSpec(spec_text));
   if (value.Is(Kind::kText)) {
-    if ((spec.type != 0 && spec.type != 's') || spec.align == '=' || spec.sign || spec.alternate || spec.thousands) {
+    if ((spec.type != 0 && spec.type != 's') || spec.align == '=' || spec.sign || spec.alternate ||
+        spec.thousands) {
       return Bad("the specification '{}' does not fit a text", spec_text);
     }
     return Pad(Shortened(std::string(value.text()), spec), spec, '<');
   }
   if (!value.IsNumber()) return Bad("a value of type '{}' takes no specification", value.TypeName());
   if (spec.precision > kMaxPrecision) return Bad("a precision above {} is not supported", kMaxPrecision);
-  const bool float_type = std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos && spec.type != 0;
+  const bool float_type =
+      std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos && spec.type != 0;
   if (value.IsIntegral() && !float_type) {
     if (spec.type == 's' || spec.precision >= 0 || (spec.thousands && spec.type != 0 && spec.type != 'd')) {
       return Bad("the specification '{}' does not fit an integer", spec_text);
@@ -324,7 +332,8 @@ class BraceFormatter {
 
 Result<const Value*> BraceFormatter::Find(std::string_view name) {
   if (name.find_first_of(".[") != std::string_view::npos) {
-    return Fail(ErrorKind::kUnsupported, "the field '{{{}}}' of a format is not supported; only names and numbers are", name);
+    return Fail(ErrorKind::kUnsupported,
+                "the field '{{{}}}' of a format is not supported; only names and numbers are", name);
   }
   const auto number = name.empty() ? std::nullopt : ParseInt(name, 10);
   if (name.empty() || number) {
@@ -343,7 +352,8 @@ Result<const Value*> BraceFormatter::Find(std::string_view name) {
 }
 
 Result<std::string> BraceFormatter::Field(std::string_view field) {
-  if (field.find('{') != std::string_view::npos) return Bad("fields inside a specification are not supported");
+  if (field.find('{') != std::string_view::npos)
+    return Bad("fields inside a specification are not supported");
   const size_t name_end = std::min(field.find_first_of("!:"), field.size());
   LARDER_ASSIGN(const Value* value, Find(field.substr(0, name_end)));
   std::string_view rest = field.substr(name_end);

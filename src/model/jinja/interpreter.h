@@ -20,10 +20,11 @@ struct Arguments {
   std::vector<std::pair<std::string, Value>> named;
 };
 
-// The values of a function's parameters, by position; those not given are empty. kInvalid names a parameter that is
-// missing (of the first `required`), unknown, given twice, or one too many.
+// The values of a function's parameters, by position; those not given are empty. kInvalid names a parameter
+// that is missing (of the first `required`), unknown, given twice, or one too many.
 Result<std::vector<std::optional<Value>>> Bind(std::string_view function, Arguments arguments,
-                                               std::initializer_list<std::string_view> parameters, size_t required);
+                                               std::initializer_list<std::string_view> parameters,
+                                               size_t required);
 
 // Text being written, checked against the limits.
 class Output {
@@ -102,13 +103,14 @@ class Interpreter {
   Result<Flow> ExecBody(const Body& body, const ScopePtr& scope, Output* output);
   Result<Flow> Exec(const Stmt& stmt, const ScopePtr& scope, Output* output);
   Result<Flow> ExecIf(const Stmt& stmt, const ScopePtr& scope, Output* output);
-  Result<Flow> ExecFor(const Stmt& stmt, const ScopePtr& scope, const Value& iterable, int depth, Output* output);
+  Result<Flow> ExecFor(const Stmt& stmt, const ScopePtr& scope, const Value& iterable, int depth,
+                       Output* output);
   Result<Value> SelectLoopItems(const Stmt& stmt, const ScopePtr& scope, const Value& iterable);
   Result<Flow> ExecIterations(const Stmt& stmt, const ScopePtr& scope, const std::shared_ptr<LoopState>& loop,
                               Output* output);
   Status ExecOutput(const Stmt& stmt, const ScopePtr& scope, Output* output);
   Status ExecBlockFilter(const Stmt& stmt, const ScopePtr& scope, Value* result);
-  Status ExecWith(const Stmt& stmt, const ScopePtr& scope, Output* output);
+  Result<Flow> ExecWith(const Stmt& stmt, const ScopePtr& scope, Output* output);
   Status ExecMacro(const Stmt& stmt, const ScopePtr& scope);
   Status ExecCallBlock(const Stmt& stmt, const ScopePtr& scope, Output* output);
   Result<Value> NewMacro(const MacroDef& def, const ScopePtr& scope);
@@ -143,13 +145,20 @@ class Interpreter::Nested {
 bool IsFunction(std::string_view name);
 Result<Value> CallFunction(Interpreter& interpreter, std::string_view name, Arguments arguments);
 
-// Methods of text, lists and dicts (methods.cc). Which names are methods at all: also those that are refused when called.
+// Methods of text, lists and dicts (methods.cc). Which names are methods at all: also those that are refused
+// when called.
 bool IsTextMethod(std::string_view name);
 Result<Value> CallTextMethod(Heap& heap, const Value& self, std::string_view name, Arguments arguments);
 bool IsDictMethod(std::string_view name);
 Result<Value> CallDictMethod(Heap& heap, const Value& self, std::string_view name, Arguments arguments);
 bool IsSequenceMethod(SequenceType type, std::string_view name);
 Result<Value> CallSequenceMethod(Heap& heap, const Value& self, std::string_view name, Arguments arguments);
+// Shared by methods and filters of the same name. limit < 0: all. `convert`: items that are not text become
+// it.
+Result<Value> ReplaceText(Heap& heap, std::string_view text, std::string_view from, std::string_view to,
+                          Int limit);
+Result<Value> JoinTexts(Heap& heap, std::string_view separator, const std::vector<Value>& items,
+                        bool convert);
 // Names the sandbox hides because they would change the value.
 bool IsMutator(const Value& self, std::string_view name);
 

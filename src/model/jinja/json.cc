@@ -12,8 +12,8 @@
 namespace larder::jinja {
 namespace {
 
-// Builds values from the parser's events, so that key order, the difference between 1 and 1.0 and integers beyond 64 bits
-// survive, which a DOM would lose in parts.
+// Builds values from the parser's events, so that key order, the difference between 1 and 1.0 and integers
+// beyond 64 bits survive, which a DOM would lose in parts.
 class ValueBuilder : public nlohmann::json_sax<nlohmann::json> {
  public:
   bool null() override { return Add(Value::None()); }
@@ -23,7 +23,8 @@ class ValueBuilder : public nlohmann::json_sax<nlohmann::json> {
   bool number_float(number_float_t value, const string_t& text) override {
     if (text.find_first_of(".eE") != std::string::npos) return Add(Value::Float(value));
     const auto integer = ParseInt(text, 10);
-    if (!integer) return Refuse(ErrorKind::kUnsupported, "an integer of " + std::to_string(text.size()) + " digits");
+    if (!integer)
+      return Refuse(ErrorKind::kUnsupported, "an integer of " + std::to_string(text.size()) + " digits");
     return Add(Value::Integer(*integer));
   }
   bool string(string_t& text) override { return Add(Value::Constant(std::move(text))); }
@@ -67,7 +68,8 @@ class ValueBuilder : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool Open(bool is_object) {
-    if (open_.size() >= kMaxValueDepth) return Refuse(ErrorKind::kExhausted, "values that are nested too deeply");
+    if (open_.size() >= kMaxValueDepth)
+      return Refuse(ErrorKind::kExhausted, "values that are nested too deeply");
     open_.push_back(Level{is_object, {}, {}, {}});
     return true;
   }
@@ -144,16 +146,31 @@ Status JsonWriter::WriteText(std::string_view text) {
     const size_t start = at;
     const char32_t c = NextCodePoint(text, &at);
     switch (c) {
-      case '"': out_ += "\\\""; continue;
-      case '\\': out_ += "\\\\"; continue;
-      case '\n': out_ += "\\n"; continue;
-      case '\r': out_ += "\\r"; continue;
-      case '\t': out_ += "\\t"; continue;
-      case '\b': out_ += "\\b"; continue;
-      case '\f': out_ += "\\f"; continue;
-      default: break;
+      case '"':
+        out_ += "\\\"";
+        continue;
+      case '\\':
+        out_ += "\\\\";
+        continue;
+      case '\n':
+        out_ += "\\n";
+        continue;
+      case '\r':
+        out_ += "\\r";
+        continue;
+      case '\t':
+        out_ += "\\t";
+        continue;
+      case '\b':
+        out_ += "\\b";
+        continue;
+      case '\f':
+        out_ += "\\f";
+        continue;
+      default:
+        break;
     }
-    if (c < 0x20 || (style_.ascii_only && c >= 0x7F && c < 0x10000 && c != 0x7F)) {
+    if (c < 0x20 || (style_.ascii_only && c >= 0x7F && c < 0x10000)) {
       AppendEscape(c, &out_);
     } else if (style_.ascii_only && c >= 0x10000) {
       AppendEscape(0xD800 + ((c - 0x10000) >> 10), &out_);
@@ -181,12 +198,18 @@ Status JsonWriter::WriteList(const std::vector<Value>& items) {
 
 Result<std::string> JsonWriter::KeyText(const Value& key) {
   switch (key.kind()) {
-    case Kind::kText: return std::string(key.text());
-    case Kind::kInt: return IntText(key.int_value());
-    case Kind::kFloat: return JsonFloat(key.float_value());
-    case Kind::kBool: return std::string(key.bool_value() ? "true" : "false");
-    case Kind::kNone: return std::string("null");
-    default: return Fail(ErrorKind::kInvalid, "tojson: a key of type '{}' is not possible", key.TypeName());
+    case Kind::kText:
+      return std::string(key.text());
+    case Kind::kInt:
+      return IntText(key.int_value());
+    case Kind::kFloat:
+      return JsonFloat(key.float_value());
+    case Kind::kBool:
+      return std::string(key.bool_value() ? "true" : "false");
+    case Kind::kNone:
+      return std::string("null");
+    default:
+      return Fail(ErrorKind::kInvalid, "tojson: a key of type '{}' is not possible", key.TypeName());
   }
 }
 
@@ -221,20 +244,28 @@ Status JsonWriter::WriteDict(const Dict& dict) {
 Status JsonWriter::Write(const Value& value) {
   LARDER_TRY(heap_.Work());
   switch (value.kind()) {
-    case Kind::kNone: return Append("null");
-    case Kind::kBool: return Append(value.bool_value() ? "true" : "false");
-    case Kind::kInt: return Append(IntText(value.int_value()));
-    case Kind::kFloat: return Append(JsonFloat(value.float_value()));
-    case Kind::kText: return WriteText(value.text());
-    case Kind::kDict: return WriteDict(value.dict());
+    case Kind::kNone:
+      return Append("null");
+    case Kind::kBool:
+      return Append(value.bool_value() ? "true" : "false");
+    case Kind::kInt:
+      return Append(IntText(value.int_value()));
+    case Kind::kFloat:
+      return Append(JsonFloat(value.float_value()));
+    case Kind::kText:
+      return WriteText(value.text());
+    case Kind::kDict:
+      return WriteDict(value.dict());
     case Kind::kSequence:
       if (value.sequence()->type == SequenceType::kList || value.sequence()->type == SequenceType::kTuple) {
         return WriteList(value.sequence()->items);
       }
       break;
-    default: break;
+    default:
+      break;
   }
-  return Fail(ErrorKind::kInvalid, "tojson: a value of type '{}' cannot be written as JSON", value.TypeName());
+  return Fail(ErrorKind::kInvalid, "tojson: a value of type '{}' cannot be written as JSON",
+              value.TypeName());
 }
 
 }  // namespace

@@ -195,8 +195,8 @@ Status Lexer::TakeToken() {
 // Digits with single underscores between them; 0 when there are none at `from`.
 size_t DigitRun(std::string_view text, size_t from, bool (*is_digit)(char)) {
   size_t end = from;
-  while (end < text.size() && (is_digit(text[end]) || (text[end] == '_' && end > from && end + 1 < text.size() &&
-                                                       is_digit(text[end + 1])))) {
+  while (end < text.size() && (is_digit(text[end]) || (text[end] == '_' && end > from &&
+                                                       end + 1 < text.size() && is_digit(text[end + 1])))) {
     ++end;
   }
   return end - from;
@@ -235,8 +235,8 @@ Status Lexer::TakeNumber() {
   return {};
 }
 
-// One escape sequence of a string literal, `rest` behind its backslash: appends what it means and returns its length,
-// 0 if it is malformed or not supported.
+// One escape sequence of a string literal, `rest` behind its backslash: appends what it means and returns its
+// length, 0 if it is malformed or not supported.
 size_t Unescape(std::string_view rest, std::string* out) {
   constexpr std::string_view kNames = "abfnrtv\\'\"";
   constexpr std::string_view kMeanings = "\a\b\f\n\r\t\v\\'\"";
@@ -263,7 +263,8 @@ size_t Unescape(std::string_view rest, std::string* out) {
   char32_t code_point = 0;
   for (const char digit : rest.substr(1, digits)) {
     if (!std::isxdigit(static_cast<unsigned char>(digit))) return 0;
-    code_point = code_point * 16 + static_cast<char32_t>(IsDigit(digit) ? digit - '0' : (digit | 0x20) - 'a' + 10);
+    code_point =
+        code_point * 16 + static_cast<char32_t>(IsDigit(digit) ? digit - '0' : (digit | 0x20) - 'a' + 10);
   }
   if (code_point > 0x10FFFF || (code_point >= 0xD800 && code_point < 0xE000)) return 0;
   AppendCodePoint(code_point, out);
@@ -317,8 +318,9 @@ Result<std::vector<Token>> Lexer::Run() {
   while (at_ < source_.size()) {
     const std::string_view rest = Rest();
     size_t open = rest.find('{');
-    while (open != std::string_view::npos &&
-           (open + 1 >= rest.size() || std::string_view("{%#").find(rest[open + 1]) == std::string_view::npos)) {
+    while (
+        open != std::string_view::npos &&
+        (open + 1 >= rest.size() || std::string_view("{%#").find(rest[open + 1]) == std::string_view::npos)) {
       open = rest.find('{', open + 1);
     }
     if (open == std::string_view::npos) {

@@ -1,5 +1,5 @@
-// Template text to tokens, with Jinja's rules for white space: trim_blocks and lstrip_blocks are on, one trailing newline
-// of the template is dropped, line ends become \n.
+// Template text to tokens, with Jinja's rules for white space: trim_blocks and lstrip_blocks are on, one
+// trailing newline of the template is dropped, line ends become \n.
 #pragma once
 
 #include <string>

@@ -40,13 +40,20 @@ Result<Value> IntBinary(BinaryOp op, Int a, Int b) {
   const Int remainder = divides ? a % b : 0;
   const bool rounds_down = remainder != 0 && (remainder < 0) != (b < 0);
   switch (op) {
-    case BinaryOp::kAdd: return Value::Integer(a + b);
-    case BinaryOp::kSubtract: return Value::Integer(a - b);
-    case BinaryOp::kMultiply: return Value::Integer(a * b);
-    case BinaryOp::kDivide: return Value::Float(static_cast<double>(a) / static_cast<double>(b));
-    case BinaryOp::kFloorDivide: return Value::Integer(a / b - rounds_down);
-    case BinaryOp::kModulo: return Value::Integer(remainder + (rounds_down ? b : 0));
-    case BinaryOp::kPower: break;
+    case BinaryOp::kAdd:
+      return Value::Integer(a + b);
+    case BinaryOp::kSubtract:
+      return Value::Integer(a - b);
+    case BinaryOp::kMultiply:
+      return Value::Integer(a * b);
+    case BinaryOp::kDivide:
+      return Value::Float(static_cast<double>(a) / static_cast<double>(b));
+    case BinaryOp::kFloorDivide:
+      return Value::Integer(a / b - rounds_down);
+    case BinaryOp::kModulo:
+      return Value::Integer(remainder + (rounds_down ? b : 0));
+    case BinaryOp::kPower:
+      break;
   }
   if (b >= 0) return IntPower(a, b);
   if (a == 0) return ZeroDivision();
@@ -57,16 +64,21 @@ Result<Value> FloatBinary(BinaryOp op, double a, double b) {
   const bool divides = op == BinaryOp::kDivide || op == BinaryOp::kFloorDivide || op == BinaryOp::kModulo;
   if (divides && b == 0) return ZeroDivision();
   switch (op) {
-    case BinaryOp::kAdd: return Value::Float(a + b);
-    case BinaryOp::kSubtract: return Value::Float(a - b);
-    case BinaryOp::kMultiply: return Value::Float(a * b);
-    case BinaryOp::kDivide: return Value::Float(a / b);
+    case BinaryOp::kAdd:
+      return Value::Float(a + b);
+    case BinaryOp::kSubtract:
+      return Value::Float(a - b);
+    case BinaryOp::kMultiply:
+      return Value::Float(a * b);
+    case BinaryOp::kDivide:
+      return Value::Float(a / b);
     case BinaryOp::kPower:
       if ((a < 0 && b != std::floor(b)) || (a == 0 && b < 0)) {
         return Fail(ErrorKind::kInvalid, "{} ** {} has no real value", FloatText(a), FloatText(b));
       }
       return Value::Float(std::pow(a, b));
-    default: break;
+    default:
+      break;
   }
   double remainder = std::fmod(a, b);
   if (remainder != 0 && (remainder < 0) != (b < 0)) remainder += b;
@@ -109,7 +121,8 @@ Result<Value> Repeat(const Value& value, Int times, Heap& heap) {
   const Int size = value.Is(Kind::kText) ? Int{value.text().size()} : Int{value.sequence()->items.size()};
   if (times < 0 || size == 0) times = 0;
   if (times > Int{kMaxLiveBytes} || times * size > Int{kMaxLiveBytes}) {
-    return Fail(ErrorKind::kExhausted, "repeating a value this often takes more than {} MiB", kMaxLiveBytes >> 20);
+    return Fail(ErrorKind::kExhausted, "repeating a value this often takes more than {} MiB",
+                kMaxLiveBytes >> 20);
   }
   if (value.Is(Kind::kText)) {
     LARDER_TRY(Heap::TextRoom(static_cast<size_t>(times * size)));
@@ -143,7 +156,8 @@ Result<Value> ApplyBinary(BinaryOp op, const Value& left, const Value& right, He
   }
   if (op == BinaryOp::kAdd) {
     if (left.Is(Kind::kText) && right.Is(Kind::kText)) return AddText(left, right, heap);
-    const bool same = IsListOrTuple(left) && IsListOrTuple(right) && left.sequence()->type == right.sequence()->type;
+    const bool same =
+        IsListOrTuple(left) && IsListOrTuple(right) && left.sequence()->type == right.sequence()->type;
     if (same) return AddSequences(*left.sequence(), *right.sequence(), heap);
   }
   if (op == BinaryOp::kMultiply) {
@@ -171,10 +185,12 @@ Result<Value> Plus(const Value& value) {
 
 Result<bool> Contains(const Value& container, const Value& item, Heap& heap) {
   switch (container.kind()) {
-    case Kind::kUndefined: return false;
+    case Kind::kUndefined:
+      return false;
     case Kind::kText:
       if (!item.Is(Kind::kText)) {
-        return Fail(ErrorKind::kInvalid, "'in' on a text needs a text on its left, not '{}'", item.TypeName());
+        return Fail(ErrorKind::kInvalid, "'in' on a text needs a text on its left, not '{}'",
+                    item.TypeName());
       }
       LARDER_TRY(heap.SearchWork(container.text().size(), item.text().size()));
       return container.text().find(item.text()) != std::string_view::npos;
@@ -191,10 +207,12 @@ Result<bool> Contains(const Value& container, const Value& item, Heap& heap) {
     }
     case Kind::kDict: {
       LARDER_TRY(heap.Work());
+      if (item.Is(Kind::kUndefined)) return false;  // could be a key in Python, but is never one here
       LARDER_ASSIGN(const Value* found, container.dict().Find(item));
       return found != nullptr;
     }
-    default: return Fail(ErrorKind::kInvalid, "'{}' contains nothing that 'in' could find", container.TypeName());
+    default:
+      return Fail(ErrorKind::kInvalid, "'{}' contains nothing that 'in' could find", container.TypeName());
   }
 }
 
@@ -209,10 +227,14 @@ Result<bool> ApplyCompare(CompareOp op, const Value& left, const Value& right, H
   }
   LARDER_ASSIGN(const Order order, Compare(left, right, heap));
   switch (op) {
-    case CompareOp::kLess: return order == Order::kLess;
-    case CompareOp::kLessEqual: return order == Order::kLess || order == Order::kEqual;
-    case CompareOp::kGreater: return order == Order::kGreater;
-    default: return order == Order::kGreater || order == Order::kEqual;
+    case CompareOp::kLess:
+      return order == Order::kLess;
+    case CompareOp::kLessEqual:
+      return order == Order::kLess || order == Order::kEqual;
+    case CompareOp::kGreater:
+      return order == Order::kGreater;
+    default:
+      return order == Order::kGreater || order == Order::kEqual;
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "model/jinja/limits.h"
 #include "model/jinja/parser_impl.h"
+#include "model/utf8.h"
 
 namespace larder::jinja {
 namespace {
@@ -54,7 +55,8 @@ Result<Template> Parser::Run() {
   return Template{std::move(body), std::move(names_)};
 }
 
-// Until the end of the template, or until a tag of one of the given names, which is left to be read ("{%" is not).
+// Until the end of the template, or until a tag of one of the given names, which is left to be read ("{%" is
+// not).
 Result<Body> Parser::ParseBody(std::initializer_list<std::string_view> end_names) {
   const Nested nested(this);
   LARDER_TRY(CheckDepth());
@@ -74,7 +76,8 @@ Result<Body> Parser::ParseBody(std::initializer_list<std::string_view> end_names
       body.push_back(std::move(output));
     } else {
       Next();
-      if (Peek().kind == TokenKind::kName && std::find(end_names.begin(), end_names.end(), Peek().text) != end_names.end()) {
+      if (Peek().kind == TokenKind::kName &&
+          std::find(end_names.begin(), end_names.end(), Peek().text) != end_names.end()) {
         return body;
       }
       LARDER_TRY(AppendStatement(&body));
@@ -95,7 +98,8 @@ Status Parser::AppendStatement(Body* body) {
   return {};
 }
 
-// The rest of an opening tag, then its body; ends behind the name of the closing tag when there is only one such name.
+// The rest of an opening tag, then its body; ends behind the name of the closing tag when there is only one
+// such name.
 Result<Body> Parser::ParseInnerBody(std::initializer_list<std::string_view> end_names) {
   SkipOperator(":");
   LARDER_TRY(ExpectBlockEnd());
@@ -208,7 +212,8 @@ Result<ExprPtr> Parser::ParseTargetPart(bool with_namespace) {
     return inner;
   }
   LARDER_ASSIGN(ExprPtr target, ParseName());
-  if (target->kind != ExprKind::kName) return Error(ErrorKind::kInvalid, target->line, "a constant cannot be assigned to");
+  if (target->kind != ExprKind::kName)
+    return Error(ErrorKind::kInvalid, target->line, "a constant cannot be assigned to");
   if (with_namespace && SkipOperator(".")) {
     target->kind = ExprKind::kNsAttribute;
     LARDER_ASSIGN(target->text, ExpectName());
@@ -227,7 +232,8 @@ Status Parser::ParseSignature(MacroDef* macro) {
       LARDER_ASSIGN(ExprPtr value, ParseExpression());
       macro->defaults.push_back(std::move(value));
     } else if (!macro->defaults.empty()) {
-      return Error(ErrorKind::kInvalid, macro->line, "a parameter without a default follows one with a default");
+      return Error(ErrorKind::kInvalid, macro->line,
+                   "a parameter without a default follows one with a default");
     }
     if (!AtOperator(")")) LARDER_TRY(ExpectOperator(","));
   }
@@ -245,7 +251,8 @@ Status Parser::ParseMacroBody(MacroDef* macro, std::string_view end_name) {
   loop_depth_ = outer_loops;
   const auto special = [](const auto& parameter) { return parameter.first <= kKwargsSymbol; };
   if (std::any_of(macro->parameters.begin(), macro->parameters.end(), special)) {
-    return Error(ErrorKind::kUnsupported, macro->line, "a parameter named loop, caller, varargs or kwargs is not supported");
+    return Error(ErrorKind::kUnsupported, macro->line,
+                 "a parameter named loop, caller, varargs or kwargs is not supported");
   }
   return {};
 }
@@ -336,7 +343,8 @@ Result<Template> ParseTemplate(std::string_view source) {
   if (source.size() > kMaxSourceBytes) {
     return Fail(ErrorKind::kExhausted, "the chat template is longer than {} bytes", kMaxSourceBytes);
   }
-  if (!IsValidUtf8(source)) return Fail(ErrorKind::kInvalid, "the chat template is not valid UTF-8");
+  if (ValidUtf8Prefix(source) != source.size())
+    return Fail(ErrorKind::kInvalid, "the chat template is not valid UTF-8");
   LARDER_ASSIGN(std::vector<Token> tokens, Tokenize(source));
   return Parser(std::move(tokens)).Run();
 }

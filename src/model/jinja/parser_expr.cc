@@ -7,7 +7,8 @@
 
 namespace larder::jinja {
 
-// -- tokens and nodes --------------------------------------------------------------------------------------------------
+// -- tokens and nodes
+// --------------------------------------------------------------------------------------------------
 
 const Token& Parser::Next() {
   const Token& token = Peek();
@@ -36,9 +37,8 @@ bool Parser::SkipOperator(std::string_view op) {
 }
 
 std::unexpected<larder::Error> Parser::Unexpected(std::string_view wanted) const {
-  constexpr std::string_view kNames[] = {"text", "'{%'", "'%}'",   "'{{'",   "'}}'",
-                                         "",     "",     "number", "number", "",
-                                         "the end of the template"};
+  constexpr std::string_view kNames[] = {
+      "text", "'{%'", "'%}'", "'{{'", "'}}'", "", "", "number", "number", "", "the end of the template"};
   const Token& token = Peek();
   const std::string_view name = kNames[static_cast<size_t>(token.kind)];
   return Error(ErrorKind::kInvalid, token.line, "expected {}, found {}", wanted,
@@ -91,7 +91,8 @@ Result<ExprPtr> Parser::Finish(ExprPtr expr) const {
     add(expr->arguments->rest_named);
   }
   if (expr->depth <= kMaxTreeDepth) return expr;
-  return Error(ErrorKind::kExhausted, expr->line, "an expression has more than {} operations in a row", kMaxTreeDepth);
+  return Error(ErrorKind::kExhausted, expr->line, "an expression has more than {} operations in a row",
+               kMaxTreeDepth);
 }
 
 Result<ExprPtr> Parser::Unary(ExprKind kind, int line, Result<ExprPtr> operand) const {
@@ -109,9 +110,11 @@ Result<ExprPtr> Parser::Binary(ExprKind kind, int line, ExprPtr left, Result<Exp
   return Finish(std::move(expr));
 }
 
-// -- expressions -------------------------------------------------------------------------------------------------------
+// -- expressions
+// -------------------------------------------------------------------------------------------------------
 
-// One expression, or several with commas between them. Without parentheses it ends where its tag or clause ends.
+// One expression, or several with commas between them. Without parentheses it ends where its tag or clause
+// ends.
 Result<ExprPtr> Parser::ParseTuple(Conditionals conditionals, bool in_parentheses) {
   const int line = Peek().line;
   std::vector<ExprPtr> items;
@@ -181,8 +184,8 @@ Result<ExprPtr> Parser::ParseNot() {
 
 bool Parser::TakeCompareOp(CompareOp* op) {
   constexpr std::pair<std::string_view, CompareOp> kOperators[] = {
-      {"==", CompareOp::kEqual}, {"!=", CompareOp::kNotEqual},   {"<", CompareOp::kLess},
-      {"<=", CompareOp::kLessEqual}, {">", CompareOp::kGreater}, {">=", CompareOp::kGreaterEqual}};
+      {"==", CompareOp::kEqual},     {"!=", CompareOp::kNotEqual}, {"<", CompareOp::kLess},
+      {"<=", CompareOp::kLessEqual}, {">", CompareOp::kGreater},   {">=", CompareOp::kGreaterEqual}};
   for (const auto& [text, meaning] : kOperators) {
     if (!SkipOperator(text)) continue;
     *op = meaning;
@@ -281,16 +284,22 @@ Result<ExprPtr> Parser::ParsePrimary() {
   const Token& token = Peek();
   ExprPtr expr = NewExpr(ExprKind::kConst, token.line);
   switch (token.kind) {
-    case TokenKind::kName: return ParseName();
+    case TokenKind::kName:
+      return ParseName();
     case TokenKind::kString: {
       std::string text;
       while (Peek().kind == TokenKind::kString) text += Next().text;
       expr->value = Value::Constant(std::move(text));
       return expr;
     }
-    case TokenKind::kInteger: expr->value = Value::Integer(Next().integer); return expr;
-    case TokenKind::kFloat: expr->value = Value::Float(Next().number); return expr;
-    default: break;
+    case TokenKind::kInteger:
+      expr->value = Value::Integer(Next().integer);
+      return expr;
+    case TokenKind::kFloat:
+      expr->value = Value::Float(Next().number);
+      return expr;
+    default:
+      break;
   }
   if (AtOperator("[")) return ParseList();
   if (AtOperator("{")) return ParseDict();
@@ -398,7 +407,8 @@ Result<ExprPtr> Parser::ParseIndex(ExprPtr expr, int line) {
     if (SkipOperator(":")) {
       if (++colons > 2) return Unexpected("']'");
     } else if (bounds[colons]) {
-      if (AtOperator(",")) return Error(ErrorKind::kUnsupported, line, "a tuple as a subscript is not supported");
+      if (AtOperator(","))
+        return Error(ErrorKind::kUnsupported, line, "a tuple as a subscript is not supported");
       return Unexpected("']'");
     } else {
       LARDER_ASSIGN(bounds[colons], ParseExpression());
@@ -514,8 +524,9 @@ Result<ExprPtr> Parser::ParseTest(ExprPtr expr) {
   test->parts.push_back(std::move(expr));
   test->arguments = std::make_unique<ArgumentNodes>();
   const TokenKind kind = Peek().kind;
-  const bool literal = kind == TokenKind::kName || kind == TokenKind::kString || kind == TokenKind::kInteger ||
-                       kind == TokenKind::kFloat || AtOperator("[") || AtOperator("{");
+  const bool literal = kind == TokenKind::kName || kind == TokenKind::kString ||
+                       kind == TokenKind::kInteger || kind == TokenKind::kFloat || AtOperator("[") ||
+                       AtOperator("{");
   if (AtOperator("(")) {
     LARDER_ASSIGN(test->arguments, ParseArguments());
   } else if (literal && !AtName("else") && !AtName("or") && !AtName("and")) {

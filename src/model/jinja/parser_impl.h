@@ -40,7 +40,8 @@ class Parser {
   Status ExpectBlockEnd();
   Result<std::string> ExpectName();
   template <class... Args>
-  std::unexpected<Error> Error(ErrorKind kind, int line, fmt::format_string<Args...> format, Args&&... args) const {
+  std::unexpected<Error> Error(ErrorKind kind, int line, fmt::format_string<Args...> format,
+                               Args&&... args) const {
     return Fail(kind, "chat template line {}: {}", line, fmt::format(format, std::forward<Args>(args)...));
   }
   std::unexpected<larder::Error> Unexpected(std::string_view wanted) const;
@@ -111,8 +112,9 @@ class Parser {
   size_t at_ = 0;
   int depth_ = 0;
   int loop_depth_ = 0;  // loops that a break here could leave
-  // Jinja lets a template name an unknown filter or test where it may never be reached: in the branches of an if and in
-  // conditional expressions. soft_ is set there; elsewhere the first unknown name is the template's error.
+  // Jinja lets a template name an unknown filter or test where it may never be reached: in the branches of an
+  // if and in conditional expressions. soft_ is set there; elsewhere the first unknown name is the template's
+  // error.
   bool soft_ = false;
   std::vector<larder::Error> unknown_;
   std::vector<MacroDef*> macros_;  // the ones being parsed, outermost first

@@ -8,27 +8,6 @@
 
 namespace larder::jinja {
 
-bool IsValidUtf8(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    const unsigned char lead = text[at];
-    if (lead < 0x80) {
-      ++at;
-      continue;
-    }
-    const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-    if (lead < 0xC2 || lead > 0xF4 || at + length > text.size()) return false;
-    for (size_t i = 1; i < length; ++i) {
-      if ((static_cast<unsigned char>(text[at + i]) & 0xC0) != 0x80) return false;
-    }
-    size_t end = at;
-    const char32_t code_point = NextCodePoint(text, &end);
-    const bool overlong = (length == 3 && code_point < 0x800) || (length == 4 && code_point < 0x10000);
-    if (overlong || code_point > 0x10FFFF || (code_point >= 0xD800 && code_point < 0xE000)) return false;
-    at += length;
-  }
-  return true;
-}
-
 size_t CountCodePoints(std::string_view text) {
   size_t count = 0;
   for (const char c : text) count += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
@@ -62,13 +41,14 @@ void AppendCodePoint(char32_t code_point, std::string* out) {
   }
   const int more = code_point >= 0x10000 ? 3 : code_point >= 0x800 ? 2 : 1;
   out->push_back(static_cast<char>(((0xFF00 >> (more + 1)) & 0xFF) | code_point >> (6 * more)));
-  for (int i = more - 1; i >= 0; --i) out->push_back(static_cast<char>(0x80 | (code_point >> (6 * i) & 0x3F)));
+  for (int i = more - 1; i >= 0; --i)
+    out->push_back(static_cast<char>(0x80 | (code_point >> (6 * i) & 0x3F)));
 }
 
 bool IsSpace(char32_t c) {
   if (c < 0x80) return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20);
-  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
-         c == 0x202F || c == 0x205F || c == 0x3000;
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
+         c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 namespace {
@@ -173,7 +153,8 @@ std::vector<std::string_view> SplitLines(std::string_view text, bool keep_ends) 
   for (size_t at = 0; at < text.size();) {
     const size_t end = at;
     const char32_t c = NextCodePoint(text, &at);
-    const bool breaks = (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
+    const bool breaks =
+        (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
     if (!breaks) continue;
     if (c == '\r' && at < text.size() && text[at] == '\n') ++at;
     lines.push_back(text.substr(start, (keep_ends ? at : end) - start));
@@ -188,12 +169,23 @@ std::string EscapeHtml(std::string_view text) {
   out.reserve(text.size());
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '\'': out += "&#39;"; break;
-      case '"': out += "&#34;"; break;
-      default: out.push_back(c);
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out.push_back(c);
     }
   }
   return out;
@@ -203,7 +195,8 @@ std::string FloatText(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
   char buffer[64];
-  const auto [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
+  const auto [end, error] =
+      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
   std::string_view text(buffer, end - buffer);
   const size_t e = text.find('e');
   const int exponent = std::atoi(std::string(text.substr(e + 1)).c_str());
@@ -239,7 +232,8 @@ std::string IntText(Int value) {
 
 namespace {
 
-// Removes underscores that stand between two digits, as Python's numbers allow; nullopt if one stands elsewhere.
+// Removes underscores that stand between two digits, as Python's numbers allow; nullopt if one stands
+// elsewhere.
 std::optional<std::string> WithoutUnderscores(std::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -247,7 +241,8 @@ std::optional<std::string> WithoutUnderscores(std::string_view text) {
       out.push_back(text[i]);
       continue;
     }
-    const bool between = i > 0 && i + 1 < text.size() && std::isalnum(static_cast<unsigned char>(text[i - 1])) &&
+    const bool between = i > 0 && i + 1 < text.size() &&
+                         std::isalnum(static_cast<unsigned char>(text[i - 1])) &&
                          std::isalnum(static_cast<unsigned char>(text[i + 1]));
     if (!between) return std::nullopt;
   }
@@ -289,8 +284,10 @@ std::optional<Int> ParseInt(std::string_view text, int base) {
 std::optional<double> ParseFloat(std::string_view text) {
   const auto plain = WithoutUnderscores(Strip(text, Side::kBoth));
   if (!plain || plain->empty()) return std::nullopt;
-  // from_chars knows neither a leading plus nor Python's refusal of hexadecimal floats, which it does not read either.
-  const char* begin = plain->data() + (plain->front() == '+' && plain->size() > 1 && plain->at(1) != '-' ? 1 : 0);
+  // from_chars knows neither a leading plus nor Python's refusal of hexadecimal floats, which it does not
+  // read either.
+  const char* begin =
+      plain->data() + (plain->front() == '+' && plain->size() > 1 && plain->at(1) != '-' ? 1 : 0);
   const char* end = plain->data() + plain->size();
   double value = 0;
   const auto [stop, error] = std::from_chars(begin, end, value);

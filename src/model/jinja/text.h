@@ -1,5 +1,5 @@
-// UTF-8 strings with the meaning Python gives them: positions are code points, white space and case are Unicode's.
-// All input is valid UTF-8 (checked where templates and contexts enter).
+// UTF-8 strings with the meaning Python gives them: positions are code points, white space and case are
+// Unicode's. All input is valid UTF-8 (checked where templates and contexts enter).
 #pragma once
 
 #include <cstddef>
@@ -14,9 +14,9 @@
 
 namespace larder::jinja {
 
-using Int = __int128;  // Holds every 64-bit integer, signed or not, and the sums and products of two signed ones.
+using Int =
+    __int128;  // Holds every 64-bit integer, signed or not, and the sums and products of two signed ones.
 
-bool IsValidUtf8(std::string_view text);
 size_t CountCodePoints(std::string_view text);
 // Byte offset of code point number `index`, or text.size() when there are fewer.
 size_t ByteOffset(std::string_view text, size_t index);
@@ -27,7 +27,8 @@ void AppendCodePoint(char32_t code_point, std::string* out);
 bool IsSpace(char32_t code_point);
 enum class Side { kLeft, kRight, kBoth };
 // Strips white space, or the code points of `characters` when given.
-std::string_view Strip(std::string_view text, Side side, std::optional<std::string_view> characters = std::nullopt);
+std::string_view Strip(std::string_view text, Side side,
+                       std::optional<std::string_view> characters = std::nullopt);
 
 inline constexpr int64_t kAllSplits = std::numeric_limits<int64_t>::max();
 // Python's str.split and str.rsplit; no separator means runs of white space. REQUIRES: separator not empty.
@@ -35,8 +36,8 @@ std::vector<std::string_view> Split(std::string_view text, std::optional<std::st
                                     int64_t max_splits, bool from_right);
 std::vector<std::string_view> SplitLines(std::string_view text, bool keep_ends);
 
-// Full case mapping where it is one code point for one, and for sharp s; the few other code points whose mapping is
-// longer, or depends on context in ways not followed here, are refused (kUnsupported).
+// Full case mapping where it is one code point for one, and for sharp s; the few other code points whose
+// mapping is longer, or depends on context in ways not followed here, are refused (kUnsupported).
 Result<std::string> Upper(std::string_view text);
 Result<std::string> Lower(std::string_view text);
 Result<std::string> Capitalize(std::string_view text);

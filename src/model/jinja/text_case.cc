@@ -1,5 +1,6 @@
-// Case mapping and repr(): the parts of text.h that need Unicode's character data. The one-to-one mappings come from the
-// C library's C.UTF-8 locale; they agree with Python's for every code point (checked when the tables below were made).
+// Case mapping and repr(): the parts of text.h that need Unicode's character data. The one-to-one mappings
+// come from the C library's C.UTF-8 locale; they agree with Python's for every code point (checked when the
+// tables below were made).
 #include <locale.h>
 #include <wctype.h>
 
@@ -29,11 +30,11 @@ constexpr CodePointRange kOwnTitle[] = {{0x1C4, 0x1CC}, {0x1F1, 0x1F3}, {0x10D0,
 constexpr CodePointRange kHardLower[] = {{0x130, 0x130}, {0x3A3, 0x3A3}};
 // Printable for the C library but written as an escape by Python: spaces, format characters, private use.
 constexpr CodePointRange kEscaped[] = {
-    {0xA0, 0xA0},       {0xAD, 0xAD},       {0x600, 0x605},     {0x61C, 0x61C},     {0x6DD, 0x6DD},
-    {0x70F, 0x70F},     {0x890, 0x891},     {0x8E2, 0x8E2},     {0x1680, 0x1680},   {0x180E, 0x180E},
-    {0x2000, 0x200F},   {0x202A, 0x202F},   {0x205F, 0x2064},   {0x2066, 0x206F},   {0x3000, 0x3000},
-    {0xE000, 0xF8FF},   {0xFEFF, 0xFEFF},   {0xFFF9, 0xFFFB},   {0x110BD, 0x110BD}, {0x110CD, 0x110CD},
-    {0x13430, 0x13438}, {0x1BCA0, 0x1BCA3}, {0x1D173, 0x1D17A}, {0xE0001, 0xE0001}, {0xE0020, 0xE007F},
+    {0xA0, 0xA0},       {0xAD, 0xAD},        {0x600, 0x605},     {0x61C, 0x61C},     {0x6DD, 0x6DD},
+    {0x70F, 0x70F},     {0x890, 0x891},      {0x8E2, 0x8E2},     {0x1680, 0x1680},   {0x180E, 0x180E},
+    {0x2000, 0x200F},   {0x202A, 0x202F},    {0x205F, 0x2064},   {0x2066, 0x206F},   {0x3000, 0x3000},
+    {0xE000, 0xF8FF},   {0xFEFF, 0xFEFF},    {0xFFF9, 0xFFFB},   {0x110BD, 0x110BD}, {0x110CD, 0x110CD},
+    {0x13430, 0x13438}, {0x1BCA0, 0x1BCA3},  {0x1D173, 0x1D17A}, {0xE0001, 0xE0001}, {0xE0020, 0xE007F},
     {0xF0000, 0xFFFFD}, {0x100000, 0x10FFFD}};
 
 template <size_t kCount>
@@ -72,8 +73,8 @@ Status AppendMapped(char32_t c, To to, std::string* out) {
     *out += to == To::kUpper ? "SS" : "Ss";
     return {};
   }
-  const bool hard = to == To::kLower ? In(kHardLower, c)
-                                     : In(kLongUpper, c) || (to == To::kTitle && In(kOwnTitle, c));
+  const bool hard =
+      to == To::kLower ? In(kHardLower, c) : In(kLongUpper, c) || (to == To::kTitle && In(kOwnTitle, c));
   if (hard || !UnicodeLocale()) {
     return Fail(ErrorKind::kUnsupported, "the case mapping of U+{:04X} is not supported in chat templates",
                 static_cast<uint32_t>(c));

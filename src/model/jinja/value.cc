@@ -15,9 +15,13 @@ constexpr size_t kDictEntryBytes = 2 * sizeof(Value) + 96;  // with its place in
 // A text under which equal keys are found: 1, 1.0 and True are one key, as in Python.
 Status AppendHashText(const Value& key, std::string* out) {
   switch (key.kind()) {
-    case Kind::kNone: *out += "n"; return {};
+    case Kind::kNone:
+      *out += "n";
+      return {};
     case Kind::kBool:
-    case Kind::kInt: *out += "i" + IntText(key.int_value()); return {};
+    case Kind::kInt:
+      *out += "i" + IntText(key.int_value());
+      return {};
     case Kind::kFloat: {
       const double value = key.float_value();
       const bool whole = std::abs(value) < 1e18 && value == std::floor(value);
@@ -40,7 +44,8 @@ Status AppendHashText(const Value& key, std::string* out) {
         *out += part;
       }
       return {};
-    default: break;
+    default:
+      break;
   }
   return Fail(ErrorKind::kInvalid, "a value of type '{}' cannot be a key of a dict", key.TypeName());
 }
@@ -72,27 +77,38 @@ std::string_view Value::reason() const {
 }
 
 std::string_view Value::text() const { return std::get<std::shared_ptr<const Text>>(data_)->text; }
-bool Value::is_markup() const { return Is(Kind::kText) && std::get<std::shared_ptr<const Text>>(data_)->markup; }
+bool Value::is_markup() const {
+  return Is(Kind::kText) && std::get<std::shared_ptr<const Text>>(data_)->markup;
+}
 
 std::string_view Value::TypeName() const {
   constexpr std::string_view kPlain[] = {"Undefined", "NoneType", "bool", "int", "float"};
   constexpr std::string_view kSequences[] = {"list",        "tuple",      "range",    "dict_keys",
                                              "dict_values", "dict_items", "generator"};
   switch (kind()) {
-    case Kind::kText: return is_markup() ? "Markup" : "str";
-    case Kind::kSequence: return kSequences[static_cast<size_t>(sequence()->type)];
-    case Kind::kDict: return "dict";
-    case Kind::kObject: return object()->TypeName();
-    default: return kPlain[static_cast<size_t>(kind())];
+    case Kind::kText:
+      return is_markup() ? "Markup" : "str";
+    case Kind::kSequence:
+      return kSequences[static_cast<size_t>(sequence()->type)];
+    case Kind::kDict:
+      return "dict";
+    case Kind::kObject:
+      return object()->TypeName();
+    default:
+      return kPlain[static_cast<size_t>(kind())];
   }
 }
 
 int Value::Depth() const {
   switch (kind()) {
-    case Kind::kSequence: return sequence()->depth;
-    case Kind::kDict: return dict().depth;
-    case Kind::kObject: return object()->Depth();
-    default: return 0;
+    case Kind::kSequence:
+      return sequence()->depth;
+    case Kind::kDict:
+      return dict().depth;
+    case Kind::kObject:
+      return object()->Depth();
+    default:
+      return 0;
   }
 }
 
@@ -165,7 +181,8 @@ Result<const Value*> Dict::Find(const Value& key) const {
 Status Heap::Work(size_t bytes) {
   work_ += 1 + bytes / 64;
   if (work_ <= kMaxWork) return {};
-  return Fail(ErrorKind::kExhausted, "rendering takes more than {} steps; the template may loop without end", kMaxWork);
+  return Fail(ErrorKind::kExhausted, "rendering takes more than {} steps; the template may loop without end",
+              kMaxWork);
 }
 
 Status Heap::SearchWork(size_t text_bytes, size_t needle_bytes) {
@@ -233,14 +250,21 @@ Result<Value> ConstantDict(Dict::Builder builder) {
 bool Truth(const Value& value) {
   switch (value.kind()) {
     case Kind::kUndefined:
-    case Kind::kNone: return false;
+    case Kind::kNone:
+      return false;
     case Kind::kBool:
-    case Kind::kInt: return value.int_value() != 0;
-    case Kind::kFloat: return value.float_value() != 0;
-    case Kind::kText: return !value.text().empty();
-    case Kind::kSequence: return value.sequence()->type == SequenceType::kGenerator || !value.sequence()->items.empty();
-    case Kind::kDict: return !value.dict().items.empty();
-    case Kind::kObject: return true;
+    case Kind::kInt:
+      return value.int_value() != 0;
+    case Kind::kFloat:
+      return value.float_value() != 0;
+    case Kind::kText:
+      return !value.text().empty();
+    case Kind::kSequence:
+      return value.sequence()->type == SequenceType::kGenerator || !value.sequence()->items.empty();
+    case Kind::kDict:
+      return !value.dict().items.empty();
+    case Kind::kObject:
+      return true;
   }
   return false;
 }
@@ -303,10 +327,14 @@ Result<bool> Equal(const Value& left, const Value& right, Heap& heap) {
       if (left.text().size() != right.text().size()) return false;
       LARDER_TRY(heap.Work(left.text().size()));
       return left.text() == right.text();
-    case Kind::kSequence: return left.IsSame(right) ? Result<bool>(true) : EqualSequences(left, right, heap);
-    case Kind::kDict: return left.IsSame(right) ? Result<bool>(true) : EqualDicts(left.dict(), right.dict(), heap);
-    case Kind::kObject: return left.IsSame(right);
-    default: return true;  // None with None, undefined with undefined
+    case Kind::kSequence:
+      return left.IsSame(right) ? Result<bool>(true) : EqualSequences(left, right, heap);
+    case Kind::kDict:
+      return left.IsSame(right) ? Result<bool>(true) : EqualDicts(left.dict(), right.dict(), heap);
+    case Kind::kObject:
+      return left.IsSame(right);
+    default:
+      return true;  // None with None, undefined with undefined
   }
 }
 
@@ -318,11 +346,14 @@ Result<Order> Compare(const Value& left, const Value& right, Heap& heap) {
     const int order = left.text().compare(right.text());  // bytes of UTF-8 sort as code points do
     return order < 0 ? Order::kLess : order > 0 ? Order::kGreater : Order::kEqual;
   }
-  const bool lists = left.Is(Kind::kSequence) && right.Is(Kind::kSequence) &&
-                     left.sequence()->type == right.sequence()->type &&
-                     (left.sequence()->type == SequenceType::kList || left.sequence()->type == SequenceType::kTuple);
+  const bool lists =
+      left.Is(Kind::kSequence) && right.Is(Kind::kSequence) &&
+      left.sequence()->type == right.sequence()->type &&
+      (left.sequence()->type == SequenceType::kList || left.sequence()->type == SequenceType::kTuple);
   if (!lists) {
-    const Value* undefined = left.Is(Kind::kUndefined) ? &left : right.Is(Kind::kUndefined) ? &right : nullptr;
+    const Value* undefined = left.Is(Kind::kUndefined)    ? &left
+                             : right.Is(Kind::kUndefined) ? &right
+                                                          : nullptr;
     if (undefined) return Fail(ErrorKind::kInvalid, "{}", undefined->reason());
     return Fail(ErrorKind::kInvalid, "'{}' and '{}' have no order", left.TypeName(), right.TypeName());
   }
@@ -386,20 +417,33 @@ Status AppendDict(const Dict& dict, std::string* out) {
 Status AppendRepr(const Value& value, std::string* out) {
   LARDER_TRY(Heap::TextRoom(out->size()));
   switch (value.kind()) {
-    case Kind::kUndefined: *out += "Undefined"; return {};
-    case Kind::kNone: *out += "None"; return {};
-    case Kind::kBool: *out += value.bool_value() ? "True" : "False"; return {};
-    case Kind::kInt: *out += IntText(value.int_value()); return {};
-    case Kind::kFloat: *out += FloatText(value.float_value()); return {};
+    case Kind::kUndefined:
+      *out += "Undefined";
+      return {};
+    case Kind::kNone:
+      *out += "None";
+      return {};
+    case Kind::kBool:
+      *out += value.bool_value() ? "True" : "False";
+      return {};
+    case Kind::kInt:
+      *out += IntText(value.int_value());
+      return {};
+    case Kind::kFloat:
+      *out += FloatText(value.float_value());
+      return {};
     case Kind::kText: {
       const std::string quoted = Quote(value.text());
       LARDER_TRY(Heap::TextRoom(out->size() + quoted.size()));
       *out += value.is_markup() ? "Markup(" + quoted + ")" : quoted;
       return {};
     }
-    case Kind::kSequence: return AppendSequence(*value.sequence(), value.TypeName(), out);
-    case Kind::kDict: return AppendDict(value.dict(), out);
-    case Kind::kObject: break;
+    case Kind::kSequence:
+      return AppendSequence(*value.sequence(), value.TypeName(), out);
+    case Kind::kDict:
+      return AppendDict(value.dict(), out);
+    case Kind::kObject:
+      break;
   }
   return Fail(ErrorKind::kUnsupported, "printing a {} is not supported in chat templates", value.TypeName());
 }
@@ -416,11 +460,13 @@ Result<std::string> Str(const Value& value) {
 Result<std::vector<Value>> Iterate(const Value& value, Heap& heap) {
   std::vector<Value> items;
   switch (value.kind()) {
-    case Kind::kUndefined: return items;
+    case Kind::kUndefined:
+      return items;
     case Kind::kText: {
       const std::string_view text = value.text();
       const size_t count = CountCodePoints(text);
-      LARDER_TRY(heap.Room(count < kMaxTextBytes ? count * (sizeof(Value) + kTextOverhead) : kMaxLiveBytes + 1));
+      LARDER_TRY(
+          heap.Room(count < kMaxTextBytes ? count * (sizeof(Value) + kTextOverhead) : kMaxLiveBytes + 1));
       LARDER_TRY(heap.Work(text.size()));
       items.reserve(count);
       for (size_t at = 0; at < text.size();) {
@@ -444,19 +490,25 @@ Result<std::vector<Value>> Iterate(const Value& value, Heap& heap) {
       LARDER_TRY(heap.Work(value.dict().items.size() * sizeof(Value)));
       for (const auto& [key, unused] : value.dict().items) items.push_back(key);
       return items;
-    default: return Fail(ErrorKind::kInvalid, "'{}' cannot be iterated over", value.TypeName());
+    default:
+      return Fail(ErrorKind::kInvalid, "'{}' cannot be iterated over", value.TypeName());
   }
 }
 
 Result<size_t> Length(const Value& value, Heap& heap) {
   switch (value.kind()) {
-    case Kind::kUndefined: return 0;
-    case Kind::kText: LARDER_TRY(heap.Work(value.text().size())); return CountCodePoints(value.text());
+    case Kind::kUndefined:
+      return 0;
+    case Kind::kText:
+      LARDER_TRY(heap.Work(value.text().size()));
+      return CountCodePoints(value.text());
     case Kind::kSequence:
       if (value.sequence()->type == SequenceType::kGenerator) break;
       return value.sequence()->items.size();
-    case Kind::kDict: return value.dict().items.size();
-    default: break;
+    case Kind::kDict:
+      return value.dict().items.size();
+    default:
+      break;
   }
   return Fail(ErrorKind::kInvalid, "a value of type '{}' has no length", value.TypeName());
 }

@@ -1,6 +1,6 @@
-// Values of the template language. They are immutable, shared by reference and ordered as in Python; the exceptions that
-// can change (namespaces, loops, cyclers) are Objects. Everything a rendering makes is made through its Heap, which counts
-// bytes and work.
+// Values of the template language. They are immutable, shared by reference and ordered as in Python; the
+// exceptions that can change (namespaces, loops, cyclers) are Objects. Everything a rendering makes is made
+// through its Heap, which counts bytes and work.
 #pragma once
 
 #include <memory>
@@ -67,8 +67,8 @@ class Value {
 
  private:
   using Data = std::variant<std::shared_ptr<const std::string>, std::monostate, bool, Int, double,
-                            std::shared_ptr<const Text>, std::shared_ptr<Sequence>, std::shared_ptr<const Dict>,
-                            std::shared_ptr<Object>>;
+                            std::shared_ptr<const Text>, std::shared_ptr<Sequence>,
+                            std::shared_ptr<const Dict>, std::shared_ptr<Object>>;
   explicit Value(Data data) : data_(std::move(data)) {}
   Data data_;
 };
@@ -99,7 +99,9 @@ enum class SequenceType : uint8_t { kList, kTuple, kRange, kKeys, kValues, kItem
 
 struct Sequence {
   Sequence(SequenceType type, std::vector<Value> items, Heap* heap);
-  bool IsIndexed() const { return type == SequenceType::kList || type == SequenceType::kTuple || type == SequenceType::kRange; }
+  bool IsIndexed() const {
+    return type == SequenceType::kList || type == SequenceType::kTuple || type == SequenceType::kRange;
+  }
   SequenceType type;
   std::vector<Value> items;
   size_t consumed = 0;  // of a generator: items already handed out
@@ -156,10 +158,14 @@ class Heap {
   Status ListRoom(size_t items) const;
 
   Result<Value> NewText(std::string text, bool markup = false);
-  Result<Value> NewText(std::string_view text, bool markup = false) { return NewText(std::string(text), markup); }
+  Result<Value> NewText(std::string_view text, bool markup = false) {
+    return NewText(std::string(text), markup);
+  }
   Result<Value> NewText(const char* text) { return NewText(std::string(text)); }
   Result<Value> NewSequence(SequenceType type, std::vector<Value> items);
-  Result<Value> NewList(std::vector<Value> items) { return NewSequence(SequenceType::kList, std::move(items)); }
+  Result<Value> NewList(std::vector<Value> items) {
+    return NewSequence(SequenceType::kList, std::move(items));
+  }
   Result<Value> NewDict(Dict::Builder builder);
   // `extra_bytes`: what the object keeps outside itself.
   Status Adopt(Object* object, size_t extra_bytes);

@@ -1,0 +1,18 @@
+#include "larder/command.h"
+
+namespace larder {
+
+std::span<const CommandEntry> Commands() {
+  static constexpr CommandEntry kCommands[] = {
+      {"serve", "serve a model over the OpenAI API", "", "", CreateServe},
+      {"run", "chat with a model in the terminal, or complete one text", "", "", CreateRun},
+      {"inspect", "show what a GGUF file contains", "MODEL", "a GGUF file", CreateInspect},
+      {"bench", "measure the speed of prefill or decode", "prefill|decode", "what to measure", CreateBench},
+      {"eval", "measure quality on a text: perplexity, or KL divergence between two settings", "ppl|kl",
+       "what to measure", CreateEval},
+      {"docs", "print the command line's documentation", "", "", CreateDocs, false},
+  };
+  return kCommands;
+}
+
+}  // namespace larder

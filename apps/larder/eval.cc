@@ -1,0 +1,205 @@
+// larder eval ppl|kl: quality on a text.
+//
+// ppl: perplexity of one setting. kl: the candidate setting against the base setting on the same tokens: how
+// far its predictions are from the base's, beside what each costs in bytes and time. KL divergence sees what
+// perplexity does not: errors that happen to help are errors too. Rows read their context from the cache in
+// the cache's own precision, exactly as they do when serving.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "larder/command.h"
+#include "larder/evaluation.h"
+#include "larder/model_flags.h"
+#include "larder/terminal.h"
+
+namespace larder {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Perplexity {
+  double value, standard_error;  // the latter from that of the mean log-likelihood
+
+  static Perplexity Of(std::span<const double> nll) {
+    const MeanError mean = MeanOf(nll);
+    return {std::exp(mean.mean), std::exp(mean.mean) * mean.standard_error};
+  }
+};
+
+Json SubjectJson(Subject& subject, const Perplexity& ppl) {
+  return {{"setting", subject.label()},
+          {"perplexity", ppl.value},
+          {"perplexity_error", ppl.standard_error},
+          {"weight_bytes", subject.model().weight_bytes()},
+          {"kv_bytes", subject.kv_bytes()},
+          {"kv_bytes_per_token", subject.model().kv_shape().BytesPerToken()},
+          {"tokens_per_s", subject.tokens_per_s()}};
+}
+
+void PrintSubjects(const std::vector<Json>& subjects) {
+  fmt::print("{:<12} {:>20} {:>12} {:>12} {:>12} {:>10}\n", "setting", "perplexity", "weights", "cache",
+             "bytes/token", "tokens/s");
+  for (const Json& s : subjects)
+    fmt::print(
+        "{:<12} {:>20} {:>12} {:>12} {:>12} {:>10.1f}\n", s["setting"].get<std::string>(),
+        fmt::format("{:.4f} +- {:.4f}", s["perplexity"].get<double>(), s["perplexity_error"].get<double>()),
+        FormatSize(s["weight_bytes"].get<uint64_t>()), FormatSize(s["kv_bytes"].get<uint64_t>()),
+        s["kv_bytes_per_token"].get<uint64_t>(), s["tokens_per_s"].get<double>());
+}
+
+// A token in its text, with what stands before it.
+std::string TokenInContext(const EvaluationText& text, const Tokenizer& tokenizer, int64_t position) {
+  constexpr int64_t kContextTokens = 12;
+  const int64_t begin = std::max<int64_t>(0, position - kContextTokens);
+  const std::span tokens(text.tokens);
+  const std::string before = tokenizer.Decode(
+      tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(position - begin)), true);
+  return before + "[" + tokenizer.TokenBytes(text.tokens[static_cast<size_t>(position)], true) + "]";
+}
+
+class Eval final : public Command {
+ public:
+  void Declare(Params& params) override {
+    flags_.Declare(params);
+    params.String("text", &text_, "file with the text");
+    params.Int("window", &window_, 2, 1 << 24, "tokens of the text that are in context at most");
+    params.Int("stride", &stride_, 0, 1 << 24,
+               "tokens scored in each window, its last ones; 0: half of the window");
+    params.Int("max-tokens", &max_tokens_, 0, int64_t{1} << 40, "of the text; 0: all");
+    DeclareMath(params, "base-", &base_math_, "kl: arithmetic of the base setting");
+    DeclareKvType(params, "base-", &base_kv_type_, "kl: elements of the base setting's cache");
+    params.Bool("json", &json_, "one JSON object instead of text");
+  }
+
+  Status Run(const std::string& what) override {
+    if (what != "ppl" && what != "kl")
+      return Fail(ErrorKind::kInvalid, "'{}' is not known; write ppl or kl", what);
+    if (stride_ == 0) stride_ = window_ / 2;
+    try {
+      return what == "ppl" ? RunPerplexity() : RunDivergence();
+    } catch (const Json::exception& error) {
+      return Fail(ErrorKind::kCorrupt, "the result cannot be shown: {}", error.what());
+    }
+  }
+
+ private:
+  Result<Subject> Load(const std::string& math, const std::string& kv_type) const {
+    LARDER_ASSIGN(auto model, flags_.LoadAs(math, kv_type));
+    return Subject::Create(math + "/" + kv_type, std::move(model), window_ + 1);  // + 1: BOS
+  }
+
+  Json Head(const char* what, const EvaluationText& text, Subject& subject) const {
+    return {{"eval", what},
+            {"model", subject.model().name()},
+            {"weights", subject.model().weights_digest().Hex()},
+            {"text", text_},
+            {"tokens", text.tokens.size()},
+            {"scored", text.scored()},
+            {"window", window_},
+            {"stride", stride_},
+            {"threads", subject.model().pool().threads()}};
+  }
+
+  void PrintHead(const EvaluationText& text, Subject& subject) const {
+    fmt::print("{} on {}: {} of {} tokens scored, window {}, stride {}, {} threads\n\n",
+               subject.model().name(), text_, text.scored(), text.tokens.size(), window_, stride_,
+               subject.model().pool().threads());
+  }
+
+  Status RunPerplexity() {
+    LARDER_ASSIGN(Subject subject, Load(flags_.math, flags_.kv_type));
+    LARDER_ASSIGN(const EvaluationText text,
+                  ReadEvaluationText(text_, subject.model().tokenizer(), window_, stride_, max_tokens_));
+    ProgressBar bar("scoring");
+    LARDER_ASSIGN(const std::vector<double> nll, ScoreText(subject, text, [&](double f) { bar.Update(f); }));
+    bar.Clear();
+    const Json row = SubjectJson(subject, Perplexity::Of(nll));
+    if (json_) {
+      Json out = Head("ppl", text, subject);
+      out.update(row);
+      fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
+      return {};
+    }
+    PrintHead(text, subject);
+    PrintSubjects({row});
+    return {};
+  }
+
+  Status RunDivergence() {
+    LARDER_ASSIGN(Subject base, Load(base_math_, base_kv_type_));
+    LARDER_ASSIGN(const EvaluationText text,
+                  ReadEvaluationText(text_, base.model().tokenizer(), window_, stride_, max_tokens_));
+    LARDER_ASSIGN(Subject candidate, Load(flags_.math, flags_.kv_type));
+    ProgressBar bar("comparing");
+    LARDER_ASSIGN(const std::vector<ScoredToken> scored,
+                  CompareOnText(base, candidate, text, [&](double f) { bar.Update(f); }));
+    bar.Clear();
+    Report(base, candidate, text, scored);
+    return {};
+  }
+
+  void Report(Subject& base, Subject& candidate, const EvaluationText& text,
+              const std::vector<ScoredToken>& scored) {
+    std::vector<double> kl, base_nll, candidate_nll, change;
+    double same = 0;
+    for (const ScoredToken& token : scored) {
+      const Divergence& d = token.divergence;
+      kl.push_back(d.kl);
+      base_nll.push_back(d.base_nll);
+      candidate_nll.push_back(d.candidate_nll);
+      change.push_back(d.candidate_nll - d.base_nll);
+      same += d.same_top;
+    }
+    const ScoredToken& worst =
+        *std::max_element(scored.begin(), scored.end(),
+                          [](const auto& a, const auto& b) { return a.divergence.kl < b.divergence.kl; });
+    const MeanError mean = MeanOf(kl), mean_change = MeanOf(change);
+    const std::vector<Json> rows = {SubjectJson(base, Perplexity::Of(base_nll)),
+                                    SubjectJson(candidate, Perplexity::Of(candidate_nll))};
+    const double ratio = std::exp(mean_change.mean), ratio_error = ratio * mean_change.standard_error;
+    const double same_top = same / static_cast<double>(scored.size());
+    const std::string worst_text = TokenInContext(text, base.model().tokenizer(), worst.position);
+    const double median = Quantile(kl, 0.5), q99 = Quantile(kl, 0.99), q999 = Quantile(kl, 0.999);
+    if (json_) {
+      Json out = Head("kl", text, base);
+      out.update({{"base", rows[0]},
+                  {"candidate", rows[1]},
+                  {"kl_mean", mean.mean},
+                  {"kl_mean_error", mean.standard_error},
+                  {"kl_median", median},
+                  {"kl_99", q99},
+                  {"kl_999", q999},
+                  {"kl_worst", worst.divergence.kl},
+                  {"worst_position", worst.position},
+                  {"worst_text", worst_text},
+                  {"same_top", same_top},
+                  {"perplexity_ratio", ratio},
+                  {"perplexity_ratio_error", ratio_error}});
+      fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
+      return;
+    }
+    PrintHead(text, base);
+    PrintSubjects(rows);
+    fmt::print("\nKL(base || candidate)  mean {:.3e} +- {:.1e}, median {:.3e}, 99 % {:.3e}, 99.9 % {:.3e}\n",
+               mean.mean, mean.standard_error, median, q99, q999);
+    fmt::print("same first choice      {:.2f} %\n", 100 * same_top);
+    fmt::print("perplexity ratio       {:.5f} +- {:.5f}\n", ratio, ratio_error);
+    fmt::print("worst token            {:.3e} at token {}: {}\n", worst.divergence.kl, worst.position,
+               Json(worst_text).dump(-1, ' ', false, Json::error_handler_t::replace));
+  }
+
+  ModelFlags flags_;
+  std::string text_, base_math_ = "f32", base_kv_type_ = "f32";
+  int64_t window_ = 512, stride_ = 0, max_tokens_ = 0;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> CreateEval() { return std::make_unique<Eval>(); }
+
+}  // namespace larder

@@ -1,0 +1,32 @@
+// The parameters that every command with a model takes, and loading it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/params.h"
+#include "model/model.h"
+
+namespace larder {
+
+struct ModelFlags {
+  std::string model;
+  int64_t threads = 0;
+  std::string math = "fast";
+  std::string kv_type = "f16";
+
+  void Declare(Params& params);
+  Result<std::unique_ptr<Model>> Load() const;
+  // The same file in another setting.
+  Result<std::unique_ptr<Model>> LoadAs(const std::string& other_math,
+                                        const std::string& other_kv_type) const;
+};
+
+void DeclareMath(Params& params, std::string prefix, std::string* value, std::string help);
+void DeclareKvType(Params& params, std::string prefix, std::string* value, std::string help);
+
+// A limit of 0 means half of the memory that is free now. It is taken only as the cache grows.
+uint64_t KvLimitOrDefault(uint64_t limit);
+
+}  // namespace larder

@@ -1,0 +1,42 @@
+// Space of one Attention call; grows, never shrinks, is never cleared.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "base/memory.h"
+#include "base/result.h"
+#include "compute/attention.h"
+
+namespace larder {
+
+// A buffer of floats that keeps its size unless it must grow. Contents are undefined.
+class GrowingFloats {
+ public:
+  float* Get(size_t count) {
+    if (buffer_.size() < count * sizeof(float)) {
+      Result<AlignedBuffer> larger = AlignedBuffer::Allocate(count * sizeof(float));
+      LARDER_CHECK(larger.has_value());
+      buffer_ = *std::move(larger);
+    }
+    return buffer_.as<float>();
+  }
+
+ private:
+  AlignedBuffer buffer_;
+};
+
+struct AttentionScratch::Impl {
+  struct Worker {
+    GrowingFloats tile;      // a page made on the way
+    GrowingFloats k, v;      // a page's elements as floats
+    GrowingFloats running;   // running softmax of the span: [query]{maximum, sum, values}
+    GrowingFloats total;     // and of the spans so far
+  };
+  std::vector<Worker> workers;
+  GrowingFloats partial;  // spans' results, [row][head][span]{maximum, sum, values}
+  std::atomic<uint64_t> pages_read{0};
+};
+
+}  // namespace larder

@@ -1,0 +1,83 @@
+#include <charconv>
+
+#include "serve/endpoints.h"
+#include "serve/errors.h"
+#include "serve/json_writer.h"
+#include "serve/misses.h"
+
+namespace larder {
+namespace {
+
+constexpr int64_t kDefaultBlocks = 100, kMaxBlocks = 10000;
+
+void WriteBlock(JsonWriter& json, const KvBlockInfo& block) {
+  json.BeginObject().Field("name", block.name).Field("parent", block.parent);
+  json.Field("depth", block.depth).Field("rows", block.rows).Field("sealed", block.sealed);
+  json.Field("holders", block.holders).Field("children", block.children);
+  json.Field("bytes", block.bytes).Field("uses", block.uses).Field("last_use", block.last_use);
+  json.Key("kinds").BeginArray();
+  for (const std::string& kind : block.kinds) json.String(kind);
+  json.EndArray().Field("tokens", block.tokens).EndObject();
+}
+
+ApiResult<int64_t> Limit(const HttpRequest& request) {
+  if (request.query.find("limit") == std::string::npos) return kDefaultBlocks;
+  const std::string text = request.QueryParameter("limit").value_or("");
+  int64_t limit = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), limit);
+  if (error != std::errc() || end != text.data() + text.size() || limit < 1 || limit > kMaxBlocks) {
+    return BadField("limit", "'limit' must be an integer in 1..{}.", kMaxBlocks);
+  }
+  return limit;
+}
+
+}  // namespace
+
+HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request) {
+  const EngineStats stats = context.backend->Stats();
+  const KvStats& kv = stats.kv;
+  JsonWriter json;
+  json.BeginObject().Field("model", context.backend->model_id());
+  json.Key("memory").BeginObject();
+  json.Field("used_bytes", kv.used_bytes).Field("limit_bytes", kv.limit_bytes);
+  json.Field("block_bytes", kv.block_bytes).Field("metadata_bytes", kv.metadata_bytes).EndObject();
+  json.Key("requests").BeginObject();
+  json.Field("running", stats.running)
+      .Field("waiting", stats.waiting)
+      .Field("preemptions", stats.preemptions);
+  json.Field("finished", stats.requests_finished).Field("cancelled", stats.requests_cancelled);
+  json.Field("failed", stats.requests_failed).EndObject();
+  json.Key("tokens").BeginObject();
+  json.Field("prompt", stats.prompt_tokens).Field("generated", stats.generation_tokens);
+  json.Field("cached", stats.cached_tokens).EndObject();
+  json.Key("blocks").BeginObject();
+  json.Field("total", kv.blocks).Field("sealed", kv.sealed_blocks).Field("held", kv.held_blocks);
+  json.Field("evicted", kv.evicted_blocks).Field("deduplicated", kv.deduplicated_blocks);
+  json.Field("sequences", kv.sequences).Field("collisions", kv.collisions).EndObject();
+  json.Key("rows").BeginObject();
+  json.Field("hit", kv.hits_rows).Field("missed", kv.missed_rows).Field("copied", kv.copied_rows).EndObject();
+  json.Key("misses").BeginObject();
+  for (const auto& [reason, count] : VisibleMisses(context, request.tenant, stats)) json.Field(reason, count);
+  json.EndObject().EndObject();
+  return {.body = json.Take()};
+}
+
+HttpResponse HandleCacheBlocks(ServeContext& context, const HttpRequest& request) {
+  const ApiResult<int64_t> limit = Limit(request);
+  if (!limit) return ErrorResponse(limit.error());
+  JsonWriter json;
+  json.BeginObject().Key("blocks").BeginArray();
+  for (const KvBlockInfo& block : context.backend->Blocks(request.tenant, static_cast<size_t>(*limit))) {
+    if (block.tenant == request.tenant) WriteBlock(json, block);
+  }
+  json.EndArray().EndObject();
+  return {.body = json.Take()};
+}
+
+HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request) {
+  JsonWriter json;
+  json.BeginObject().Field("dropped_blocks", context.backend->ClearCache(request.tenant)).EndObject();
+  return {.body = json.Take()};
+}
+
+}  // namespace larder

@@ -1,0 +1,42 @@
+// The real engine behind ServeBackend.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "model/chat_template.h"
+#include "serve/backend.h"
+
+namespace larder {
+
+class EngineBackend final : public ServeBackend {
+ public:
+  // The chat template is the file's content where a path is given (errors are the caller's then), else the
+  // model's own (which, if it cannot be interpreted, only chat requests are refused for). `engine` outlives
+  // the backend.
+  static Result<std::unique_ptr<EngineBackend>> Create(Engine* engine, const std::string& chat_template_file);
+
+  const std::string& model_id() const override { return model_id_; }
+  std::string fingerprint() const override { return fingerprint_; }
+  int64_t context() const override { return engine_->context(); }
+  const Tokenizer& tokenizer() const override { return engine_->model().tokenizer(); }
+  const std::string& chat_template() const override { return template_source_; }
+  Result<std::string> RenderChat(std::string_view context_json) const override;
+
+  Result<uint64_t> Submit(Request request, std::shared_ptr<RequestSink> sink) override;
+  void Cancel(uint64_t id) override { engine_->Cancel(id); }
+  bool Drain(int64_t timeout_ms) override { return engine_->Drain(timeout_ms); }
+  EngineStats Stats() const override { return engine_->Stats(); }
+  std::vector<KvBlockInfo> Blocks(const std::string& tenant, size_t limit) override;
+  uint64_t ClearCache(const std::string& tenant) override { return engine_->ClearCache(tenant); }
+
+ private:
+  explicit EngineBackend(Engine* engine) : engine_(engine) {}
+  Engine* engine_;
+  std::string model_id_, fingerprint_, template_source_;
+  std::optional<ChatTemplate> template_;
+  std::string template_error_;  // why there is none
+};
+
+}  // namespace larder

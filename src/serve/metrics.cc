@@ -1,0 +1,134 @@
+// Prometheus text format 0.0.4.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "serve/endpoints.h"
+#include "serve/misses.h"
+
+namespace larder {
+namespace {
+
+// A label's value: backslash, quote and line feed are escaped.
+std::string LabelValue(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '\\' || c == '"') out += '\\';
+    if (c == '\n') {
+      out += "\\n";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+class Page {
+ public:
+  void Describe(std::string_view name, std::string_view type, std::string_view help) {
+    fmt::format_to(std::back_inserter(text_), "# HELP {} {}\n# TYPE {} {}\n", name, help, name, type);
+  }
+  template <class Number>
+  void Sample(std::string_view name, std::string_view labels, Number value) {
+    fmt::format_to(std::back_inserter(text_), "{}{} {}\n", name, labels, value);
+  }
+  template <class Number>
+  void Gauge(std::string_view name, std::string_view help, Number value, std::string_view labels = "") {
+    Describe(name, "gauge", help);
+    Sample(name, labels, value);
+  }
+  template <class Number>
+  void Counter(std::string_view name, std::string_view help, Number value, std::string_view labels = "") {
+    Describe(name, "counter", help);
+    Sample(name, labels, value);
+  }
+  std::string Take() { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+void AddRequests(Page& page, const EngineStats& stats) {
+  page.Gauge("larder_requests_running", "Sequences that get rows in the engine's steps.", stats.running);
+  page.Gauge("larder_requests_waiting", "Sequences in the queue.", stats.waiting);
+  page.Counter("larder_preemptions_total", "Sequences that gave up their place for others.",
+               stats.preemptions);
+  page.Describe("larder_requests_total", "counter", "Requests that have ended, by outcome.");
+  page.Sample("larder_requests_total", "{outcome=\"finished\"}", stats.requests_finished);
+  page.Sample("larder_requests_total", "{outcome=\"cancelled\"}", stats.requests_cancelled);
+  page.Sample("larder_requests_total", "{outcome=\"failed\"}", stats.requests_failed);
+  page.Counter("larder_prompt_tokens_total", "Tokens of prompts.", stats.prompt_tokens);
+  page.Counter("larder_generated_tokens_total", "Tokens generated.", stats.generation_tokens);
+  page.Counter("larder_cached_tokens_total", "Tokens of prompts that were not computed again.",
+               stats.cached_tokens);
+  page.Counter("larder_steps_total", "Steps of the engine.", stats.steps);
+  page.Describe("larder_time_to_first_token_seconds", "summary", "From arrival to the first token.");
+  page.Sample("larder_time_to_first_token_seconds_sum", "", stats.ttft_ms_sum / 1000);
+  page.Sample("larder_time_to_first_token_seconds_count", "", stats.requests_finished);
+  page.Gauge("larder_scheduling_seconds", "Time of the last step outside the model.",
+             stats.scheduling_us_last / 1e6);
+}
+
+void AddCache(Page& page, const ServeContext& context, const std::string& tenant, const EngineStats& stats) {
+  const KvStats& kv = stats.kv;
+  page.Gauge("larder_kv_used_bytes", "Bytes of the KV cache in memory, metadata included.", kv.used_bytes);
+  page.Gauge("larder_kv_limit_bytes", "The limit that is never exceeded.", kv.limit_bytes);
+  page.Gauge("larder_kv_metadata_bytes", "Bytes of nodes, index and tables.", kv.metadata_bytes);
+  page.Gauge("larder_kv_blocks", "Blocks in memory.", kv.blocks);
+  page.Gauge("larder_kv_blocks_held", "Blocks that running sequences hold.", kv.held_blocks);
+  page.Counter("larder_kv_evicted_blocks_total", "Blocks evicted.", kv.evicted_blocks);
+  page.Counter("larder_kv_deduplicated_blocks_total", "Blocks dropped because an equal one existed.",
+               kv.deduplicated_blocks);
+  page.Counter("larder_kv_collisions_total", "Names that matched while the tokens did not.", kv.collisions);
+  page.Describe("larder_kv_rows_total", "counter", "Rows looked up, by outcome.");
+  page.Sample("larder_kv_rows_total", "{outcome=\"hit\"}", kv.hits_rows);
+  page.Sample("larder_kv_rows_total", "{outcome=\"missed\"}", kv.missed_rows);
+  page.Counter("larder_kv_copied_rows_total", "Rows copied because a block was shared in part.",
+               kv.copied_rows);
+  page.Counter("larder_attention_pages_read_total", "Pages of keys and values read.",
+               stats.attention_pages_read);
+  page.Describe("larder_kv_misses_total", "counter", "Look-ups that did not find everything, by reason.");
+  for (const auto& [reason, count] : VisibleMisses(context, tenant, stats)) {
+    page.Sample("larder_kv_misses_total", fmt::format("{{reason=\"{}\"}}", LabelValue(reason)), count);
+  }
+}
+
+void AddHttp(Page& page, const ServeContext& context) {
+  page.Gauge("larder_http_connections", "Open connections.", context.connections_open.load());
+  page.Counter("larder_http_connections_total", "Connections accepted.", context.connections_accepted.load());
+  page.Counter("larder_http_clients_gone_total", "Clients that left before their answer was complete.",
+               context.clients_gone.load());
+  page.Describe("larder_http_responses_total", "counter", "Answers, by the first digit of the status.");
+  for (size_t digit = 2; digit < context.responses.size(); ++digit) {
+    page.Sample("larder_http_responses_total", fmt::format("{{status=\"{}xx\"}}", digit),
+                context.responses[digit].load());
+  }
+}
+
+// The names that existing dashboards look for.
+void AddFamiliarNames(Page& page, const ServeContext& context, const EngineStats& stats) {
+  const std::string labels = fmt::format("{{model_name=\"{}\"}}", LabelValue(context.backend->model_id()));
+  const double used = static_cast<double>(stats.kv.used_bytes);
+  const double usage = used / static_cast<double>(std::max<uint64_t>(1, stats.kv.limit_bytes));
+  page.Gauge("vllm:num_requests_running", "As larder_requests_running.", stats.running, labels);
+  page.Gauge("vllm:num_requests_waiting", "As larder_requests_waiting.", stats.waiting, labels);
+  page.Gauge("vllm:kv_cache_usage_perc", "Share of the KV cache's limit in use, 0 to 1.", usage, labels);
+  page.Counter("vllm:prompt_tokens_total", "As larder_prompt_tokens_total.", stats.prompt_tokens, labels);
+  page.Counter("vllm:generation_tokens_total", "As larder_generated_tokens_total.", stats.generation_tokens,
+               labels);
+}
+
+}  // namespace
+
+HttpResponse HandleMetrics(ServeContext& context, const HttpRequest& request) {
+  const EngineStats stats = context.backend->Stats();
+  Page page;
+  AddRequests(page, stats);
+  AddCache(page, context, request.tenant, stats);
+  AddHttp(page, context);
+  AddFamiliarNames(page, context, stats);
+  return {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = page.Take()};
+}
+
+}  // namespace larder

@@ -1,0 +1,150 @@
+#include "larder/evaluation.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "larder/measure.h"
+
+namespace larder {
+namespace {
+
+constexpr const char* kModels[] = {"tiny-llama.gguf", "tiny-gemma3.gguf"};
+
+std::unique_ptr<Model> Load(const std::string& name, MathMode math, KvType type) {
+  ModelOptions options;
+  options.math = math;
+  options.kv_type = type;
+  options.threads = 2;
+  auto model = Model::Load(std::string(LARDER_TEST_DATA) + "/models/" + name, std::move(options));
+  EXPECT_TRUE(model) << model.error().message;
+  return model ? *std::move(model) : nullptr;
+}
+
+EvaluationText TextOf(const Model& model, int64_t tokens, int64_t window, int64_t stride) {
+  EvaluationText text;
+  text.tokens = FillerTokens(tokens, model.spec().vocabulary, 9);
+  text.windows = PlanWindows(tokens, window, stride);
+  return text;
+}
+
+void Ignore(double) {}
+
+TEST(Evaluation, ASettingDoesNotDivergeFromItself) {
+  for (const char* name : kModels) {
+    auto base = Subject::Create("a", Load(name, MathMode::kFast, KvType::kF16), 49);
+    auto candidate = Subject::Create("b", Load(name, MathMode::kFast, KvType::kF16), 49);
+    ASSERT_TRUE(base && candidate);
+    const EvaluationText text = TextOf(base->model(), 100, 48, 16);
+    const auto scored = CompareOnText(*base, *candidate, text, Ignore);
+    ASSERT_TRUE(scored) << scored.error().message;
+    ASSERT_EQ(static_cast<int64_t>(scored->size()), text.scored());
+    for (const ScoredToken& token : *scored) {
+      EXPECT_EQ(token.divergence.kl, 0) << name;
+      EXPECT_TRUE(token.divergence.same_top);
+    }
+  }
+}
+
+TEST(Evaluation, FastArithmeticDivergesALittle) {
+  auto base = Subject::Create("a", Load("tiny-llama-q8_0.gguf", MathMode::kF32, KvType::kF32), 65);
+  auto candidate = Subject::Create("b", Load("tiny-llama-q8_0.gguf", MathMode::kFast, KvType::kF16), 65);
+  ASSERT_TRUE(base && candidate);
+  const EvaluationText text = TextOf(base->model(), 64, 64, 32);
+  const auto scored = CompareOnText(*base, *candidate, text, Ignore);
+  ASSERT_TRUE(scored) << scored.error().message;
+  double sum = 0;
+  for (const ScoredToken& token : *scored) sum += token.divergence.kl;
+  EXPECT_GT(sum, 0);
+  EXPECT_LT(sum / static_cast<double>(scored->size()), 0.05);
+}
+
+// Windows and pieces are bookkeeping only: the scores are those of one pass over each window, row by row.
+TEST(Evaluation, ScoresEqualAPlainPass) {
+  for (const char* name : kModels) {
+    auto subject = Subject::Create("a", Load(name, MathMode::kF32, KvType::kF32), 41);
+    ASSERT_TRUE(subject);
+    const EvaluationText text = TextOf(subject->model(), 120, 40, 20);
+    const auto scores = ScoreText(*subject, text, Ignore);
+    ASSERT_TRUE(scores) << scores.error().message;
+    auto session = Session::Create(subject->model(), 40, 1);
+    ASSERT_TRUE(session);
+    const auto vocabulary = static_cast<size_t>(subject->model().spec().vocabulary);
+    const auto width = static_cast<size_t>(subject->model().spec().width);
+    std::vector<float> hidden(width), logits(vocabulary);
+    size_t at = 0;
+    for (const TextWindow& window : text.windows) {
+      auto sequence = (*session)->Open();
+      ASSERT_TRUE(sequence);
+      KvSequence* pointer = sequence->get();
+      for (int64_t p = window.begin; p + 1 < window.end; ++p) {
+        ASSERT_TRUE((*session)->Step({&pointer, 1}, std::span(text.tokens).subspan(static_cast<size_t>(p), 1),
+                                     hidden.data()));
+        if (p + 1 < window.score_from) continue;
+        subject->model().Logits(hidden.data(), 1, logits.data());
+        EXPECT_EQ(NegativeLogLikelihood(logits, text.tokens[static_cast<size_t>(p + 1)]), (*scores)[at++])
+            << name;
+      }
+      (*session)->Close(*std::move(sequence));
+    }
+    EXPECT_EQ(at, scores->size());
+  }
+}
+
+TEST(Evaluation, TextsThatCannotBeScoredAreRefused) {
+  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kF16);
+  const std::string path = testing::TempDir() + "larder-eval-" + std::to_string(getpid());
+  std::ofstream(path) << "";
+  EXPECT_FALSE(ReadEvaluationText(path, model->tokenizer(), 64, 32, 0));
+  EXPECT_FALSE(ReadEvaluationText("", model->tokenizer(), 64, 32, 0));
+  EXPECT_FALSE(ReadEvaluationText(path + "-absent", model->tokenizer(), 64, 32, 0));
+  EXPECT_FALSE(ReadEvaluationText(path, model->tokenizer(), 64, 65, 0));
+  std::ofstream(path) << "some words that make more than two tokens";
+  const auto text = ReadEvaluationText(path, model->tokenizer(), 64, 32, 3);
+  ASSERT_TRUE(text) << text.error().message;
+  EXPECT_EQ(text->tokens.size(), 3u);
+  unlink(path.c_str());
+}
+
+TEST(Session, SequencesOfOneSessionShareNothing) {
+  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kF16);
+  auto session = Session::Create(*model, 200, 1);
+  ASSERT_TRUE(session);
+  const auto tokens = FillerTokens(150, model->spec().vocabulary, 1);
+  for (int round = 0; round < 3; ++round) {
+    auto sequence = (*session)->Open();
+    ASSERT_TRUE(sequence);
+    EXPECT_EQ((*sequence)->length(), 0);
+    ASSERT_TRUE((*session)->Append(**sequence, tokens, 150, nullptr));
+    EXPECT_EQ((*sequence)->length(), 150);
+    (*session)->Close(*std::move(sequence));
+    EXPECT_EQ((*session)->cache().stats().blocks, 0u);
+  }
+  EXPECT_EQ((*session)->cache().stats().hits_rows, 0u);
+}
+
+TEST(Session, ContextIsTheModelsLimit) {
+  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kF16);
+  EXPECT_FALSE(Session::Create(*model, model->spec().context + 1, 1));
+}
+
+TEST(ModelWork, MatchesTheWeightsOfAKnownModel) {
+  // SmolLM2-135M: 106.2 M multiplications a token in the layers, 28.3 M in the head, 34,560 n in attention.
+  ModelSpec spec;
+  spec.width = 576;
+  spec.heads = 9;
+  spec.kv_heads = 3;
+  spec.head_dim = 64;
+  spec.feed_forward = 1536;
+  spec.vocabulary = 49152;
+  spec.layers.resize(30);
+  EXPECT_NEAR(ModelWork::Of(spec).layer_macs, 106.2e6, 0.05e6);
+  EXPECT_NEAR(ModelWork::Of(spec).head_macs, 28.3e6, 0.05e6);
+  EXPECT_EQ(AttentionMacs(spec, 100), 3456000);
+  spec.layers[0].window = 10;
+  EXPECT_EQ(AttentionMacs(spec, 100), 3456000 - 90 * 2 * 9 * 64);
+}
+
+}  // namespace
+}  // namespace larder

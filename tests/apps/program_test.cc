@@ -1,0 +1,203 @@
+// The program from outside: what it prints and how it ends.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace larder {
+namespace {
+
+using nlohmann::json;
+
+struct Outcome {
+  int code = -1;
+  std::string out;  // standard output and error
+};
+
+Outcome Program(const std::string& arguments, const std::string& input = "/dev/null") {
+  const std::string command = std::string(LARDER_PROGRAM) + " " + arguments + " 2>&1 <" + input;
+  Outcome outcome;
+  FILE* pipe = popen(command.c_str(), "r");
+  if (pipe == nullptr) return outcome;
+  char chunk[4096];
+  for (size_t n; (n = fread(chunk, 1, sizeof chunk, pipe)) > 0;) outcome.out.append(chunk, n);
+  const int status = pclose(pipe);
+  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return outcome;
+}
+
+std::string ModelPath(const std::string& name) { return std::string(LARDER_TEST_DATA) + "/models/" + name; }
+
+class TextFile {
+ public:
+  explicit TextFile(const std::string& content)
+      : path(testing::TempDir() + "larder-program-" + std::to_string(getpid()) + ".txt") {
+    std::ofstream(path) << content;
+  }
+  ~TextFile() { unlink(path.c_str()); }
+  const std::string path;
+};
+
+std::string LongText() {
+  std::string out;
+  for (int i = 0; i < 60; ++i) out += "the cat sat on the mat number " + std::to_string(i) + ". ";
+  return out;
+}
+
+TEST(Program, InspectDescribesEveryModel) {
+  for (const char* name : {"tiny-llama.gguf", "tiny-gemma3.gguf", "tiny-llama-q4_1.gguf"}) {
+    const Outcome text = Program("inspect " + ModelPath(name));
+    EXPECT_EQ(text.code, 0) << text.out;
+    EXPECT_NE(text.out.find("architecture"), std::string::npos);
+    const Outcome outcome = Program("inspect --json --tensors " + ModelPath(name));
+    ASSERT_EQ(outcome.code, 0) << outcome.out;
+    const json all = json::parse(outcome.out);
+    EXPECT_TRUE(all["model"]["supported"].get<bool>()) << outcome.out;
+    uint64_t by_type = 0, by_tensor = 0;
+    for (const json& row : all["tensor_types"]) by_type += row["bytes"].get<uint64_t>();
+    for (const json& row : all["tensors"]) by_tensor += row["bytes"].get<uint64_t>();
+    EXPECT_GT(by_type, 0u);
+    EXPECT_EQ(by_type, by_tensor);
+    EXPECT_EQ(all["model"]["kv_cache"]["f32"]["bytes_per_token"].get<uint64_t>(),
+              2 * all["model"]["kv_cache"]["f16"]["bytes_per_token"].get<uint64_t>());
+  }
+}
+
+TEST(Program, InspectRefusesWhatIsNoModel) {
+  const TextFile file("this is no model");
+  const Outcome outcome = Program("inspect " + file.path);
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.out.find("larder inspect: "), 0u) << outcome.out;
+  EXPECT_EQ(Program("inspect /nonexistent.gguf").code, 1);
+}
+
+TEST(Program, MistakesEndWithTwo) {
+  EXPECT_EQ(Program("").code, 2);
+  EXPECT_EQ(Program("serve --modle x").code, 2);
+  EXPECT_EQ(Program("serve --port 99999").code, 2);
+  EXPECT_EQ(Program("--help").code, 0);
+  EXPECT_EQ(Program("bench neither --model x").code, 1);
+  EXPECT_EQ(Program("serve").code, 1) << "no model";
+}
+
+TEST(Program, EvalReportsPerplexityAndDivergence) {
+  const TextFile text(LongText());
+  const std::string common = " --json --text " + text.path + " --window 64 --max-tokens 300 --model ";
+  const Outcome ppl = Program("eval ppl" + common + ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(ppl.code, 0) << ppl.out;
+  EXPECT_GT(json::parse(ppl.out)["perplexity"].get<double>(), 1);
+  const Outcome kl = Program("eval kl" + common + ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(kl.code, 0) << kl.out;
+  const json result = json::parse(kl.out);
+  EXPECT_GT(result["kl_mean"].get<double>(), 0);
+  EXPECT_LE(result["kl_median"].get<double>(), result["kl_99"].get<double>());
+  EXPECT_LE(result["kl_99"].get<double>(), result["kl_worst"].get<double>());
+  EXPECT_EQ(result["base"]["kv_bytes_per_token"].get<uint64_t>(),
+            2 * result["candidate"]["kv_bytes_per_token"].get<uint64_t>());
+  EXPECT_EQ(result["candidate"]["perplexity"], json::parse(ppl.out)["perplexity"])
+      << "the same setting twice";
+  const Outcome same =
+      Program("eval kl --base-math fast --base-kv-type f16" + common + ModelPath("tiny-gemma3.gguf"));
+  ASSERT_EQ(same.code, 0) << same.out;
+  EXPECT_EQ(json::parse(same.out)["kl_worst"].get<double>(), 0);
+  EXPECT_EQ(Program("eval kl --text " + text.path + " --model " + ModelPath("tiny-llama.gguf")).code, 0);
+}
+
+TEST(Program, BenchReportsEachLength) {
+  for (const std::string what : {"prefill", "decode"}) {
+    const Outcome outcome =
+        Program("bench " + what + " --json --lengths 16,70 --rounds 2 --tokens 4 --model " +
+                ModelPath("tiny-gemma3.gguf"));
+    ASSERT_EQ(outcome.code, 0) << outcome.out;
+    std::istringstream lines(outcome.out);
+    std::vector<int64_t> lengths;
+    for (std::string line; std::getline(lines, line);) {
+      const json row = json::parse(line);
+      EXPECT_EQ(row["bench"], what);
+      EXPECT_GT(row["tokens_per_s"]["median"].get<double>(), 0);
+      EXPECT_LE(row["tokens_per_s"]["min"], row["tokens_per_s"]["max"]);
+      EXPECT_GT(row["gmac_per_s"]["median"].get<double>(), 0);
+      lengths.push_back(row["length"]);
+    }
+    EXPECT_EQ(lengths, (std::vector<int64_t>{16, 70}));
+  }
+  EXPECT_EQ(Program("bench prefill --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code, 1);
+}
+
+TEST(Program, RunAnswersTheSameForTheSameSeed) {
+  const std::string arguments =
+      "run --prompt hello --max-tokens 8 --seed 3 --model " + ModelPath("tiny-llama.gguf");
+  const Outcome first = Program(arguments);
+  EXPECT_EQ(first.code, 0) << first.out;
+  EXPECT_EQ(first.out, Program(arguments).out);
+}
+
+TEST(Program, RunKeepsTheConversationInTheCache) {
+  const TextFile turns("hello there\nand again\n");
+  const Outcome outcome = Program(
+      "run --verbose --max-tokens 4 --temperature 0 --model " + ModelPath("tiny-llama.gguf"), turns.path);
+  ASSERT_EQ(outcome.code, 0) << outcome.out;
+  size_t answers = 0;
+  for (size_t at = 0; (at = outcome.out.find("prompt tokens", at)) != std::string::npos; ++at) ++answers;
+  EXPECT_EQ(answers, 2u) << outcome.out;
+}
+
+// Starts a server on a free port and waits for its address.
+struct ServerProcess {
+  pid_t pid = -1;
+  FILE* out = nullptr;
+  std::string line;
+
+  explicit ServerProcess(const std::string& model) {
+    int ends[2];
+    if (pipe(ends) != 0) return;
+    pid = fork();
+    if (pid == 0) {
+      dup2(ends[1], STDOUT_FILENO);
+      close(ends[0]);
+      execl(LARDER_PROGRAM, "larder", "serve", "--port", "0", "--model", model.c_str(), "--log-level",
+            "error", nullptr);
+      _exit(127);
+    }
+    close(ends[1]);
+    out = fdopen(ends[0], "r");
+    char text[512];
+    if (fgets(text, sizeof text, out) != nullptr) line = text;
+  }
+  ~ServerProcess() {
+    if (pid > 0) kill(pid, SIGKILL);
+    Wait();
+    if (out) fclose(out);
+  }
+  int Wait() {
+    int status = -1;
+    if (pid > 0) waitpid(pid, &status, 0);
+    pid = -1;
+    return status;
+  }
+};
+
+TEST(Program, ServeSaysWhereAndEndsCleanlyOnSigterm) {
+  for (int signal : {SIGTERM, SIGINT}) {
+    ServerProcess server(ModelPath("tiny-llama.gguf"));
+    EXPECT_EQ(server.line.find("larder: serving "), 0u) << server.line;
+    EXPECT_NE(server.line.find(" on http://127.0.0.1:"), std::string::npos) << server.line;
+    ASSERT_EQ(kill(server.pid, signal), 0);
+    const int status = server.Wait();
+    EXPECT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+  }
+}
+
+TEST(Program, ServeRefusesStrangersWithoutKeys) {
+  const Outcome outcome = Program("serve --host 0.0.0.0 --port 0 --model " + ModelPath("tiny-llama.gguf"));
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.out.find("no-auth"), std::string::npos) << outcome.out;
+}
+
+}  // namespace
+}  // namespace larder

@@ -1,0 +1,258 @@
+// Private lane tables: ragged lengths, removal, both position modes; attention over them equals attention
+// over the same entries laid out plainly, bit for bit.
+#include "kv/lanes.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <set>
+
+#include "compute/ops.h"
+#include "kv_fixture.h"
+
+namespace larder {
+namespace {
+
+constexpr int kDim = 16, kKvHeads = 2, kLayers = 2, kPositions = 512;
+
+struct Entry {
+  std::vector<float> k, v;
+  int32_t position = 0;
+  float bias = 0;
+};
+
+// Pages from the heap, at most `limit`; checks that each comes back once.
+class HeapPages final : public PageSource {
+ public:
+  HeapPages(size_t page_bytes, size_t limit) : page_bytes_(page_bytes), limit_(limit) {}
+  ~HeapPages() override { EXPECT_TRUE(pages_.empty()); }
+  Result<std::byte*> Take() override {
+    if (pages_.size() == limit_) return Fail(ErrorKind::kExhausted, "no more pages");
+    auto page = AlignedBuffer::Allocate(page_bytes_);
+    std::byte* data = page->data();
+    pages_.emplace(data, *std::move(page));
+    return data;
+  }
+  void Return(std::byte* page) override { ASSERT_EQ(pages_.erase(page), 1u); }
+  size_t taken() const { return pages_.size(); }
+
+ private:
+  size_t page_bytes_, limit_;
+  std::map<std::byte*, AlignedBuffer> pages_;
+};
+
+// The same entries, laid out plainly; keys as they are to be read.
+class PlainLanes final : public TileProvider {
+ public:
+  using Lanes = std::vector<std::vector<Entry>>;  // [layer * kKvHeads + head]
+  explicit PlainLanes(const Lanes& lanes) {
+    const size_t bytes = PageBytes(KvType::kF32, kDim);
+    for (const auto& lane : lanes) {
+      Copy& copy = lanes_.emplace_back();
+      for (size_t i = 0; i < lane.size(); ++i) {
+        if (i % kPageTokens == 0) copy.pages.push_back(*AlignedBuffer::Allocate(bytes));
+        StoreKvRow(KvType::kF32, kDim, lane[i].k.data(), lane[i].v.data(), copy.pages.back().data(),
+                   static_cast<int>(i % kPageTokens));
+        copy.positions.push_back(lane[i].position);
+        copy.bias.push_back(lane[i].bias);
+      }
+      copy.entries = static_cast<int64_t>(lane.size());
+      copy.positions.resize(copy.pages.size() * kPageTokens);
+      copy.bias.resize(copy.positions.size());
+    }
+  }
+  int64_t Entries(int layer, int head) const override { return At(layer, head).entries; }
+  KvPage Page(int layer, int head, int64_t page, std::byte*) const override {
+    const Copy& lane = At(layer, head);
+    const std::byte* data = lane.pages[static_cast<size_t>(page)].data();
+    return {
+        .k = PageK(data),
+        .v = PageV(data, KvType::kF32, kDim),
+        .positions = lane.positions.data() + page * kPageTokens,
+        .first_position = 0,
+        .entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.entries - page * kPageTokens)),
+        .logit_bias = lane.bias.data() + page * kPageTokens};
+  }
+
+ private:
+  struct Copy {
+    std::vector<AlignedBuffer> pages;
+    std::vector<int32_t> positions;
+    std::vector<float> bias;
+    int64_t entries = 0;
+  };
+  const Copy& At(int layer, int head) const { return lanes_[static_cast<size_t>(layer * kKvHeads + head)]; }
+  std::vector<Copy> lanes_;
+};
+
+class Lanes : public testing::Test {
+ protected:
+  Lanes() : shape_(*KvShape::Create(std::vector<int>(kLayers, 0), kKvHeads, kDim, KvType::kF32)) {
+    for (int p = 0; p < kPositions; ++p) {
+      for (int i = 0; i < kDim / 2; ++i) {
+        cosines_.push_back(std::cos(0.1f * static_cast<float>(p) / static_cast<float>(i + 1)));
+        sines_.push_back(std::sin(0.1f * static_cast<float>(p) / static_cast<float>(i + 1)));
+      }
+    }
+  }
+
+  std::vector<float> Floats(size_t n) {
+    std::vector<float> out(n);
+    for (float& x : out) x = std::normal_distribution<float>()(random_);
+    return out;
+  }
+
+  // Random appends and removals, uneven over lanes, mirrored in plain vectors.
+  PlainLanes::Lanes Fill(LaneTable& table, PositionMode mode) {
+    PlainLanes::Lanes lanes(kLayers * kKvHeads);
+    for (int step = 0; step < 1200; ++step) {
+      const size_t index = std::min<size_t>(random_() % 6, lanes.size() - 1);
+      const int layer = static_cast<int>(index) / kKvHeads, head = static_cast<int>(index) % kKvHeads;
+      auto& lane = lanes[index];
+      if (random_() % 4 == 0 && !lane.empty()) {
+        const size_t at = random_() % lane.size();
+        table.Remove(layer, head, static_cast<int64_t>(at));
+        if (mode == PositionMode::kKeep) {
+          lane[at] = lane.back();
+          lane.pop_back();
+        } else {
+          lane.erase(lane.begin() + static_cast<ptrdiff_t>(at));
+        }
+        continue;
+      }
+      lane.push_back({Floats(kDim), Floats(kDim), step, 0});
+      EXPECT_TRUE(table.Append(layer, head, lane.back().k.data(), lane.back().v.data(), step));
+      if (random_() % 5 == 0) {
+        const size_t at = random_() % lane.size();
+        lane[at].bias = static_cast<float>(random_() % 8) / 4;
+        table.SetLogitBias(layer, head, static_cast<int64_t>(at), lane[at].bias);
+      }
+    }
+    return lanes;
+  }
+
+  // Attention with two query heads per lane, over both providers, must agree in every bit.
+  void ExpectSameAttention(const TileProvider& a, const TileProvider& b, int32_t position) {
+    constexpr int kHeads = 2 * kKvHeads;
+    const auto q = Floats(kHeads * kDim);
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const AttentionShape shape{layer, kHeads, kKvHeads, kDim, 0.25f, 0, KvType::kF32};
+      std::vector<float> out_a(q.size()), out_b(q.size()), lse_a(kHeads), lse_b(kHeads);
+      const AttentionRow row_a{q.data(), out_a.data(), lse_a.data(), &a, position};
+      const AttentionRow row_b{q.data(), out_b.data(), lse_b.data(), &b, position};
+      ThreadPool pool(2);
+      AttentionScratch scratch;
+      Attention(pool, scratch, shape, std::span(&row_a, 1));
+      AttentionReference(shape, std::span(&row_b, 1));
+      EXPECT_EQ(out_a, out_b);
+      EXPECT_EQ(lse_a, lse_b);
+    }
+  }
+
+  LaneTable::RopeTables Rope() const { return {cosines_.data(), sines_.data(), kPositions}; }
+
+  KvShape shape_;
+  std::mt19937 random_{5};
+  std::vector<float> cosines_, sines_;
+};
+
+TEST_F(Lanes, KeepModeReadsLikePlainMemory) {
+  HeapPages pages(shape_.page_bytes(), 1000);
+  {
+    LaneTable table(&shape_, &pages, PositionMode::kKeep, {});
+    const auto lanes = Fill(table, PositionMode::kKeep);
+    std::set<size_t> lengths;
+    for (int layer = 0; layer < kLayers; ++layer) {
+      for (int head = 0; head < kKvHeads; ++head) {
+        const auto& lane = lanes[static_cast<size_t>(layer * kKvHeads + head)];
+        lengths.insert(lane.size());
+        ASSERT_EQ(table.Length(layer, head), static_cast<int64_t>(lane.size()));
+        for (size_t i = 0; i < lane.size(); ++i) {
+          ASSERT_EQ(table.PositionOf(layer, head, static_cast<int64_t>(i)), lane[i].position);
+        }
+      }
+    }
+    EXPECT_GT(lengths.size(), 2u);
+    const PlainLanes plain(lanes);
+    ExpectSameAttention(table, plain, 2000);
+    ExpectSameAttention(table, plain, 600);  // the mask goes by original positions
+    EXPECT_GE(table.bytes(), pages.taken() * shape_.page_bytes());
+  }
+  EXPECT_EQ(pages.taken(), 0u);
+}
+
+TEST_F(Lanes, CompactModeRotatesByRank) {
+  HeapPages pages(shape_.page_bytes(), 1000);
+  LaneTable table(&shape_, &pages, PositionMode::kCompact, Rope());
+  auto lanes = Fill(table, PositionMode::kCompact);
+  for (auto& lane : lanes) {
+    for (size_t rank = 0; rank < lane.size(); ++rank) {
+      Rotate(lane[rank].k.data(), 1, kDim, kDim, cosines_.data() + rank * kDim / 2,
+             sines_.data() + rank * kDim / 2);
+      lane[rank].position = static_cast<int32_t>(rank);
+    }
+  }
+  const PlainLanes plain(lanes);
+  ExpectSameAttention(table, plain, 2000);
+  ExpectSameAttention(table, plain, 50);
+}
+
+TEST_F(Lanes, OriginalPositionsSurviveCompaction) {
+  HeapPages pages(shape_.page_bytes(), 10);
+  LaneTable table(&shape_, &pages, PositionMode::kCompact, Rope());
+  const auto k = Floats(kDim), v = Floats(kDim);
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(table.Append(0, 0, k.data(), v.data(), 10 * i));
+  table.Remove(0, 0, 1);
+  EXPECT_EQ(table.Length(0, 0), 4);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(table.PositionOf(0, 0, i), std::vector<int>({0, 20, 30, 40})[i]);
+}
+
+TEST_F(Lanes, AppendWithoutAPageChangesNothing) {
+  HeapPages pages(shape_.page_bytes(), 1);
+  LaneTable table(&shape_, &pages, PositionMode::kKeep, {});
+  const auto k = Floats(kDim), v = Floats(kDim);
+  for (int i = 0; i < kPageTokens; ++i) ASSERT_TRUE(table.Append(0, 0, k.data(), v.data(), i));
+  const auto status = table.Append(0, 0, k.data(), v.data(), 64);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().kind, ErrorKind::kExhausted);
+  EXPECT_EQ(table.Length(0, 0), 64);
+  for (int i = 0; i < kPageTokens; ++i) table.Remove(0, 0, 0);
+  EXPECT_TRUE(table.Append(1, 1, k.data(), v.data(), 64));  // the page came back
+}
+
+TEST_F(Lanes, RanksBeyondTheTablesAreRefused) {
+  HeapPages pages(shape_.page_bytes(), 100);
+  LaneTable table(&shape_, &pages, PositionMode::kCompact, Rope());
+  const auto k = Floats(kDim), v = Floats(kDim);
+  for (int i = 0; i < kPositions; ++i) ASSERT_TRUE(table.Append(0, 0, k.data(), v.data(), i));
+  EXPECT_FALSE(table.Append(0, 0, k.data(), v.data(), kPositions));
+}
+
+TEST_F(Lanes, TheCachesBudgetCountsPrivatePages) {
+  const uint64_t limit = 20 * 16384 + 60'000;
+  KvWorld world({.limit_bytes = limit});
+  world.Run("a", Text(1, 640));
+  const uint64_t before = world.cache().used_bytes();
+  auto source = world.cache().MakePageSource();
+  std::set<std::byte*> pages;
+  while (true) {
+    auto page = source->Take();
+    if (!page) {
+      EXPECT_EQ(page.error().kind, ErrorKind::kExhausted);
+      break;
+    }
+    EXPECT_TRUE(pages.insert(*page).second);
+    ASSERT_LE(world.cache().used_bytes(), limit);
+  }
+  EXPECT_EQ(pages.size() % 16, 0u);
+  EXPECT_GE(pages.size() * world.cache().shape().page_bytes(), limit / 2);
+  EXPECT_LT(world.cache().Probe("a", Text(1, 640)), 640);  // made room by eviction
+  EXPECT_TRUE(world.Sound());
+  for (std::byte* page : pages) source->Return(page);
+  EXPECT_LT(world.cache().used_bytes(), before);
+  EXPECT_TRUE(world.Sound());
+}
+
+}  // namespace
+}  // namespace larder
