@@ -68,7 +68,7 @@ def compiled(source):
     """The template, or the error that keeps it from being compiled."""
     try:
         return environment().from_string(source)
-    except jinja2.exceptions.TemplateError as error:
+    except Exception as error:  # Jinja's, or Python's about the code Jinja made
         return error
 
 

@@ -1,7 +1,7 @@
-// Work items of attention. Rows come in groups; an item is a group's rows, one KV head and either one span or all spans.
-// One span for each item spreads a few rows with a long context over all threads, at the price of storing the spans'
-// results; all spans needs no such store and is taken where there are rows enough. Both merge spans in index order, so
-// the choice changes no bit.
+// Work items of attention. Rows come in groups; an item is a group's rows, one KV head and either one span or
+// all spans. One span for each item spreads a few rows with a long context over all threads, at the price of
+// storing the spans' results; all spans needs no such store and is taken where there are rows enough. Both
+// merge spans in index order, so the choice changes no bit.
 #include <algorithm>
 #include <array>
 
@@ -21,13 +21,14 @@
 namespace larder {
 namespace {
 
-// Rows that read a page together. Their running softmaxes stay in the second-level cache: fewer rows where a row is
-// long, but never so few that 32 branches of one prefix would read it twice.
+// Rows that read a page together. Their running softmaxes stay in the second-level cache: fewer rows where a
+// row is long, but never so few that 32 branches of one prefix would read it twice.
 constexpr int kMaxGroupRows = 64;
 constexpr int kMinGroupRows = 32;
 constexpr int kLongRow = 512;  // elements of a row's queries of one KV head
 constexpr size_t kMaxPartialBytes = size_t{64} << 20;
-constexpr int kHeader = 16;  // floats before the values of a running softmax: maximum, sum, padding to a cache line
+constexpr int kHeader =
+    16;  // floats before the values of a running softmax: maximum, sum, padding to a cache line
 
 struct AttentionPlan {
   const AttentionShape& shape;
@@ -35,9 +36,9 @@ struct AttentionPlan {
   int queries_per_row;  // heads that share a KV head
   int group_rows;
   int64_t groups;
-  int64_t spans;         // of the longest row
+  int64_t spans;  // of the longest row
   bool item_is_one_span;
-  size_t record;         // floats of one running softmax
+  size_t record;  // floats of one running softmax
 
   std::span<const AttentionRow> Group(int64_t g) const {
     const size_t first = static_cast<size_t>(g * group_rows);
@@ -45,7 +46,8 @@ struct AttentionPlan {
   }
 };
 
-AttentionPlan MakeAttentionPlan(const AttentionShape& shape, std::span<const AttentionRow> rows, int threads) {
+AttentionPlan MakeAttentionPlan(const AttentionShape& shape, std::span<const AttentionRow> rows,
+                                int threads) {
   LARDER_CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 && shape.head_dim > 0);
   AttentionPlan plan{shape, rows, shape.heads / shape.kv_heads, kMaxGroupRows, 0, 0, false, 0};
   if (plan.queries_per_row * shape.head_dim > kLongRow) plan.group_rows = kMinGroupRows;
@@ -61,10 +63,12 @@ AttentionPlan MakeAttentionPlan(const AttentionShape& shape, std::span<const Att
   constexpr int64_t kSpanEntries = kPageTokens * kSpanPages;
   plan.spans = (entries + kSpanEntries - 1) / kSpanEntries;
   const auto items = [&] { return plan.groups * shape.kv_heads * (plan.item_is_one_span ? plan.spans : 1); };
-  const auto cut = [&] { plan.groups = (static_cast<int64_t>(rows.size()) + plan.group_rows - 1) / plan.group_rows; };
+  const auto cut = [&] {
+    plan.groups = (static_cast<int64_t>(rows.size()) + plan.group_rows - 1) / plan.group_rows;
+  };
   cut();
-  const size_t partial_bytes = rows.size() * static_cast<size_t>(shape.heads) * static_cast<size_t>(plan.spans) *
-                               plan.record * sizeof(float);
+  const size_t partial_bytes = rows.size() * static_cast<size_t>(shape.heads) *
+                               static_cast<size_t>(plan.spans) * plan.record * sizeof(float);
   plan.item_is_one_span = plan.spans > 1 && items() < 4 * threads && partial_bytes <= kMaxPartialBytes;
   while (items() < threads && plan.group_rows > 4) {
     plan.group_rows /= 2;
@@ -157,8 +161,8 @@ class Item {
     KvPage page;
   };
 
-  // Asks each provider once. A page in the cache is kept until all have answered, so that providers with the same page
-  // share its reading; a tile made on the way is used at once, since the next one takes its place.
+  // Asks each provider once. A page in the cache is kept until all have answered, so that providers with the
+  // same page share its reading; a tile made on the way is used at once, since the next one takes its place.
   void AddPage(int64_t number) {
     std::byte* tile =
         reinterpret_cast<std::byte*>(worker_.tile.Get(PageBytes(shape_.type, head_dim()) / sizeof(float)));
@@ -270,7 +274,8 @@ void AllSpans(const AttentionPlan& plan, AttentionScratch::Impl& scratch, int64_
   const size_t floats = static_cast<size_t>(work.queries()) * plan.record;
   float* running = worker.running.Get(floats);
   float* total = worker.total.Get(floats);
-  const auto record = [&](float* base, int q) HWY_ATTR { return Record{base + static_cast<size_t>(q) * plan.record}; };
+  const auto record = [&](float* base, int q)
+                          HWY_ATTR { return Record{base + static_cast<size_t>(q) * plan.record}; };
   for (int q = 0; q < work.queries(); ++q) record(total, q).Clear(work.head_dim());
   for (int64_t span = 0; span < plan.spans; ++span) {
     work.AddSpan(span, running, plan.record);
@@ -286,8 +291,9 @@ void AllSpans(const AttentionPlan& plan, AttentionScratch::Impl& scratch, int64_
 // One span, left in the partial results: [group][KV head][span][query of the item].
 float* PartialsOf(const AttentionPlan& plan, float* partial, int64_t group, int64_t kv_head, int64_t span) {
   const int64_t queries = static_cast<int64_t>(plan.group_rows) * plan.queries_per_row;
-  return partial + static_cast<size_t>(((group * plan.shape.kv_heads + kv_head) * plan.spans + span) * queries) *
-                       plan.record;
+  return partial +
+         static_cast<size_t>(((group * plan.shape.kv_heads + kv_head) * plan.spans + span) * queries) *
+             plan.record;
 }
 
 void OneSpan(const AttentionPlan& plan, AttentionScratch::Impl& scratch, float* partial, int64_t item,
@@ -347,7 +353,8 @@ void Attention(ThreadPool& pool, AttentionScratch& scratch, const AttentionShape
                std::span<const AttentionRow> rows) {
   if (rows.empty()) return;
   AttentionScratch::Impl& impl = scratch.impl();
-  if (impl.workers.size() < static_cast<size_t>(pool.threads())) impl.workers.resize(static_cast<size_t>(pool.threads()));
+  if (impl.workers.size() < static_cast<size_t>(pool.threads()))
+    impl.workers.resize(static_cast<size_t>(pool.threads()));
   HWY_DYNAMIC_DISPATCH(AttentionOnTarget)(pool, impl, MakeAttentionPlan(shape, rows, pool.threads()));
 }
 

@@ -1,5 +1,5 @@
-// The inner loops of attention: queries times keys, softmax weights, weights times values, for a tile of queries and
-// one page. Compiled once per target.
+// The inner loops of attention: queries times keys, softmax weights, weights times values, for a tile of
+// queries and one page. Compiled once per target.
 #if defined(LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_
 #undef LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_
@@ -11,7 +11,6 @@
 
 #include "compute/attention_math.h"
 #include "compute/simd_ops-inl.h"
-#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace larder {
@@ -30,8 +29,8 @@ struct Query {
 inline constexpr int kQueryTile = HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 ? 1 : 6;
 inline constexpr int kBlock = 16;  // keys, or channels, that one F16x holds
 
-// Blocks of 16 that a tile of `queries` works on at once: as many sums as registers allow, and enough of them to hide
-// the latency of a multiply-add.
+// Blocks of 16 that a tile of `queries` works on at once: as many sums as registers allow, and enough of them
+// to hide the latency of a multiply-add.
 inline constexpr int BlocksAtOnce(int queries) {
 #if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
   return queries > 0 ? 4 : 0;
@@ -47,18 +46,10 @@ HWY_INLINE F16x LoadElements(const uint16_t* p) { return LoadHalf(p); }
 HWY_INLINE float LoadElement(float x) { return x; }
 HWY_INLINE float LoadElement(uint16_t x) { return HalfToFloat(x); }
 
-// Keys are read a few rows of 64 at a time, values follow them in memory: a page is fetched ahead of its use.
-template <class T, int kBlocks>
-HWY_INLINE void PrefetchAhead(const T* key) {
-  constexpr int kBytesAhead = 8192;
-  const char* ahead = reinterpret_cast<const char*>(key) + kBytesAhead;
-  for (size_t at = 0; at < sizeof(T) * kBlocks * kBlock; at += 64) hwy::Prefetch(ahead + at);
-}
-
 // scores[t][first_key ...] for kBlocks blocks of keys. keys: [head_dim][64].
 template <class T, int kQueries, int kBlocks>
 void ScoreBlocks(const Query* queries, const T* keys, int head_dim, int first_key,
-                            float (*scores)[kPageTokens]) {
+                 float (*scores)[kPageTokens]) {
   const float* q[kQueries];
   HWY_UNROLL(8)
   for (int t = 0; t < kQueries; ++t) q[t] = queries[t].q;
@@ -67,7 +58,6 @@ void ScoreBlocks(const Query* queries, const T* keys, int head_dim, int first_ke
   for (int i = 0; i < kQueries * kBlocks; ++i) sum[i] = Zero();
   const T* key = keys + first_key;
   for (int d = 0; d < head_dim; ++d, key += kPageTokens) {
-    if (sizeof(T) == 99) PrefetchAhead<T, kBlocks>(key);
     HWY_UNROLL(8)
     for (int b = 0; b < kBlocks; ++b) {
       const F16x k = LoadElements(key + b * kBlock);
@@ -85,18 +75,19 @@ void ScoreBlocks(const Query* queries, const T* keys, int head_dim, int first_ke
 // Scores of the blocks up to the last visible key.
 template <class T, int kQueries>
 void Scores(const Query* queries, const T* keys, int head_dim, uint64_t visible_to_any,
-                       float (*scores)[kPageTokens]) {
+            float (*scores)[kPageTokens]) {
   constexpr int kBlocks = BlocksAtOnce(kQueries);
   const int end = 64 - std::countl_zero(visible_to_any);
   int key = std::countr_zero(visible_to_any) / kBlock * kBlock;
-  for (; key + (kBlocks - 1) * kBlock < end && key + kBlocks * kBlock <= kPageTokens; key += kBlocks * kBlock) {
+  for (; key + (kBlocks - 1) * kBlock < end && key + kBlocks * kBlock <= kPageTokens;
+       key += kBlocks * kBlock) {
     ScoreBlocks<T, kQueries, kBlocks>(queries, keys, head_dim, key, scores);
   }
   for (; key < end; key += kBlock) ScoreBlocks<T, kQueries, 1>(queries, keys, head_dim, key, scores);
 }
 
-// Turns a query's scores into weights (0 where it does not see), and brings its running softmax up to date except for
-// the values that are about to be added.
+// Turns a query's scores into weights (0 where it does not see), and brings its running softmax up to date
+// except for the values that are about to be added.
 inline void Softmax(const Query& query, float scale, int head_dim, float* scores) {
   F16x s[4];
   F16x largest = Splat(kMinusInfinity);
@@ -121,14 +112,15 @@ inline void Softmax(const Query& query, float scale, int head_dim, float* scores
   *query.sum = std::fma(*query.sum, correction, sum);
   if (correction == 1.0f) return;
   int d = 0;
-  for (; d + kBlock <= head_dim; d += kBlock) Store(Mul(Load(query.values + d), Splat(correction)), query.values + d);
+  for (; d + kBlock <= head_dim; d += kBlock)
+    Store(Mul(Load(query.values + d), Splat(correction)), query.values + d);
   for (; d < head_dim; ++d) query.values[d] *= correction;
 }
 
 // values[t][channel ...] += sum over keys [from, to) of weights[t][key] * v[key][channel ...].
 template <class T, int kQueries, int kBlocks>
 void AddValueBlocks(const Query* queries, const T* v, int head_dim, int channel, int from, int to,
-                               const float (*weights)[kPageTokens]) {
+                    const float (*weights)[kPageTokens]) {
   F16x sum[kQueries * kBlocks];
   HWY_UNROLL(8)
   for (int t = 0; t < kQueries; ++t) {
@@ -141,7 +133,8 @@ void AddValueBlocks(const Query* queries, const T* v, int head_dim, int channel,
     for (int b = 0; b < kBlocks; ++b) {
       const F16x x = LoadElements(value + b * kBlock);
       HWY_UNROLL(8)
-      for (int t = 0; t < kQueries; ++t) sum[t * kBlocks + b] = Fma(Splat(weights[t][key]), x, sum[t * kBlocks + b]);
+      for (int t = 0; t < kQueries; ++t)
+        sum[t * kBlocks + b] = Fma(Splat(weights[t][key]), x, sum[t * kBlocks + b]);
     }
   }
   HWY_UNROLL(8)
@@ -153,7 +146,7 @@ void AddValueBlocks(const Query* queries, const T* v, int head_dim, int channel,
 
 template <class T, int kQueries>
 void AddValues(const Query* queries, const T* v, int head_dim, int from, int to,
-                          const float (*weights)[kPageTokens]) {
+               const float (*weights)[kPageTokens]) {
   constexpr int kBlocks = BlocksAtOnce(kQueries);
   int channel = 0;
   for (; channel + kBlocks * kBlock <= head_dim; channel += kBlocks * kBlock) {
@@ -173,8 +166,9 @@ void AddValues(const Query* queries, const T* v, int head_dim, int from, int to,
   }
 }
 
-// A tile of kQueries queries meets a page. What a query does not see never enters its sums, not even times zero: the
-// slot may hold anything. Runs of keys that all see are done together, others query by query, in key order.
+// A tile of kQueries queries meets a page. What a query does not see never enters its sums, not even times
+// zero: the slot may hold anything. Runs of keys that all see are done together, others query by query, in
+// key order.
 template <class T, int kQueries>
 void PageTimesTile(const Query* queries, const T* k, const T* v, int head_dim, float scale) {
   alignas(64) float scores[kQueries][kPageTokens];
@@ -193,7 +187,8 @@ void PageTimesTile(const Query* queries, const T* k, const T* v, int head_dim, f
       continue;
     }
     for (int t = 0; t < kQueries; ++t) {
-      if ((queries[t].visible >> key & 1) != 0) AddValues<T, 1>(queries + t, v, head_dim, key, key + 1, scores + t);
+      if ((queries[t].visible >> key & 1) != 0)
+        AddValues<T, 1>(queries + t, v, head_dim, key, key + 1, scores + t);
     }
     ++key;
   }

@@ -36,8 +36,8 @@ inline uint64_t VisibleEntries(const KvPage& page, int32_t position, int window)
   return visible;
 }
 
-// What exponentials are taken relative to: the maximum, or 0 where nothing has a finite score (so that -inf stays a
-// weight of 0 and does not become a NaN).
+// What exponentials are taken relative to: the maximum, or 0 where nothing has a finite score (so that -inf
+// stays a weight of 0 and does not become a NaN).
 inline float ShiftOf(float maximum) { return maximum == kMinusInfinity ? 0.0f : maximum; }
 
 // Weights with which a total (maximum a) and an addition (maximum b) enter their sum.

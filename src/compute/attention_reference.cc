@@ -31,7 +31,8 @@ void AddPage(const AttentionShape& shape, const KvPage& page, uint64_t visible, 
     score[i] = kMinusInfinity;
     if ((visible >> i & 1) == 0) continue;
     float s = 0;
-    for (int d = 0; d < shape.head_dim; ++d) s = std::fma(q[d], Element(shape.type, page.k, d * kPageTokens + i), s);
+    for (int d = 0; d < shape.head_dim; ++d)
+      s = std::fma(q[d], Element(shape.type, page.k, d * kPageTokens + i), s);
     s *= shape.scale;
     if (page.logit_bias != nullptr) s += page.logit_bias[i];
     score[i] = s;

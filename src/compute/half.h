@@ -1,4 +1,5 @@
-// 16-bit floats to float, exactly, and back, rounded to nearest even. Correct whatever the processor's denormal mode is.
+// 16-bit floats to float, exactly, and back, rounded to nearest even. Correct whatever the processor's
+// denormal mode is.
 #pragma once
 
 #include <bit>
@@ -20,7 +21,8 @@ inline float HalfToFloat(uint16_t half) {
 
 inline float BrainToFloat(uint16_t brain) { return std::bit_cast<float>(static_cast<uint32_t>(brain) << 16); }
 
-// What the processors' own conversion does: subnormals included, 65520 and above become infinity, NaNs become quiet.
+// What the processors' own conversion does: subnormals included, 65520 and above become infinity, NaNs become
+// quiet.
 inline uint16_t FloatToHalf(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
@@ -30,7 +32,8 @@ inline uint16_t FloatToHalf(float value) {
     half = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
   } else if (magnitude >= 0x477ff000u) {
     half = 0x7c00u;
-  } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits
+  } else if (magnitude <
+             0x38800000u) {  // below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits
     half = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
   } else {
     const uint32_t odd = (magnitude >> 13) & 1u;

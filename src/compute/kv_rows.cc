@@ -53,7 +53,8 @@ size_t PageBytes(KvType type, int head_dim) {
 }
 
 void StoreKvRow(KvType type, int head_dim, const float* k, const float* v, std::byte* page, int slot) {
-  std::byte* v_row = MutableV(page, type, head_dim) + KvTypeBytes(type) * static_cast<size_t>(slot * head_dim);
+  std::byte* v_row =
+      MutableV(page, type, head_dim) + KvTypeBytes(type) * static_cast<size_t>(slot * head_dim);
   if (type == KvType::kF32) {
     ScatterKey(k, head_dim, reinterpret_cast<float*>(page) + slot);
     std::memcpy(v_row, v, sizeof(float) * static_cast<size_t>(head_dim));

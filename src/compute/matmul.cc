@@ -1,6 +1,7 @@
-// The matrix product on panels (packed.h). Rows are taken in tiles of up to kMaxTile, outputs in panels of 16; a tile's
-// sums stay in registers over the whole inner dimension, so a panel is read and unpacked once for a tile. Activations of
-// a tile are interleaved, [inner / 4][row][4 bytes], so that one pointer reaches all of its rows.
+// The matrix product on panels (packed.h). Rows are taken in tiles of up to kMaxTile, outputs in panels of
+// 16; a tile's sums stay in registers over the whole inner dimension, so a panel is read and unpacked once
+// for a tile. Activations of a tile are interleaved, [inner / 4][row][4 bytes], so that one pointer reaches
+// all of its rows.
 #include <algorithm>
 #include <array>
 #include <vector>
@@ -23,9 +24,9 @@ namespace larder {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Rows whose integer and float sums fit the registers: 2 * 8 of 32 with 512 bits; with 256 bits the four rows' integer
-// sums take 8 of 16 and the float sums are spilled once per group, which is cheap beside its 8 or more products.
-// Plain code has no registers to fill.
+// Rows whose integer and float sums fit the registers: 2 * 8 of 32 with 512 bits; with 256 bits the four
+// rows' integer sums take 8 of 16 and the float sums are spilled once per group, which is cheap beside its 8
+// or more products. Plain code has no registers to fill.
 #if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
 inline constexpr int kMaxTile = 8;
 #elif HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
@@ -55,7 +56,8 @@ HWY_INLINE void StoreTile(const F16x* acc, const Destination& to) {
   for (int r = 0; r < kRows; ++r) {
     HWY_ALIGN float row[16];
     Store(acc[r], row);
-    for (int c = 0; c < to.columns; ++c) to.y[r * to.ldy + c] = to.bias == nullptr ? row[c] : row[c] + to.bias[c];
+    for (int c = 0; c < to.columns; ++c)
+      to.y[r * to.ldy + c] = to.bias == nullptr ? row[c] : row[c] + to.bias[c];
   }
 }
 
@@ -77,7 +79,8 @@ HWY_INLINE F16x LoadMetadata(const uint8_t* p, bool half) {
 }
 
 template <WeightForm kForm, int kGroup, int kRows>
-void IntegerTile(const uint8_t* panel, const Matrix& matrix, const IntegerActivations& x, const Destination& to) {
+void IntegerTile(const uint8_t* panel, const Matrix& matrix, const IntegerActivations& x,
+                 const Destination& to) {
   const UnitLayout layout = LayoutOfUnit(kForm, kGroup, matrix.has_min(), matrix.half_scales());
   const bool has_min = matrix.has_min(), half = matrix.half_scales();
   const int64_t units = matrix.inputs() / kGroup;
@@ -130,8 +133,8 @@ void PanelTimesTile(int rows, const MatMulTarget& target, int64_t panel, MatMulS
   const Destination to{target.y + first_row * target.ldy + output, target.ldy,
                        target.bias == nullptr ? nullptr : target.bias + output,
                        static_cast<int>(HWY_MIN(m.outputs() - output, int64_t{kPanelOutputs}))};
-  const uint8_t* data =
-      m.data().as<uint8_t>() + panel * PanelBytes(m.form(), m.group(), m.has_min(), m.half_scales(), m.inputs());
+  const uint8_t* data = m.data().as<uint8_t>() +
+                        panel * PanelBytes(m.form(), m.group(), m.has_min(), m.half_scales(), m.inputs());
   if (m.form() == WeightForm::kF32) {
     return FloatTile<kRows>(reinterpret_cast<const float*>(data), scratch.floats(first_row), m.inputs(), to);
   }
@@ -153,7 +156,8 @@ float QuantizeGroupVector(const float* x, int8_t* codes) {
   const hn::Rebind<int8_t, DF> d8;
   auto largest = hn::Zero(di);
   for (size_t i = 0; i < 32; i += kLanes) {
-    const auto bits = hn::And(hn::BitCast(di, hn::LoadU(df, x + i)), hn::Set(di, static_cast<int32_t>(kMagnitudeBits)));
+    const auto bits =
+        hn::And(hn::BitCast(di, hn::LoadU(df, x + i)), hn::Set(di, static_cast<int32_t>(kMagnitudeBits)));
     largest = hn::Max(largest, bits);
   }
   const GroupScale scale = ScaleOfGroup(static_cast<uint32_t>(hn::GetLane(hn::MaxOfLanes(di, largest))));
@@ -217,7 +221,8 @@ int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 Plan MakePlan(int64_t rows, int64_t inputs, std::span<const MatMulTarget> targets, int threads) {
   // An item's activations stay in a core's second-level cache beside the panel; its products take long enough
-  // (about 10 us) to hide what it costs to fetch an item, and there are enough of them to balance the threads.
+  // (about 10 us) to hide what it costs to fetch an item, and there are enough of them to balance the
+  // threads.
   constexpr int64_t kActivationBytes = 128 * 1024;
   constexpr int64_t kLeastProducts = 48 * 1024;
   constexpr int64_t kItemsPerThread = 12;
@@ -237,8 +242,8 @@ Plan MakePlan(int64_t rows, int64_t inputs, std::span<const MatMulTarget> target
 }
 
 // Fills the scratch with what the targets' forms need.
-void PrepareActivations(ThreadPool& pool, MatMulScratch::Impl& scratch, const float* x, int64_t ldx, int64_t inputs,
-                        const Plan& plan, std::span<const MatMulTarget> targets) {
+void PrepareActivations(ThreadPool& pool, MatMulScratch::Impl& scratch, const float* x, int64_t ldx,
+                        int64_t inputs, const Plan& plan, std::span<const MatMulTarget> targets) {
   bool floats = false, integers = false;
   for (const MatMulTarget& t : targets) (t.weights->form() == WeightForm::kF32 ? floats : integers) = true;
   scratch.Resize(plan.rows, inputs, floats, integers);
@@ -264,7 +269,8 @@ void MatMulOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, const float*
   PrepareActivations(pool, scratch, x, ldx, inputs, plan, targets);
 
   const auto items_of = [&](const MatMulTarget& target) HWY_ATTR {
-    return DivideUp(DivideUp(target.weights->outputs(), kPanelOutputs), plan.panels_per_item) * plan.row_blocks;
+    return DivideUp(DivideUp(target.weights->outputs(), kPanelOutputs), plan.panels_per_item) *
+           plan.row_blocks;
   };
   int64_t items = 0;
   for (const MatMulTarget& target : targets) items += items_of(target);
@@ -280,7 +286,8 @@ void MatMulOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, const float*
     for (int64_t panel = first_panel; panel < end_panel; ++panel) {
       for (int64_t tile = first_tile; tile < end_tile; ++tile) {
         const int64_t row = plan.FirstRow(tile);
-        PanelTimesTile<kMaxTile>(static_cast<int>(plan.FirstRow(tile + 1) - row), target, panel, scratch, row);
+        PanelTimesTile<kMaxTile>(static_cast<int>(plan.FirstRow(tile + 1) - row), target, panel, scratch,
+                                 row);
       }
     }
   });
@@ -317,7 +324,8 @@ MatMulScratch::~MatMulScratch() = default;
 void MatMul(ThreadPool& pool, MatMulScratch& scratch, const float* x, int64_t ldx, int rows,
             std::span<const MatMulTarget> targets) {
   if (rows <= 0 || targets.empty()) return;
-  for (const MatMulTarget& target : targets) LARDER_CHECK(target.weights->inputs() == targets[0].weights->inputs());
+  for (const MatMulTarget& target : targets)
+    LARDER_CHECK(target.weights->inputs() == targets[0].weights->inputs());
   HWY_DYNAMIC_DISPATCH(MatMulOnTarget)(pool, scratch.impl(), x, ldx, rows, targets);
 }
 

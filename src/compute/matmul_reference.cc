@@ -68,9 +68,11 @@ void MatMulReference(const float* x, int64_t ldx, int rows, const MatrixSource& 
   }
   for (int64_t output = 0; output < source.outputs; ++output) {
     const int64_t from = permutation.empty() ? output : permutation[static_cast<size_t>(output)];
-    const std::byte* packed = static_cast<const std::byte*>(source.data) + from * static_cast<int64_t>(*row_bytes);
+    const std::byte* packed =
+        static_cast<const std::byte*>(source.data) + from * static_cast<int64_t>(*row_bytes);
     if (integer) {
-      UnpackRow(source.type, packed, source.inputs, weights.codes.data(), weights.scales.data(), weights.mins.data());
+      UnpackRow(source.type, packed, source.inputs, weights.codes.data(), weights.scales.data(),
+                weights.mins.data());
     } else {
       DequantizeRow(source.type, packed, source.inputs, values.data());
     }

@@ -1,5 +1,5 @@
-// Activations of one MatMul call, prepared for its kernels. Rows of a tile are interleaved; a tile of n rows that begins
-// with row r occupies what rows r .. r + n - 1 would.
+// Activations of one MatMul call, prepared for its kernels. Rows of a tile are interleaved; a tile of n rows
+// that begins with row r occupies what rows r .. r + n - 1 would.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ struct GroupSums {
 };
 
 struct IntegerActivations {
-  int8_t* codes;   // [inputs / 4][row][4]
-  float* scales;   // [inputs / 32][row]
+  int8_t* codes;  // [inputs / 4][row][4]
+  float* scales;  // [inputs / 32][row]
   GroupSums by16, by32;
 };
 
@@ -29,7 +29,8 @@ struct MatMulScratch::Impl {
   float* floats(int64_t row) { return At(floats_, row * inputs_); }  // [inputs][row]
   IntegerActivations integers(int64_t row) {
     const int64_t groups32 = row * (inputs_ / 32), groups16 = row * (inputs_ / 16);
-    return {At(codes_, row * inputs_), At(scales_, groups32),
+    return {At(codes_, row * inputs_),
+            At(scales_, groups32),
             {At(offsets16_, groups16), At(scaled16_, groups16)},
             {At(offsets32_, groups32), At(scaled32_, groups32)}};
   }

@@ -37,14 +37,16 @@ void RmsNormOnTarget(const float* x, const float* weight, float eps, int64_t n, 
     const F16x v = Load(x + i);
     squares = Fma(v, v, squares);
   }
-  const float sum = FinishSum(squares, whole, n, [&](int64_t i, float s) HWY_ATTR { return std::fma(x[i], x[i], s); });
+  const float sum =
+      FinishSum(squares, whole, n, [&](int64_t i, float s) HWY_ATTR { return std::fma(x[i], x[i], s); });
   const float factor = 1.0f / std::sqrt(sum / static_cast<float>(n) + eps);
   const F16x factors = Splat(factor);
   for (int64_t i = 0; i < whole; i += kStep) Store(Mul(Mul(Load(x + i), factors), Load(weight + i)), out + i);
   for (int64_t i = whole; i < n; ++i) out[i] = x[i] * factor * weight[i];
 }
 
-void RotateOnTarget(float* x, int heads, int head_dim, int rotary_dim, const float* cosines, const float* sines) {
+void RotateOnTarget(float* x, int heads, int head_dim, int rotary_dim, const float* cosines,
+                    const float* sines) {
   const int64_t half = rotary_dim / 2;
   const int64_t whole = WholeSteps(half);
   for (int head = 0; head < heads; ++head) {
@@ -117,7 +119,8 @@ float SumOfExpOnTarget(const float* x, float largest, int64_t n) {
   const F16x shift = Splat(largest);
   F16x sums = Zero();
   for (int64_t i = 0; i < whole; i += kStep) sums = Add(sums, Exp(Sub(Load(x + i), shift)));
-  return FinishSum(sums, whole, n, [&](int64_t i, float s) HWY_ATTR { return s + ScalarExp(x[i] - largest); });
+  return FinishSum(sums, whole, n,
+                   [&](int64_t i, float s) HWY_ATTR { return s + ScalarExp(x[i] - largest); });
 }
 
 }  // namespace

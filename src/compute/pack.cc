@@ -15,21 +15,27 @@ namespace {
 // Rows and columns beyond this are no matrix of a language model, and all products of them fit 63 bits.
 constexpr int64_t kLargestDimension = int64_t{1} << 28;
 
-bool IsHalf(float x) { return std::bit_cast<uint32_t>(HalfToFloat(FloatToHalf(x))) == std::bit_cast<uint32_t>(x); }
+bool IsHalf(float x) {
+  return std::bit_cast<uint32_t>(HalfToFloat(FloatToHalf(x))) == std::bit_cast<uint32_t>(x);
+}
 
-Status CheckSource(const MatrixSource& source, const FormatInfo* format, std::span<const int32_t> permutation) {
+Status CheckSource(const MatrixSource& source, const FormatInfo* format,
+                   std::span<const int32_t> permutation) {
   if (format == nullptr) {
-    return Fail(ErrorKind::kUnsupported, "tensor type {} is not supported; convert the model to one of the listed types",
+    return Fail(ErrorKind::kUnsupported,
+                "tensor type {} is not supported; convert the model to one of the listed types",
                 static_cast<uint32_t>(source.type));
   }
   if (source.outputs <= 0 || source.inputs <= 0 || source.outputs > kLargestDimension ||
       source.inputs > kLargestDimension) {
-    return Fail(ErrorKind::kInvalid, "a matrix of {} x {} elements cannot be packed; both sides must be 1 to {}",
-                source.outputs, source.inputs, kLargestDimension);
+    return Fail(ErrorKind::kInvalid,
+                "a matrix of {} x {} elements cannot be packed; both sides must be 1 to {}", source.outputs,
+                source.inputs, kLargestDimension);
   }
   if (source.inputs % format->block_elements != 0) {
-    return Fail(ErrorKind::kInvalid, "a row of {} elements is not a multiple of the {} elements of a {} block",
-                source.inputs, format->block_elements, format->name);
+    return Fail(ErrorKind::kInvalid,
+                "a row of {} elements is not a multiple of the {} elements of a {} block", source.inputs,
+                format->block_elements, format->name);
   }
   if (permutation.empty()) return {};
   if (static_cast<int64_t>(permutation.size()) != source.outputs) {
@@ -113,8 +119,8 @@ bool PackIntegerRow(const PackJob& job, RowBuffer& row, int64_t output, int lane
     PackCodes(job, row.codes.data() + g * job.group, lane, reinterpret_cast<uint8_t*>(unit));
     std::byte* metadata = unit + layout.codes_bytes;
     if (!PackScale(job.half_scales, row.scales[static_cast<size_t>(g)], lane, metadata)) return false;
-    if (job.format.has_min &&
-        !PackScale(job.half_scales, row.mins[static_cast<size_t>(g)], lane, metadata + layout.metadata_bytes)) {
+    if (job.format.has_min && !PackScale(job.half_scales, row.mins[static_cast<size_t>(g)], lane,
+                                         metadata + layout.metadata_bytes)) {
       return false;
     }
   }
@@ -158,8 +164,8 @@ Result<Matrix> Matrix::Pack(const MatrixSource& source, MathMode mode, ThreadPoo
   matrix.form_ = integer ? format->form : WeightForm::kF32;
   matrix.group_ = integer ? format->group : 0;
   matrix.has_min_ = integer && format->has_min;
-  // Most formats keep halves in the file; those that multiply two numbers into a scale need floats, which the first
-  // row shows.
+  // Most formats keep halves in the file; those that multiply two numbers into a scale need floats, which the
+  // first row shows.
   for (const bool half_scales : {true, false}) {
     matrix.half_scales_ = integer && half_scales;
     const int64_t panel_bytes =
@@ -170,8 +176,15 @@ Result<Matrix> Matrix::Pack(const MatrixSource& source, MathMode mode, ThreadPoo
                   source.inputs);
     }
     LARDER_ASSIGN(matrix.data_, AlignedBuffer::Allocate(static_cast<size_t>(panels * panel_bytes)));
-    const PackJob job{source,       *format, permutation,         matrix.form_, matrix.group_, matrix.half_scales_,
-                      static_cast<int64_t>(row_bytes), panel_bytes, matrix.data_.data()};
+    const PackJob job{source,
+                      *format,
+                      permutation,
+                      matrix.form_,
+                      matrix.group_,
+                      matrix.half_scales_,
+                      static_cast<int64_t>(row_bytes),
+                      panel_bytes,
+                      matrix.data_.data()};
     if (PackPanels(job, pool)) break;
   }
   return matrix;

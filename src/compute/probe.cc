@@ -38,7 +38,8 @@ void AddFloats(FieldHasher& hasher, std::string_view tag, const std::vector<floa
   hasher.Add(tag, std::as_bytes(std::span<const float>(values)));
 }
 
-// A small matrix in every format. Five rows, a width that is a multiple of every block, outputs that end a panel early.
+// A small matrix in every format. Five rows, a width that is a multiple of every block, outputs that end a
+// panel early.
 void ProbeMatMul(FieldHasher& hasher, MathMode mode, ThreadPool& pool) {
   constexpr int64_t kInputs = 256, kOutputs = 24;
   constexpr int kRows = 5;
@@ -65,7 +66,8 @@ class ProbePages : public TileProvider {
   ProbePages(KvType type, int head_dim, int64_t entries, Sequence& numbers)
       : type_(type), head_dim_(head_dim), entries_(entries) {
     const size_t page_bytes = PageBytes(type, head_dim);
-    Result<AlignedBuffer> pages = AlignedBuffer::Allocate(page_bytes * static_cast<size_t>((entries + 63) / 64));
+    Result<AlignedBuffer> pages =
+        AlignedBuffer::Allocate(page_bytes * static_cast<size_t>((entries + 63) / 64));
     LARDER_CHECK(pages.has_value());
     pages_ = *std::move(pages);
     for (int64_t i = 0; i < entries; ++i) {

@@ -1,6 +1,6 @@
-// The elementary functions of every kernel, one value at a time. The vector forms in simd_ops-inl.h do the same
-// operations in the same order; each is exactly rounded, so both give the same bits on every machine. The library's
-// expf and logf are not used: their last bit depends on the processor.
+// The elementary functions of every kernel, one value at a time. The vector forms in simd_ops-inl.h do the
+// same operations in the same order; each is exactly rounded, so both give the same bits on every machine.
+// The library's expf and logf are not used: their last bit depends on the processor.
 #pragma once
 
 #include <bit>
@@ -10,8 +10,8 @@
 
 namespace larder {
 
-// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2. Below kExpLow the result is exactly 0; above kExpHigh it
-// stays at exp(kExpHigh), a finite number. A NaN stays a NaN.
+// exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2. Below kExpLow the result is exactly 0; above
+// kExpHigh it stays at exp(kExpHigh), a finite number. A NaN stays a NaN.
 inline constexpr float kExpLow = -87.0f;
 inline constexpr float kExpHigh = 88.37f;
 inline constexpr float kLog2E = 0x1.715476p+0f;
@@ -47,7 +47,8 @@ inline float ScalarExp(float x) {
   return vanishes ? 0.0f : p * power;
 }
 
-// Natural logarithm, computed in double: x = m 2^e with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)).
+// Natural logarithm, computed in double: x = m 2^e with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) /
+// (m + 1)).
 inline float ScalarLog(float x) {
   if (std::isnan(x) || x < 0) return std::numeric_limits<float>::quiet_NaN();
   if (x == 0) return -std::numeric_limits<float>::infinity();
@@ -67,8 +68,8 @@ inline float ScalarLog(float x) {
 
 inline float ScalarSilu(float x) { return x / (1.0f + ScalarExp(-x)); }
 
-// gelu(x) = x / 2 (1 + tanh u) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3); the constants below are those
-// of -2u.
+// gelu(x) = x / 2 (1 + tanh u) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3); the constants below
+// are those of -2u.
 inline constexpr float kGeluLinear = -1.5957691216057308f;
 inline constexpr float kGeluCubic = -0.071354816272600774f;
 

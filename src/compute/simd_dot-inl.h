@@ -1,9 +1,11 @@
-// The multiplication that Highway 1.0 lacks: unsigned or signed weight bytes times signed activation bytes, four at a
-// time into 32 bits, for a panel of 16 outputs. Codes are 64 bytes: byte 4 o + i belongs to output o and inner index i.
-// All sums are exact integers, so each target may take its own way:
-//   AVX3_DL  vpdpbusd, one instruction for all of it; signed weights are offset by 128, which the start value undoes
-//   AVX3, AVX2  vpmaddubsw; a 4-bit weight's pair sum is at most 2 * 15 * 127 = 3810, so a group of 32 (eight of them,
-//            30480) is summed in 16 bits and widened once; for signed weights the sign moves to the activation
+// The multiplication that Highway 1.0 lacks: unsigned or signed weight bytes times signed activation bytes,
+// four at a time into 32 bits, for a panel of 16 outputs. Codes are 64 bytes: byte 4 o + i belongs to output
+// o and inner index i. All sums are exact integers, so each target may take its own way:
+//   AVX3_DL  vpdpbusd, one instruction for all of it; signed weights are offset by 128, which the start value
+//   undoes AVX3, AVX2  vpmaddubsw; a 4-bit weight's pair sum is at most 2 * 15 * 127 = 3810, so a group of 32
+//   (eight of them,
+//            30480) is summed in 16 bits and widened once; for signed weights the sign moves to the
+//            activation
 //   others   plain loops (vdot where the compiler may use it)
 #if defined(LARDER_COMPUTE_SIMD_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LARDER_COMPUTE_SIMD_DOT_INL_H_
@@ -93,7 +95,9 @@ struct GroupSum {
   }
   HWY_INLINE void Add(Codes w, const int8_t* x) {
     // The target string of this Highway has no avx512vnni, though the target implies it; hence no intrinsic.
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w.v[0]), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
+    asm("vpdpbusd %2%{1to16%}, %1, %0"
+        : "+v"(sum)
+        : "v"(w.v[0]), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
   }
   HWY_INLINE F16x ToFloat() const { return F16x{{hn::Vec512<float>{_mm512_cvtepi32_ps(sum)}}}; }
 };
@@ -182,7 +186,8 @@ struct GroupSum {
     int32_t bits;
     std::memcpy(&bits, x, sizeof bits);
     const int8x16_t xs = vreinterpretq_s8_s32(vdupq_n_s32(bits));
-    for (int q = 0; q < 4; ++q) vst1q_s32(sum + 4 * q, vdotq_s32(vld1q_s32(sum + 4 * q), vld1q_s8(w.v + 16 * q), xs));
+    for (int q = 0; q < 4; ++q)
+      vst1q_s32(sum + 4 * q, vdotq_s32(vld1q_s32(sum + 4 * q), vld1q_s8(w.v + 16 * q), xs));
 #else
     for (int o = 0; o < 16; ++o) {
       for (int i = 0; i < 4; ++i) sum[o] += static_cast<int32_t>(w.v[4 * o + i]) * x[i];

@@ -1,6 +1,6 @@
-// Sixteen floats as one value, whatever the vector width, with exactly rounded operations only: the building block of
-// every kernel, so that kernels are written once and give the same bits on every target. (Highway's own MulAdd is not
-// fused on targets without the instruction; here it always is.)
+// Sixteen floats as one value, whatever the vector width, with exactly rounded operations only: the building
+// block of every kernel, so that kernels are written once and give the same bits on every target. (Highway's
+// own MulAdd is not fused on targets without the instruction; here it always is.)
 //
 // No include guard in the usual sense: compiled once per target.
 #if defined(LARDER_COMPUTE_SIMD_OPS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -31,8 +31,8 @@ struct F16x {
   float v[16];
 };
 
-#define LARDER_EACH_LANE(expression)          \
-  F16x out;                                   \
+#define LARDER_EACH_LANE(expression)                    \
+  F16x out;                                             \
   for (int i = 0; i < 16; ++i) out.v[i] = (expression); \
   return out
 
@@ -47,7 +47,9 @@ HWY_INLINE F16x Fma(F16x a, F16x b, F16x c) { LARDER_EACH_LANE(std::fma(a.v[i], 
 HWY_INLINE F16x Negate(F16x a) { LARDER_EACH_LANE(-a.v[i]); }
 HWY_INLINE F16x Larger(F16x a, F16x b) { LARDER_EACH_LANE(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 HWY_INLINE F16x Exp(F16x x) { LARDER_EACH_LANE(ScalarExp(x.v[i])); }
-HWY_INLINE F16x SelectBits(uint16_t bits, F16x yes, F16x no) { LARDER_EACH_LANE((bits >> i & 1) ? yes.v[i] : no.v[i]); }
+HWY_INLINE F16x SelectBits(uint16_t bits, F16x yes, F16x no) {
+  LARDER_EACH_LANE((bits >> i & 1) ? yes.v[i] : no.v[i]);
+}
 #undef LARDER_EACH_LANE
 
 HWY_INLINE void Store(F16x a, float* p) {
@@ -69,11 +71,11 @@ struct F16x {
   hn::Vec<DF> v[kParts];
 };
 
-#define LARDER_EACH_PART(expression)              \
-  const DF df;                                    \
-  (void)df;                                       \
-  F16x out;                                       \
-  HWY_UNROLL(4)                                   \
+#define LARDER_EACH_PART(expression)                           \
+  const DF df;                                                 \
+  (void)df;                                                    \
+  F16x out;                                                    \
+  HWY_UNROLL(4)                                                \
   for (size_t i = 0; i < kParts; ++i) out.v[i] = (expression); \
   return out
 
@@ -98,8 +100,8 @@ HWY_INLINE F16x SelectBits(uint16_t bits, F16x yes, F16x no) {
   const DU du;
   const auto lane_bits = hn::Shl(hn::Set(du, 1u), hn::Iota(du, 0));
   LARDER_EACH_PART(hn::IfThenElse(
-      hn::RebindMask(df, hn::TestBit(hn::Set(du, static_cast<uint32_t>(bits) >> (i * kLanes)), lane_bits)), yes.v[i],
-      no.v[i]));
+      hn::RebindMask(df, hn::TestBit(hn::Set(du, static_cast<uint32_t>(bits) >> (i * kLanes)), lane_bits)),
+      yes.v[i], no.v[i]));
 }
 
 // ScalarExp, lane by lane.
@@ -124,7 +126,8 @@ HWY_INLINE hn::Vec<DF> ExpPart(hn::Vec<DF> x) {
   p = hn::MulAdd(p, r, hn::Set(df, kExp2));
   p = hn::MulAdd(p, r, one);
   p = hn::MulAdd(p, r, one);
-  const auto power = hn::BitCast(df, hn::Add(hn::ShiftLeft<23>(hn::BitCast(du, shifted)), hn::Set(du, kOneBits)));
+  const auto power =
+      hn::BitCast(df, hn::Add(hn::ShiftLeft<23>(hn::BitCast(du, shifted)), hn::Set(du, kOneBits)));
   return hn::IfThenZeroElse(vanishes, hn::Mul(p, power));
 }
 HWY_INLINE F16x Exp(F16x x) { LARDER_EACH_PART(ExpPart(x.v[i])); }

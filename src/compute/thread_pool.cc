@@ -16,8 +16,8 @@
 namespace larder {
 namespace {
 
-// A barrier between two small operations takes a few microseconds; a worker that finds no work for longer than this
-// gives its core back.
+// A barrier between two small operations takes a few microseconds; a worker that finds no work for longer
+// than this gives its core back.
 constexpr std::chrono::microseconds kSpinTime{20};
 constexpr int kPausesPerClockRead = 16;
 
@@ -44,9 +44,9 @@ bool SpinUntil(bool may_spin, Ready ready) {
   return false;
 }
 
-// The job word. A worker takes part in a job only by raising `active` while the job is open, in one compare-exchange;
-// the caller closes the job and waits for `active` to fall to zero. So a worker that sleeps or has lost its core is
-// never waited for unless it holds an item.
+// The job word. A worker takes part in a job only by raising `active` while the job is open, in one
+// compare-exchange; the caller closes the job and waits for `active` to fall to zero. So a worker that sleeps
+// or has lost its core is never waited for unless it holds an item.
 constexpr uint32_t kActiveMask = 0xFFFF;
 constexpr uint32_t kOpen = 1u << 16;
 constexpr uint32_t kEpochStep = 1u << 17;
@@ -57,7 +57,8 @@ constexpr uint32_t kEpochMask = ~(kEpochStep - 1);
 struct ThreadPool::State {
   alignas(64) std::atomic<uint32_t> word{0};
   alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::atomic<uint32_t> finished{0};  // counts jobs left by their last worker; the caller sleeps on it
+  alignas(64) std::atomic<uint32_t> finished{
+      0};  // counts jobs left by their last worker; the caller sleeps on it
   alignas(64) std::atomic<bool> stop{false};
   // The open job; written before `word` opens it.
   ErasedBody body = nullptr;
@@ -67,7 +68,8 @@ struct ThreadPool::State {
   std::vector<std::thread> workers;
 
   void Drain(int worker) {
-    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) body(context, item, worker);
+    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
+      body(context, item, worker);
   }
 
   void WorkerLoop(int worker) {

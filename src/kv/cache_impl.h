@@ -67,6 +67,7 @@ struct KvCache::Impl {
   void Seal(KvSequence& sequence, size_t index);
   void MoveOver(KvNode& own, KvNode& other);
   void AdvanceWindows(KvSequence& sequence);
+  void RewindWindows(KvSequence& sequence, int64_t length);
   Status Truncate(KvSequence& sequence, int64_t length);
   // Lets go of blocks [from, end) of the path, last first; unpublished ones are freed.
   void ReleasePath(KvSequence& sequence, size_t from);

@@ -245,44 +245,40 @@ void KvCache::Impl::ReleasePath(KvSequence& sequence, size_t from) {
   }
 }
 
-Status KvCache::Impl::Truncate(KvSequence& sequence, int64_t length) {
-  LARDER_CHECK(length >= 0 && length <= sequence.length_);
-  const size_t keep = BlocksFor(length);
-  const auto live = std::span(sequence.path_).first(keep);
-  for (int kind = 0; kind < kinds(); ++kind) {
-    if (window(kind) == 0) continue;
-    for (int64_t block = WindowStart(length, window(kind)) / kPageTokens; block < static_cast<int64_t>(keep);
-         ++block) {
-      if (KindBytes(*live[static_cast<size_t>(block)], kind) > 0) continue;
-      return Fail(ErrorKind::kInvalid,
-                  "cannot go back to token {}: a layer with a window of {} no longer has the rows before it; "
-                  "close the "
-                  "sequence and open it again",
-                  length, window(kind));
-    }
-  }
-  // Held before anything is let go, so that nothing in between can be evicted.
+// The opposite: holds the windows of a shorter length again. REQUIRES: they are complete.
+void KvCache::Impl::RewindWindows(KvSequence& sequence, int64_t length) {
   for (int kind = 0; kind < kinds(); ++kind) {
     if (window(kind) == 0) continue;
     const size_t k = static_cast<size_t>(kind);
     const int64_t first = WindowStart(length, window(kind)) / kPageTokens;
-    for (int64_t block = first;
-         block < std::min<int64_t>(sequence.window_start_[k], static_cast<int64_t>(keep)); ++block) {
-      KvNode& node = *live[static_cast<size_t>(block)];
-      HoldWindow(node, kind);
-      sequence.blocks_[k][static_cast<size_t>(block)] = node.slots[k].block.data();
+    int64_t& start = sequence.window_start_[k];
+    for (start = std::min(start, static_cast<int64_t>(sequence.path_.size())); start > first;) {
+      const size_t index = static_cast<size_t>(--start);
+      HoldWindow(*sequence.path_[index], kind);
+      sequence.blocks_[k][index] = sequence.path_[index]->slots[k].block.data();
     }
   }
+}
+
+Status KvCache::Impl::Truncate(KvSequence& sequence, int64_t length) {
+  LARDER_CHECK(length >= 0 && length <= sequence.length_);
+  const size_t keep = BlocksFor(length);
+  KvNode* tail = keep > 0 ? sequence.path_[keep - 1] : nullptr;
+  if (tail != nullptr && !WindowsComplete(*tail, static_cast<int>(length - tail->start()))) {
+    return Fail(ErrorKind::kInvalid,
+                "cannot go back to token {}: a layer with a sliding window no longer has the rows before it; "
+                "close the "
+                "sequence and open it again",
+                length);
+  }
+  const size_t published = BlocksFor(sequence.length_);
+  KvNode* left = published > keep ? sequence.path_[published - 1] : nullptr;
   ReleasePath(sequence, keep);
-  for (int kind = 0; kind < kinds(); ++kind) {
-    if (window(kind) > 0) {
-      sequence.window_start_[static_cast<size_t>(kind)] = WindowStart(length, window(kind)) / kPageTokens;
-    }
-  }
-  if (keep > 0 && live[keep - 1]->writer == &sequence &&
-      live[keep - 1]->start() + live[keep - 1]->rows > length) {
-    live[keep - 1]->writer = nullptr;
-  }
+  if (left != nullptr) SettleTail(*left);
+  RewindWindows(sequence, length);
+  // Rows that it published and others may see are no longer its to write over.
+  if (tail != nullptr && tail->writer == &sequence && tail->start() + tail->rows > length)
+    tail->writer = nullptr;
   sequence.tokens_.resize(static_cast<size_t>(length));
   sequence.length_ = sequence.capacity_ = length;
   return {};

@@ -32,8 +32,8 @@ class VocabularyTokenizer : public Tokenizer {
   virtual void AppendNormal(std::string_view text, std::string* out) const = 0;
 
   TokenType type(int32_t id) const { return types_[static_cast<size_t>(id)]; }
-  // The byte's own token. Nothing where there is none: what byte-level files call "unknown" is often a control token,
-  // which no text may become.
+  // The byte's own token. Nothing where there is none: what byte-level files call "unknown" is often a
+  // control token, which no text may become.
   void AppendByte(uint8_t byte, std::vector<int32_t>* out) const;
   // The tokens of text outside the vocabulary: its byte tokens if there are any, or one unknown token, or
   // nothing.

@@ -277,6 +277,7 @@ def check_end(api):
         left = {"running": stats["requests"]["running"], "waiting": stats["requests"]["waiting"],
                 "held blocks": stats["blocks"]["held"]}
         if not any(left.values()):
+            print(f"preemptions: {stats['requests']['preemptions']}, evicted blocks: {stats['blocks']['evicted']}")
             return []
         time.sleep(0.1)
     return [f"left at the end: {left}"]

@@ -1,13 +1,14 @@
-// Attention equals its plain reference to the last bit, on every instruction set, for any batch and thread count, and
-// is close to the exact result.
+// Attention equals its plain reference to the last bit, on every instruction set, for any batch and thread
+// count, and is close to the exact result.
 #include "compute/attention.h"
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <map>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -76,12 +77,14 @@ class Sequence : public TileProvider {
 
   int64_t Entries(int, int kv_head) const override {
     int64_t n = 0;
-    for (const Slot& slot : lanes[static_cast<size_t>(kv_head)]) n += slot.memory ? slot.entries : kPageTokens;
+    for (const Slot& slot : lanes[static_cast<size_t>(kv_head)])
+      n += slot.memory ? slot.entries : kPageTokens;
     return n;
   }
   KvPage Page(int, int kv_head, int64_t page, std::byte* scratch) const override {
     const Slot& slot = lanes[static_cast<size_t>(kv_head)][static_cast<size_t>(page)];
-    if (!slot.memory) return {nullptr, nullptr, nullptr, static_cast<int32_t>(page * kPageTokens), kPageTokens, nullptr};
+    if (!slot.memory)
+      return {nullptr, nullptr, nullptr, static_cast<int32_t>(page * kPageTokens), kPageTokens, nullptr};
     const std::byte* data = slot.memory->data();
     if (made_on_the_way) {
       std::memcpy(scratch, data, PageBytes(type_, head_dim_));
@@ -113,7 +116,7 @@ struct Batch {
   }
 };
 
-struct Result2 {
+struct Outputs {
   std::vector<float> out, lse;
 };
 
@@ -126,9 +129,9 @@ std::vector<float> QueriesFor(const Batch& batch) {
 }
 
 template <class Call>
-Result2 RunRows(const Batch& batch, const std::vector<float>& q, Call call) {
+Outputs RunRows(const Batch& batch, const std::vector<float>& q, Call call) {
   const size_t n = batch.sequences.size();
-  Result2 result{std::vector<float>(n * batch.width(), kNan),
+  Outputs result{std::vector<float>(n * batch.width(), kNan),
                  std::vector<float>(n * static_cast<size_t>(batch.shape.heads), kNan)};
   std::vector<AttentionRow> rows;
   for (size_t r = 0; r < n; ++r) {
@@ -145,23 +148,23 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 // The whole contract for one batch: reference, all targets, thread counts 1-4, and every row on its own.
-Result2 ExpectEqualsReference(const Batch& batch) {
+Outputs ExpectEqualsReference(const Batch& batch) {
   const std::vector<float> q = QueriesFor(batch);
-  const Result2 expected =
+  const Outputs expected =
       RunRows(batch, q, [&](std::span<const AttentionRow> rows) { AttentionReference(batch.shape, rows); });
   for (float x : expected.out) EXPECT_TRUE(std::isfinite(x));
   ForEachSimdTarget([&] {
     for (int threads = 1; threads <= 4; ++threads) {
       ThreadPool pool(threads);
       AttentionScratch scratch;
-      const Result2 got = RunRows(
+      const Outputs got = RunRows(
           batch, q, [&](std::span<const AttentionRow> rows) { Attention(pool, scratch, batch.shape, rows); });
       ASSERT_TRUE(SameBits(got.out, expected.out)) << threads << " threads";
       ASSERT_TRUE(SameBits(got.lse, expected.lse)) << threads << " threads";
     }
     ThreadPool pool(2);
     AttentionScratch scratch;
-    const Result2 alone = RunRows(batch, q, [&](std::span<const AttentionRow> rows) {
+    const Outputs alone = RunRows(batch, q, [&](std::span<const AttentionRow> rows) {
       for (const AttentionRow& row : rows) Attention(pool, scratch, batch.shape, {&row, 1});
     });
     ASSERT_TRUE(SameBits(alone.out, expected.out)) << "row by row";
@@ -246,7 +249,7 @@ TEST(Attention, EntriesWithPositionsAndBiasesOfTheirOwn) {
       for (int i = 0; i < slot.entries; ++i) {
         slot.positions[static_cast<size_t>(i)] = static_cast<int32_t>(random() % 500);
         slot.bias[static_cast<size_t>(i)] = random() % 8 == 0 ? -std::numeric_limits<float>::infinity()
-                                                               : static_cast<float>(random() % 100) / 50;
+                                                              : static_cast<float>(random() % 100) / 50;
       }
     }
   }
@@ -255,6 +258,37 @@ TEST(Attention, EntriesWithPositionsAndBiasesOfTheirOwn) {
     for (int i = 0; i < 20; ++i) batch.AddRow(sequence, static_cast<int64_t>(random() % 500));
     ExpectEqualsReference(batch);
   }
+}
+
+// A value that one row of a tile sees must not reach its neighbour, not even as zero times NaN.
+TEST(Attention, WhatARowDoesNotSeeCannotReachIt) {
+  std::mt19937 random(16);
+  Sequence clean(KvType::kF32, 1, 32);
+  clean.Append(40, random);
+  Sequence poisoned(KvType::kF32, 1, 32);
+  poisoned.lanes[0].push_back({std::make_shared<PageMemory>(KvType::kF32, 32), {}, {}, 40});
+  std::byte* page = const_cast<std::byte*>(poisoned.lanes[0][0].memory->data());
+  CopyKvRows(KvType::kF32, 32, clean.lanes[0][0].memory->data(), page, 40);
+  const std::vector<float> nan(32, kNan);
+  StoreKvRow(KvType::kF32, 32, nan.data(), nan.data(), page, 10);
+  Batch batch{Shape(KvType::kF32, 2, 1, 32), {}, {}};
+  for (int64_t position = 6; position < 14; ++position) batch.AddRow(clean, position);
+  const Outputs expected = ExpectEqualsReference(batch);
+  for (auto& sequence : batch.sequences) sequence = &poisoned;
+  ForEachSimdTarget([&] {
+    ThreadPool pool(1);
+    AttentionScratch scratch;
+    const Outputs got = RunRows(batch, QueriesFor(batch), [&](std::span<const AttentionRow> rows) {
+      Attention(pool, scratch, batch.shape, rows);
+    });
+    for (size_t i = 0; i < got.out.size(); ++i) {
+      if (i < 4 * batch.width()) {  // positions 6 to 9
+        EXPECT_EQ(got.out[i], expected.out[i]);
+      } else {
+        EXPECT_TRUE(std::isnan(got.out[i]));
+      }
+    }
+  });
 }
 
 TEST(Attention, BiasOfMinusInfinityRemovesAnEntry) {
@@ -280,7 +314,7 @@ TEST(Attention, ARowThatSeesNothingGivesZeros) {
   batch.AddRow(sequence, -1);
   batch.AddRow(empty, 5);
   batch.AddRow(hidden, 5);
-  const Result2 result = ExpectEqualsReference(batch);
+  const Outputs result = ExpectEqualsReference(batch);
   for (float x : result.out) EXPECT_EQ(x, 0.0f);
   for (float x : result.lse) EXPECT_EQ(x, -std::numeric_limits<float>::infinity());
 }
@@ -370,22 +404,24 @@ TEST(Attention, IsCloseToTheExactResult) {
   Batch batch{Shape(KvType::kF32, heads, 1, head_dim), {}, {}};
   batch.AddRow(sequence, 1499);
   const std::vector<float> q = QueriesFor(batch);
-  const Result2 got = ExpectEqualsReference(batch);
+  const Outputs got = ExpectEqualsReference(batch);
   std::vector<float> k(head_dim), v(head_dim);
   for (int head = 0; head < heads; ++head) {
     std::vector<double> values(head_dim);
     double sum = 0;
     for (int i = 0; i < 1500; ++i) {
-      LoadKvRow(KvType::kF32, head_dim, sequence.lanes[0][static_cast<size_t>(i / 64)].memory->data(), i % 64, k.data(),
-                v.data());
+      LoadKvRow(KvType::kF32, head_dim, sequence.lanes[0][static_cast<size_t>(i / 64)].memory->data(), i % 64,
+                k.data(), v.data());
       double score = 0;
-      for (int d = 0; d < head_dim; ++d) score += double{q[static_cast<size_t>(head * head_dim + d)]} * k[static_cast<size_t>(d)];
+      for (int d = 0; d < head_dim; ++d)
+        score += double{q[static_cast<size_t>(head * head_dim + d)]} * k[static_cast<size_t>(d)];
       const double weight = std::exp(score * batch.shape.scale);
       sum += weight;
       for (int d = 0; d < head_dim; ++d) values[static_cast<size_t>(d)] += weight * v[static_cast<size_t>(d)];
     }
     for (int d = 0; d < head_dim; ++d) {
-      EXPECT_NEAR(got.out[static_cast<size_t>(head * head_dim + d)], values[static_cast<size_t>(d)] / sum, 2e-6);
+      EXPECT_NEAR(got.out[static_cast<size_t>(head * head_dim + d)], values[static_cast<size_t>(d)] / sum,
+                  2e-6);
     }
     EXPECT_NEAR(got.lse[static_cast<size_t>(head)], std::log(sum), 2e-6);
   }
@@ -395,7 +431,8 @@ TEST(KvRows, StoredRowsComeBackRoundedToNearestEven) {
   std::mt19937 random(14);
   for (int head_dim : {8, 48, 100, 256}) {
     std::vector<float> k(static_cast<size_t>(head_dim)), v(static_cast<size_t>(head_dim)), k2 = k, v2 = v;
-    for (float& x : k) x = std::ldexp(static_cast<float>(random()) / 4e9f - 0.5f, static_cast<int>(random() % 36) - 24);
+    for (float& x : k)
+      x = std::ldexp(static_cast<float>(random()) / 4e9f - 0.5f, static_cast<int>(random() % 36) - 24);
     for (float& x : v) x = std::bit_cast<float>(0x38000000u + static_cast<uint32_t>(random() % 0x10000));
     ForEachSimdTarget([&] {
       for (KvType type : {KvType::kF16, KvType::kF32}) {
@@ -404,8 +441,10 @@ TEST(KvRows, StoredRowsComeBackRoundedToNearestEven) {
         StoreKvRow(type, head_dim, k.data(), v.data(), data, 17);
         LoadKvRow(type, head_dim, data, 17, k2.data(), v2.data());
         for (size_t d = 0; d < k.size(); ++d) {
-          const float expected_k = type == KvType::kF32 ? k[d] : static_cast<float>(static_cast<_Float16>(k[d]));
-          const float expected_v = type == KvType::kF32 ? v[d] : static_cast<float>(static_cast<_Float16>(v[d]));
+          const float expected_k =
+              type == KvType::kF32 ? k[d] : static_cast<float>(static_cast<_Float16>(k[d]));
+          const float expected_v =
+              type == KvType::kF32 ? v[d] : static_cast<float>(static_cast<_Float16>(v[d]));
           EXPECT_EQ(k2[d], expected_k);
           EXPECT_EQ(v2[d], expected_v);
         }

@@ -1,8 +1,10 @@
-// Every kernel equals the plain reference to the last bit: all formats, shapes, rows, threads and instruction sets.
+// Every kernel equals the plain reference to the last bit: all formats, shapes, rows, threads and instruction
+// sets.
 #include "compute/matmul.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -15,7 +17,8 @@ namespace larder {
 namespace {
 
 // Random bytes that are valid in every format: no half or float among them is an infinity or NaN.
-std::vector<uint8_t> RandomWeights(const FormatInfo& format, int64_t outputs, int64_t inputs, std::mt19937& random) {
+std::vector<uint8_t> RandomWeights(const FormatInfo& format, int64_t outputs, int64_t inputs,
+                                   std::mt19937& random) {
   const uint64_t row_bytes = RowBytes(format, static_cast<uint64_t>(inputs)).value();
   std::vector<uint8_t> bytes(static_cast<size_t>(outputs) * row_bytes);
   if (format.type == TensorType::kF32) {
@@ -26,7 +29,8 @@ std::vector<uint8_t> RandomWeights(const FormatInfo& format, int64_t outputs, in
     }
     return bytes;
   }
-  for (uint8_t& b : bytes) b = static_cast<uint8_t>(random() & 0xBB);  // an exponent bit of every half stays 0
+  for (uint8_t& b : bytes)
+    b = static_cast<uint8_t>(random() & 0xBB);  // an exponent bit of every half stays 0
   return bytes;
 }
 
@@ -60,8 +64,8 @@ class MatMulCase {
       std::shuffle(permutation_.begin(), permutation_.end(), random_);
     }
     expected_.assign(static_cast<size_t>(problem.rows * ldy()), 0.5f);
-    MatMulReference(x_.data(), ldx(), problem.rows, source(), problem.mode, permutation_, bias(), expected_.data(),
-                    ldy());
+    MatMulReference(x_.data(), ldx(), problem.rows, source(), problem.mode, permutation_, bias(),
+                    expected_.data(), ldy());
   }
 
   MatrixSource source() const { return {problem_.type, bytes_.data(), problem_.outputs, problem_.inputs}; }
@@ -99,7 +103,8 @@ TEST(MatMul, EqualsReferenceInEveryFormatOnEveryTarget) {
   for (const FormatInfo& format : AllFormats()) {
     SCOPED_TRACE(format.name);
     for (MathMode mode : {MathMode::kFast, MathMode::kF32}) {
-      MatMulCase fixed({format.type, mode, 37, format.block_elements * (format.block_elements < 64 ? 3 * 32 / std::min(32, format.block_elements) : 1), 11, true, true}, 7);
+      const int64_t inputs = format.block_elements <= 32 ? 96 : format.block_elements;
+      MatMulCase fixed({format.type, mode, 37, inputs, 11, true, true}, 7);
       ForEachSimdTarget([&] {
         ThreadPool pool(2);
         fixed.ExpectEqual(pool);
@@ -112,9 +117,13 @@ TEST(MatMul, EqualsReferenceForRandomShapesRowsAndThreads) {
   std::mt19937 random(1);
   const TensorType types[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF32};
   for (int trial = 0; trial < 24; ++trial) {
-    Problem problem{types[trial % 4], MathMode::kFast, 1 + static_cast<int64_t>(random() % 150),
-                    32 * (1 + static_cast<int64_t>(random() % 12)), 1 + static_cast<int>(random() % 40),
-                    random() % 2 == 0, random() % 2 == 0};
+    Problem problem{types[trial % 4],
+                    MathMode::kFast,
+                    1 + static_cast<int64_t>(random() % 150),
+                    32 * (1 + static_cast<int64_t>(random() % 12)),
+                    1 + static_cast<int>(random() % 40),
+                    random() % 2 == 0,
+                    random() % 2 == 0};
     if (problem.type == TensorType::kF32) problem.inputs -= static_cast<int64_t>(random() % 31);
     MatMulCase fixed(problem, static_cast<uint32_t>(random()));
     ForEachSimdTarget([&] {
@@ -148,7 +157,8 @@ TEST(MatMul, SeveralTargetsShareOneCall) {
     matrices.push_back(Matrix::Pack(source, MathMode::kFast, pool).value());
     results.emplace_back(static_cast<size_t>(rows * outputs));
     expected.emplace_back(static_cast<size_t>(rows * outputs));
-    MatMulReference(x.data(), inputs, rows, source, MathMode::kFast, {}, nullptr, expected.back().data(), outputs);
+    MatMulReference(x.data(), inputs, rows, source, MathMode::kFast, {}, nullptr, expected.back().data(),
+                    outputs);
   }
   std::vector<MatMulTarget> targets;
   for (size_t i = 0; i < 4; ++i) targets.push_back({&matrices[i], results[i].data(), matrices[i].outputs()});
@@ -201,7 +211,8 @@ TEST(MatMul, StrangeActivationsStayInTheirRow) {
   x[static_cast<size_t>(2 * inputs + 7)] = NAN;
   for (int64_t k = 0; k < inputs; ++k) x[static_cast<size_t>(3 * inputs + k)] = 1e-40f;
   std::vector<float> clean(outputs);
-  MatMulReference(x.data() + 4 * inputs, inputs, 1, source, MathMode::kFast, {}, nullptr, clean.data(), outputs);
+  MatMulReference(x.data() + 4 * inputs, inputs, 1, source, MathMode::kFast, {}, nullptr, clean.data(),
+                  outputs);
   ForEachSimdTarget([&] {
     ThreadPool pool(1);
     const Matrix matrix = Matrix::Pack(source, MathMode::kFast, pool).value();

@@ -1,8 +1,11 @@
-// The small operations: equal to their reference to the last bit on every target, and close to the exact functions.
+// The small operations: equal to their reference to the last bit on every target, and close to the exact
+// functions.
 #include "compute/ops.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -45,12 +48,15 @@ TEST(Ops, RmsNormEqualsReference) {
 }
 
 TEST(Ops, RotateEqualsReferenceAndLeavesTheRestAlone) {
-  for (const auto& [heads, head_dim, rotary] : {std::array{1, 16, 16}, {3, 64, 64}, {2, 80, 40}, {4, 96, 50}, {2, 6, 2}}) {
-    const auto x = Values(int64_t{heads} * head_dim, 3), cosines = Values(rotary / 2, 4), sines = Values(rotary / 2, 5);
+  for (const auto& [heads, head_dim, rotary] :
+       {std::array{1, 16, 16}, {3, 64, 64}, {2, 80, 40}, {4, 96, 50}, {2, 6, 2}}) {
+    const auto x = Values(int64_t{heads} * head_dim, 3), cosines = Values(rotary / 2, 4),
+               sines = Values(rotary / 2, 5);
     std::vector<float> expected = x;
     reference::Rotate(expected.data(), heads, head_dim, rotary, cosines.data(), sines.data());
     for (int h = 0; h < heads; ++h) {
-      for (int i = rotary; i < head_dim; ++i) EXPECT_EQ(expected[static_cast<size_t>(h * head_dim + i)], x[static_cast<size_t>(h * head_dim + i)]);
+      for (int i = rotary; i < head_dim; ++i)
+        EXPECT_EQ(expected[static_cast<size_t>(h * head_dim + i)], x[static_cast<size_t>(h * head_dim + i)]);
     }
     ForEachSimdTarget([&] {
       std::vector<float> y = x;

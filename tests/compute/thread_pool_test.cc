@@ -27,12 +27,14 @@ TEST(ThreadPool, EveryItemRunsExactlyOnceForAnyNumberOfThreads) {
   }
 }
 
-// Plain (not atomic) writes of all workers are visible after Run, over many short jobs with sleeps between some of them.
+// Plain (not atomic) writes of all workers are visible after Run, over many short jobs with sleeps between
+// some of them.
 TEST(ThreadPool, ResultsAreVisibleAfterRunOverManyShortJobs) {
   ThreadPool pool(4);
   std::vector<int64_t> sums(37);
   for (int job = 1; job <= 5000; ++job) {
-    pool.Run(static_cast<int64_t>(sums.size()), [&](int64_t item, int) { sums[static_cast<size_t>(item)] += job; });
+    pool.Run(static_cast<int64_t>(sums.size()),
+             [&](int64_t item, int) { sums[static_cast<size_t>(item)] += job; });
     if (job % 1000 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   for (int64_t sum : sums) ASSERT_EQ(sum, 5000LL * 5001 / 2);

@@ -22,7 +22,7 @@ struct KvSetup {
   std::string policy = "lru";
   int64_t resume_stride = 512;
   int64_t ghosts = 65536;
-  std::function<Digest(const Digest&)> weaken_name;
+  std::function<Digest(const Digest&)> weaken_name = nullptr;
 };
 
 class KvWorld {

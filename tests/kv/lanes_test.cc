@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <random>
 #include <set>
 
+#include "base/memory.h"
 #include "compute/ops.h"
 #include "kv_fixture.h"
 

@@ -1,6 +1,6 @@
-// Published chat templates against Python's Jinja. The templates are not part of this tree: scripts/test_data unpacks them
-// to LARDER_TEST_DATA_DIR/templates. What Python made of them is in tests/data/chat_templates/published.json, written by
-// scripts/goldens/chat_templates.py.
+// Published chat templates against Python's Jinja. The templates are not part of this tree: scripts/test_data
+// unpacks them to LARDER_TEST_DATA_DIR/templates. What Python made of them is in
+// tests/data/chat_templates/published.json, written by scripts/goldens/chat_templates.py.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -43,7 +43,8 @@ class PublishedTemplate : public testing::TestWithParam<std::string> {};
 
 TEST_P(PublishedTemplate, GivesWhatPythonGives) {
   const char* folder = std::getenv("LARDER_TEST_DATA_DIR");
-  if (folder == nullptr) GTEST_SKIP() << "LARDER_TEST_DATA_DIR is not set: run scripts/test, or scripts/test_data";
+  if (folder == nullptr)
+    GTEST_SKIP() << "LARDER_TEST_DATA_DIR is not set: run scripts/test, or scripts/test_data";
   setenv("TZ", "UTC", 1);
   const std::string source = ReadText(std::string(folder) + "/templates/" + GetParam() + ".jinja");
   ASSERT_FALSE(source.empty()) << "no template " << GetParam() << " in " << folder << "/templates";

@@ -248,7 +248,16 @@ TEST(TokenizerModels, Gemma3ControlTokens) {
   EXPECT_EQ(t.Decode(t.Encode("<s>a</s>", {})), "<s>a</s>");
 }
 
-// Does decoding give back what was encoded, on every vocabulary that keeps all bytes?
+// Some byte-level vocabularies have no token for a few control characters; what their bytes leave behind is
+// `text` without them.
+std::string Representable(const Tokenizer& tokenizer, std::string text) {
+  std::erase_if(text, [&](char c) {
+    return c >= 0 && c < ' ' && tokenizer.Encode(std::string_view(&c, 1), {.add_special = false}).empty();
+  });
+  return text;
+}
+
+// Does decoding give back what was encoded, on every vocabulary that does not normalise?
 TEST_P(TokenizerGolden, DecodesWhatItEncoded) {
   const std::string path = PathOf(GetParam()), name = GetParam();
   if (path.empty()) GTEST_SKIP() << "no path for " << name << ": run scripts/test, or set the environment";
@@ -257,7 +266,7 @@ TEST_P(TokenizerGolden, DecodesWhatItEncoded) {
   ASSERT_NE(loaded.tokenizer, nullptr);
   Strings strings;
   for (uint64_t i = 0; i < 2000; ++i) {
-    const std::string text = strings.Make(i);
+    const std::string text = Representable(*loaded.tokenizer, strings.Make(i));
     // The word marker itself reads back as a space.
     if (text.find("\u2581") != text.npos && loaded.tokenizer->model() != "gpt2") continue;
     const auto ids = loaded.tokenizer->Encode(text, {.add_special = false});

@@ -179,7 +179,7 @@ Result<const Value*> Dict::Find(const Value& key) const {
 }
 
 Status Heap::Work(size_t bytes) {
-  work_ += 1 + bytes / 64;
+  work_ += 1 + bytes / 256;
   if (work_ <= kMaxWork) return {};
   return Fail(ErrorKind::kExhausted, "rendering takes more than {} steps; the template may loop without end",
               kMaxWork);
