@@ -7,7 +7,7 @@ the pre-tokenizer published with the model; SentencePiece models with Google's `
 scores, types and character map.
 
   pip install numpy gguf tokenizers sentencepiece protobuf
-  scripts/goldens/tokenizer.py --smollm2 FILE --gemma3 FILE --data DIR          writes the goldens (about five minutes)
+  scripts/goldens/tokenizer.py --smollm2 FILE --gemma3 FILE --data DIR          writes the goldens (two minutes)
   scripts/goldens/tokenizer.py --smollm2 FILE --only smollm2 --show 4711        prints one string and its ids
 """
 import argparse

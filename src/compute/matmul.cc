@@ -43,26 +43,28 @@ struct Destination {
   int columns;        // 1..16
 };
 
+// The last panel of a matrix whose outputs are no multiple of 16.
+HWY_NOINLINE void StoreColumns(F16x acc, const Destination& to, int row) {
+  HWY_ALIGN float values[kPanelOutputs];
+  Store(acc, values);
+  float* y = to.y + row * to.ldy;
+  for (int c = 0; c < to.columns; ++c) y[c] = to.bias == nullptr ? values[c] : values[c] + to.bias[c];
+}
+
 template <int kRows>
 HWY_INLINE void StoreTile(const F16x* acc, const Destination& to) {
-  if (to.columns == kPanelOutputs) {
-    HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) {
-      Store(to.bias == nullptr ? acc[r] : Add(acc[r], Load(to.bias)), to.y + r * to.ldy);
-    }
-    return;
-  }
   HWY_UNROLL(8)
   for (int r = 0; r < kRows; ++r) {
-    HWY_ALIGN float row[16];
-    Store(acc[r], row);
-    for (int c = 0; c < to.columns; ++c)
-      to.y[r * to.ldy + c] = to.bias == nullptr ? row[c] : row[c] + to.bias[c];
+    if (to.columns == kPanelOutputs) {
+      Store(to.bias == nullptr ? acc[r] : Add(acc[r], Load(to.bias)), to.y + r * to.ldy);
+    } else {
+      StoreColumns(acc[r], to, r);
+    }
   }
 }
 
 template <int kRows>
-void FloatTile(const float* w, const float* x, int64_t inputs, const Destination& to) {
+HWY_NOINLINE void FloatTile(const float* w, const float* x, int64_t inputs, const Destination& to) {
   F16x acc[kRows];
   HWY_UNROLL(8)
   for (int r = 0; r < kRows; ++r) acc[r] = Zero();
@@ -79,8 +81,8 @@ HWY_INLINE F16x LoadMetadata(const uint8_t* p, bool half) {
 }
 
 template <WeightForm kForm, int kGroup, int kRows>
-void IntegerTile(const uint8_t* panel, const Matrix& matrix, const IntegerActivations& x,
-                 const Destination& to) {
+HWY_NOINLINE void IntegerTile(const uint8_t* panel, const Matrix& matrix, const IntegerActivations& x,
+                              const Destination& to) {
   const UnitLayout layout = LayoutOfUnit(kForm, kGroup, matrix.has_min(), matrix.half_scales());
   const bool has_min = matrix.has_min(), half = matrix.half_scales();
   const int64_t units = matrix.inputs() / kGroup;

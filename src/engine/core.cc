@@ -45,7 +45,7 @@ EngineCore::Choice::Choice(Live* owner, int32_t number, const Tokenizer* tokeniz
     : live(owner),
       index(number),
       tokens(owner->request.prompt),
-      text(tokenizer, owner->request.stop, owner->request.skip_special) {
+      text(tokenizer, owner->request.stop, owner->request.skip_special, owner->request.min_tokens) {
   history.AddPrompt(tokens);
 }
 
@@ -345,7 +345,7 @@ void EngineCore::SampleNext(Choice& choice, float* logits) {
       !replay && ((!request.ignore_eos && model_->tokenizer().IsEndOfGeneration(out.token)) || stop_token);
   // A token that ends the answer is reported (clients count it) but is not part of the text.
   if (!ends) out.text = choice.text.Push(out.token);
-  const bool stopped = !ends && choice.text.stopped() && generated + 1 >= request.min_tokens;
+  const bool stopped = !ends && choice.text.stopped();
   live.sink->OnToken(std::move(out));
   const int64_t limit = request.max_tokens < 0 ? std::numeric_limits<int64_t>::max() : request.max_tokens;
   if (ends) {

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <sstream>
 
 #include "gguf_writer.h"
+#include "model/pretokenize.h"
 #include "model/sentencepiece.h"
 #include "model/utf8.h"
 
@@ -181,6 +183,47 @@ TEST(Bpe, RefusesWhatItDoesNotKnowByName) {
   const auto model = Load(Vocabulary("rwkv", {{"a", 0, kNormal}}));
   ASSERT_FALSE(model.has_value());
   EXPECT_EQ(model.error().kind, ErrorKind::kUnsupported);
+}
+
+TEST(PreTokenizers, AllThatAreListedCompileAndCoverTheText) {
+  const std::string message = PreTokenizer::Make("").error().message;
+  std::istringstream names(message.substr(message.rfind("it knows ") + 9));
+  int made = 0;
+  for (std::string name; std::getline(names >> std::ws, name, ',');) {
+    const auto pre = PreTokenizer::Make(name);
+    ASSERT_TRUE(pre.has_value()) << pre.error().message;
+    std::mt19937 random(4);
+    for (int round = 0; round < 100; ++round) {
+      // Long runs would show an expression that needs memory for each character.
+      const std::string text = RandomBytes(&random) + std::string(round % 10 * 5000, "aA 1!\n"[random() % 6]);
+      std::vector<std::string_view> pieces;
+      (*pre)->Split(text, &pieces);
+      std::string joined;
+      for (std::string_view piece : pieces) {
+        ASSERT_FALSE(piece.empty()) << name;
+        joined += piece;
+      }
+      ASSERT_EQ(joined, text) << name;
+    }
+    ++made;
+  }
+  EXPECT_GT(made, 50);
+}
+
+TEST(PreTokenizers, CutWhereThePublishedOnesDo) {
+  const auto split = [](const char* name, std::string_view text) {
+    std::vector<std::string_view> pieces;
+    (*PreTokenizer::Make(name))->Split(text, &pieces);
+    return std::vector<std::string>(pieces.begin(), pieces.end());
+  };
+  using Pieces = std::vector<std::string>;
+  EXPECT_EQ(split("gpt-4o", "HelloWorld's 12345"), (Pieces{"Hello", "World's", " ", "123", "45"}));
+  EXPECT_EQ(split("tekken", "HelloWorld 12"), (Pieces{"Hello", "World", " ", "1", "2"}));
+  EXPECT_EQ(split("llama-bpe", "I'LL  go\n\n 1234"),
+            (Pieces{"I", "'LL", " ", " go", "\n\n", " ", "123", "4"}));
+  EXPECT_EQ(split("bloom", "a b, c"), (Pieces{"a", " b", ",", " c"}));
+  EXPECT_EQ(split("gpt-2", "a\u180E b"), (Pieces{"a", "\u180E", " b"})) << "U+180E is no white space";
+  EXPECT_EQ(split("gpt-2", "a\xFF\xFE b"), (Pieces{"a", "\xFF\xFE", " b"}));
 }
 
 TEST(Load, RefusesBrokenFieldsByName) {

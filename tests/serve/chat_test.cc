@@ -31,10 +31,22 @@ TEST_F(ChatTest, AnswersInOpenAisShape) {
 
 TEST_F(ChatTest, SamplingFieldsReachTheEngine) {
   Start();
-  const Json body = {{"temperature", 0.5}, {"top_p", 0.9}, {"top_k", 7}, {"min_p", 0.05}, {"seed", -3}, {"n", 2},
-                     {"presence_penalty", 0.25}, {"frequency_penalty", -0.5}, {"repetition_penalty", 1.5},
-                     {"logit_bias", {{"65", -100}, {"66", 3}}}, {"stop", {"x", "yz"}}, {"max_completion_tokens", 9},
-                     {"min_tokens", 2}, {"ignore_eos", true}, {"priority", -4}, {"stop_token_ids", {70}}};
+  const Json body = {{"temperature", 0.5},
+                     {"top_p", 0.9},
+                     {"top_k", 7},
+                     {"min_p", 0.05},
+                     {"seed", -3},
+                     {"n", 2},
+                     {"presence_penalty", 0.25},
+                     {"frequency_penalty", -0.5},
+                     {"repetition_penalty", 1.5},
+                     {"logit_bias", {{"65", -100}, {"66", 3}}},
+                     {"stop", {"x", "yz"}},
+                     {"max_completion_tokens", 9},
+                     {"min_tokens", 2},
+                     {"ignore_eos", true},
+                     {"priority", -4},
+                     {"stop_token_ids", {70}}};
   ASSERT_EQ(Chat(body).status, 200);
   const Request request = backend_.last();
   EXPECT_FLOAT_EQ(request.sampling.temperature, 0.5f);
@@ -74,17 +86,28 @@ TEST_F(ChatTest, SeedsDifferWhereNoneIsGiven) {
 
 TEST_F(ChatTest, NullIsAbsentAndUnknownFieldsAreIgnored) {
   Start();
-  const Json body = {{"logprobs", nullptr}, {"seed", nullptr}, {"max_tokens", nullptr}, {"stop", nullptr},
-                     {"tools", nullptr}, {"stream", nullptr}, {"stream_options", nullptr}, {"temperature", nullptr},
-                     {"store", true}, {"metadata", {{"a", "b"}}}, {"user", "u"}, {"service_tier", "auto"},
-                     {"prompt_cache_key", "k"}, {"include", Json::array()}};
+  const Json body = {{"logprobs", nullptr},
+                     {"seed", nullptr},
+                     {"max_tokens", nullptr},
+                     {"stop", nullptr},
+                     {"tools", nullptr},
+                     {"stream", nullptr},
+                     {"stream_options", nullptr},
+                     {"temperature", nullptr},
+                     {"store", true},
+                     {"metadata", {{"a", "b"}}},
+                     {"user", "u"},
+                     {"service_tier", "auto"},
+                     {"prompt_cache_key", "k"},
+                     {"include", Json::array()}};
   EXPECT_EQ(Chat(body).status, 200);
 }
 
 TEST_F(ChatTest, ContentIsAStringPartsOrNull) {
   Start();
   const Json parts = {{{"type", "text"}, {"text", "one"}}, {{"type", "text"}, {"text", "two"}}};
-  const Json call = {{"id", "c1"}, {"type", "function"}, {"function", {{"name", "f"}, {"arguments", R"({"b":1,"a":2})"}}}};
+  const Json call = {
+      {"id", "c1"}, {"type", "function"}, {"function", {{"name", "f"}, {"arguments", R"({"b":1,"a":2})"}}}};
   const Json messages = {{{"role", "developer"}, {"content", "Rules"}},
                          User(parts),
                          {{"role", "assistant"}, {"content", nullptr}, {"tool_calls", {call}}},
@@ -227,7 +250,9 @@ TEST_F(ChatTest, ExplainTellsNothingOfOtherTenants) {
     return script;
   };
   Start();
-  const auto miss = [&] { return Json::parse(Chat({{"larder", {{"explain", true}}}}).body)["larder"]["cache"]["miss"]; };
+  const auto miss = [&] {
+    return Json::parse(Chat({{"larder", {{"explain", true}}}}).body)["larder"]["cache"]["miss"];
+  };
   const Json other = miss();
   reason = MissReason::kNeverSeen;
   EXPECT_EQ(other, miss());
@@ -248,7 +273,13 @@ TEST_F(ChatTest, EngineErrorsBeforeTheFirstTokenAreStatuses) {
 }
 
 TEST_F(ChatTest, TextIsEscapedWhereClientsSplitLines) {
-  backend_.script = [](const Request&) { return Say("a\xC2\x85" "b\xE2\x80\xA8" "c\xE2\x80\xA9" "d\n\"\\\xFF"); };
+  backend_.script = [](const Request&) {
+    return Say(
+        "a\xC2\x85"
+        "b\xE2\x80\xA8"
+        "c\xE2\x80\xA9"
+        "d\n\"\\\xFF");
+  };
   Start();
   const Answer answer = Chat({});
   EXPECT_NE(answer.body.find("a\\u0085b\\u2028c\\u2029d\\n\\\"\\\\"), std::string::npos) << answer.body;

@@ -88,8 +88,8 @@ TEST(CompletionsBos, IsPutBeforeTextButNeverBeforeTokens) {
   runner.join();
 }
 
-// What lm-eval relies on: N + max_tokens entries, the first null, the chosen value equal to its entry among the
-// alternatives digit by digit, a generated end token counted.
+// What lm-eval relies on: N + max_tokens entries, the first null, the chosen value equal to its entry among
+// the alternatives digit by digit, a generated end token counted.
 TEST_F(CompletionsTest, EchoWithLogprobsScoresThePrompt) {
   backend_.script = [](const Request&) {
     Script script;
@@ -98,8 +98,11 @@ TEST_F(CompletionsTest, EchoWithLogprobsScoresThePrompt) {
   };
   Start();
   for (const int max_tokens : {0, 1}) {
-    const Answer answer =
-        Complete({{"prompt", "abcde"}, {"echo", true}, {"logprobs", 1}, {"max_tokens", max_tokens}, {"temperature", 0}});
+    const Answer answer = Complete({{"prompt", "abcde"},
+                                    {"echo", true},
+                                    {"logprobs", 1},
+                                    {"max_tokens", max_tokens},
+                                    {"temperature", 0}});
     ASSERT_EQ(answer.status, 200) << answer.body;
     const Json choice = Json::parse(answer.body)["choices"][0];
     const Json logprobs = choice["logprobs"];
@@ -115,7 +118,9 @@ TEST_F(CompletionsTest, EchoWithLogprobsScoresThePrompt) {
       EXPECT_EQ(logprobs["token_logprobs"][i].dump(), logprobs["top_logprobs"][i][token].dump());
     }
     EXPECT_EQ(logprobs["text_offset"][4], 4);
-    if (max_tokens == 1) EXPECT_EQ(logprobs["tokens"][5], "</s>");
+    if (max_tokens == 1) {
+      EXPECT_EQ(logprobs["tokens"][5], "</s>");
+    }
   }
   EXPECT_EQ(backend_.last().prompt_logprobs, 1);
 }
@@ -147,8 +152,8 @@ TEST_F(CompletionsTest, StreamedEchoCarriesThePromptsScoresFirst) {
 
 TEST_F(CompletionsTest, ReturnsTokenIds) {
   Start();
-  const Json choice =
-      Json::parse(Complete({{"prompt", "ab"}, {"max_tokens", 3}, {"return_token_ids", true}}).body)["choices"][0];
+  const Json choice = Json::parse(
+      Complete({{"prompt", "ab"}, {"max_tokens", 3}, {"return_token_ids", true}}).body)["choices"][0];
   EXPECT_EQ(choice["token_ids"], Json({'H', 'e', 'l'}));
   EXPECT_EQ(choice["prompt_token_ids"], Json({97, 98}));
   EXPECT_EQ(choice["finish_reason"], "length");
@@ -156,7 +161,8 @@ TEST_F(CompletionsTest, ReturnsTokenIds) {
 
 TEST_F(CompletionsTest, ForcedOutputReachesTheEngine) {
   Start();
-  const Json body = {{"prompt", "ab"}, {"larder", {{"forced_output", {120, 121}}}}, {"return_token_ids", true}};
+  const Json body = {
+      {"prompt", "ab"}, {"larder", {{"forced_output", {120, 121}}}}, {"return_token_ids", true}};
   EXPECT_EQ(Json::parse(Complete(body).body)["choices"][0]["token_ids"], Json({120, 121}));
   EXPECT_EQ(backend_.last().forced_output, std::vector<int32_t>({120, 121}));
 }

@@ -14,7 +14,8 @@ float FakeLogprob(int32_t token) { return -0.125f - 0.1f * static_cast<float>(to
 
 std::vector<TokenLogprob> FakeTop(int32_t token, int32_t count) {
   std::vector<TokenLogprob> top;
-  for (int32_t i = 0; i < count; ++i) top.push_back({(token + i) % 260, FakeLogprob(token) - static_cast<float>(i)});
+  for (int32_t i = 0; i < count; ++i)
+    top.push_back({(token + i) % 260, FakeLogprob(token) - static_cast<float>(i)});
   return top;
 }
 
@@ -98,7 +99,8 @@ Result<std::string> FakeBackend::RenderChat(std::string_view context_json) const
     const std::lock_guard lock(mutex_);
     rendered_ = context_json;
   }
-  if (template_source.empty()) return Fail(ErrorKind::kUnsupported, "The model has no chat template; give one.");
+  if (template_source.empty())
+    return Fail(ErrorKind::kUnsupported, "The model has no chat template; give one.");
   const auto context = nlohmann::json::parse(context_json);
   std::string text;
   for (const auto& message : context["messages"]) {
@@ -148,7 +150,10 @@ void FakeBackend::Play(uint64_t id, const Request& request, const std::shared_pt
   if (request.prompt_logprobs >= 0 && request.prompt.size() > 1) {
     std::vector<TokenOutput> scores;
     for (const int32_t token : request.prompt) {
-      scores.push_back({.choice = 0, .token = token, .text = "", .logprob = FakeLogprob(token),
+      scores.push_back({.choice = 0,
+                        .token = token,
+                        .text = "",
+                        .logprob = FakeLogprob(token),
                         .top = FakeTop(token, request.prompt_logprobs)});
     }
     scores.front().logprob = std::numeric_limits<float>::quiet_NaN();
@@ -163,20 +168,26 @@ void FakeBackend::Play(uint64_t id, const Request& request, const std::shared_pt
     if ((cancelled = IsCancelled(id))) break;
     for (int32_t c = 0; c < request.n; ++c) {
       const int32_t choice = script.reversed_choices ? request.n - 1 - c : c;
-      Emit(request, choice, script.tokens[i % script.tokens.size()], decoders[static_cast<size_t>(choice)], *sink);
+      Emit(request, choice, script.tokens[i % script.tokens.size()], decoders[static_cast<size_t>(choice)],
+           *sink);
     }
     if (script.endless) std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
   if (script.error && !cancelled) return sink->OnError(*script.error);
   const bool cut = made >= limit && script.reason != FinishReason::kCancelled;
-  const FinishReason reason = cancelled ? FinishReason::kCancelled : cut ? FinishReason::kLength : script.reason;
+  const FinishReason reason = cancelled ? FinishReason::kCancelled
+                              : cut     ? FinishReason::kLength
+                                        : script.reason;
   for (int32_t c = 0; c < request.n; ++c) {
-    sink->OnChoiceEnd({.choice = c, .reason = reason, .text = decoders[static_cast<size_t>(c)].Finish() + script.held_back,
+    sink->OnChoiceEnd({.choice = c,
+                       .reason = reason,
+                       .text = decoders[static_cast<size_t>(c)].Finish() + script.held_back,
                        .matched_stop = ""});
   }
   const auto prompt = static_cast<int64_t>(request.prompt.size());
-  sink->OnFinish({.prompt_tokens = prompt, .completion_tokens = made * request.n, .cached_tokens = script.cached_tokens},
-                 script.report);
+  sink->OnFinish(
+      {.prompt_tokens = prompt, .completion_tokens = made * request.n, .cached_tokens = script.cached_tokens},
+      script.report);
   if (!cancelled) return;
   const std::lock_guard lock(mutex_);
   ++cancelled_;

@@ -25,12 +25,12 @@ class ByteTokenizer final : public Tokenizer {
 
 // What happens to a request.
 struct Script {
-  std::vector<int32_t> tokens;     // of each choice, cut at max_tokens
-  bool endless = false;            // again and again until cancelled
-  bool reversed_choices = false;   // the last choice gets its tokens first
+  std::vector<int32_t> tokens;    // of each choice, cut at max_tokens
+  bool endless = false;           // again and again until cancelled
+  bool reversed_choices = false;  // the last choice gets its tokens first
   FinishReason reason = FinishReason::kStop;
-  std::string held_back;           // text of the choice's end
-  std::optional<Error> error;      // after the tokens, instead of the end
+  std::string held_back;       // text of the choice's end
+  std::optional<Error> error;  // after the tokens, instead of the end
   CacheReport report;
   int64_t cached_tokens = 0;
 };
@@ -52,11 +52,11 @@ class FakeBackend final : public ServeBackend {
 
   std::vector<Request> requests() const;  // submitted so far
   Request last() const { return requests().back(); }
-  uint64_t cancelled() const;             // requests that ended by Cancel
+  uint64_t cancelled() const;  // requests that ended by Cancel
   bool WaitCancelled(uint64_t count) const;
   bool WaitSubmitted(uint64_t count) const;
-  std::string cleared;                    // tenant of the last ClearCache
-  std::string rendered_context() const;   // of the last RenderChat
+  std::string cleared;                   // tenant of the last ClearCache
+  std::string rendered_context() const;  // of the last RenderChat
 
   const std::string& model_id() const override { return id; }
   std::string fingerprint() const override { return "fp_test"; }
@@ -74,7 +74,8 @@ class FakeBackend final : public ServeBackend {
  private:
   void Play(uint64_t id, const Request& request, const std::shared_ptr<RequestSink>& sink);
   bool IsCancelled(uint64_t id) const;
-  void Emit(const Request& request, int32_t choice, int32_t token, StreamDecoder& decoder, RequestSink& sink) const;
+  void Emit(const Request& request, int32_t choice, int32_t token, StreamDecoder& decoder,
+            RequestSink& sink) const;
 
   ByteTokenizer tokenizer_;
   mutable std::mutex mutex_;

@@ -101,7 +101,9 @@ std::optional<std::string> HttpClient::ReadChunk() {
 Answer HttpClient::Read(bool head_only) {
   Answer answer = ReadHead();
   if (answer.status == 0) return answer;
-  if (answer.headers["transfer-encoding"] == "chunked") {
+  const bool chunked =
+      answer.headers.contains("transfer-encoding") && answer.headers["transfer-encoding"] == "chunked";
+  if (chunked) {
     while (std::optional<std::string> chunk = ReadChunk()) {
       if (chunk->empty()) {
         answer.complete = true;
@@ -133,8 +135,8 @@ bool HttpClient::Closed() {
 }
 
 std::string PostText(std::string_view path, std::string_view body, std::string_view extra_headers) {
-  return fmt::format("POST {} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{}\r\n{}", path, body.size(), extra_headers,
-                     body);
+  return fmt::format("POST {} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n{}\r\n{}", path, body.size(),
+                     extra_headers, body);
 }
 
 std::string GetText(std::string_view path, std::string_view extra_headers) {

@@ -11,7 +11,7 @@
 namespace larder::testing {
 
 struct Answer {
-  int status = 0;  // 0: the connection ended before a head came
+  int status = 0;                              // 0: the connection ended before a head came
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;
   std::vector<std::string> chunks;  // of a chunked body

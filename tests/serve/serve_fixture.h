@@ -40,7 +40,9 @@ class ServeTest : public ::testing::Test {
   Answer Post(std::string_view path, const Json& body, std::string_view headers = "") {
     return Exchange(PostText(path, body.dump(), headers));
   }
-  Answer Get(std::string_view path, std::string_view headers = "") { return Exchange(GetText(path, headers)); }
+  Answer Get(std::string_view path, std::string_view headers = "") {
+    return Exchange(GetText(path, headers));
+  }
   Answer Chat(Json body) {
     if (!body.contains("messages")) body["messages"] = Json::array({{{"role", "user"}, {"content", "Hi"}}});
     return Post("/v1/chat/completions", body);
@@ -73,7 +75,8 @@ class ServeTest : public ::testing::Test {
     return events;
   }
 
-  static void ExpectError(const Answer& answer, int status, const std::string& param = "", const std::string& code = "") {
+  static void ExpectError(const Answer& answer, int status, const std::string& param = "",
+                          const std::string& code = "") {
     EXPECT_EQ(answer.status, status) << answer.body;
     const Json body = Json::parse(answer.body, nullptr, false);
     ASSERT_TRUE(body.is_object() && body.contains("error") && body["error"].is_object()) << answer.body;
@@ -81,8 +84,12 @@ class ServeTest : public ::testing::Test {
     EXPECT_TRUE(error["message"].is_string() && !error["message"].get<std::string>().empty());
     EXPECT_TRUE(error["type"].is_string());
     EXPECT_TRUE(error.contains("param") && error.contains("code"));
-    if (!param.empty()) EXPECT_EQ(error["param"], param) << answer.body;
-    if (!code.empty()) EXPECT_EQ(error["code"], code) << answer.body;
+    if (!param.empty()) {
+      EXPECT_EQ(error["param"], param) << answer.body;
+    }
+    if (!code.empty()) {
+      EXPECT_EQ(error["code"], code) << answer.body;
+    }
     EXPECT_EQ(answer.headers.at("content-type"), "application/json");
   }
 

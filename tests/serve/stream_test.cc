@@ -154,7 +154,8 @@ TEST_F(StreamTest, FailureInMidStreamIsAnErrorEventAndAnUnfinishedBody) {
   };
   Start();
   for (const char* path : {"/v1/chat/completions", "/v1/completions"}) {
-    const Json body = {{"messages", {{{"role", "user"}, {"content", "x"}}}}, {"prompt", "x"}, {"stream", true}};
+    const Json body = {
+        {"messages", {{{"role", "user"}, {"content", "x"}}}}, {"prompt", "x"}, {"stream", true}};
     const Answer answer = Post(path, body);
     EXPECT_EQ(answer.status, 200);
     EXPECT_FALSE(answer.complete) << "an ended body counts as success";
@@ -229,8 +230,9 @@ TEST_F(StreamTest, ExplainComesWithTheLastFinish) {
 
 TEST_F(StreamTest, ToolCallsComeWholeAndOnce) {
   backend_.script = [](const Request&) {
-    return Say("Hm <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>\n"
-               "<tool_call>{\"name\":\"g\",\"arguments\":{\"x\":\"é\"}}</tool_call>");
+    return Say(
+        "Hm <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>\n"
+        "<tool_call>{\"name\":\"g\",\"arguments\":{\"x\":\"é\"}}</tool_call>");
   };
   Start();
   const Json tools = {{{"type", "function"}, {"function", {{"name", "f"}}}}};
@@ -268,7 +270,8 @@ TEST_F(StreamTest, OldClientsGetTheStreamUntilTheEnd) {
   Start();
   HttpClient client(port_);
   const std::string body = R"({"messages":[{"role":"user","content":"x"}],"stream":true})";
-  client.Send(fmt::format("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: {}\r\n\r\n{}", body.size(), body));
+  client.Send(
+      fmt::format("POST /v1/chat/completions HTTP/1.0\r\nContent-Length: {}\r\n\r\n{}", body.size(), body));
   const Answer answer = client.Read();
   EXPECT_FALSE(answer.headers.contains("transfer-encoding"));
   EXPECT_TRUE(answer.body.ends_with("data: [DONE]\n\n"));

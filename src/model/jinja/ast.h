@@ -77,6 +77,10 @@ struct Expr {
   const TestEntry* test = nullptr;
 };
 
+// What a block's scope holds when it begins: the names it assigns before it reads them, undefined until then,
+// so that a value of the context is not seen in their place.
+using InitialScope = std::vector<std::pair<Symbol, Value>>;
+
 // A macro, or the body of a call block (named "caller").
 struct MacroDef {
   std::string name;
@@ -88,6 +92,7 @@ struct MacroDef {
   bool uses_caller = false;
   bool uses_varargs = false;
   bool uses_kwargs = false;
+  InitialScope scope;
 };
 
 enum class StmtKind : uint8_t {
@@ -120,6 +125,8 @@ struct Stmt {
   std::unique_ptr<MacroDef> macro;
   Body body;
   Body else_body;
+  InitialScope scope;       // of body
+  InitialScope else_scope;  // of a loop's else_body
 };
 
 }  // namespace larder::jinja

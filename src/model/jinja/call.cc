@@ -125,7 +125,7 @@ Status Interpreter::BindMacro(const Macro& macro, Arguments arguments, const Sco
 Result<Value> Interpreter::CallMacro(const Macro& macro, Arguments arguments) {
   const Nested nested(this);
   LARDER_TRY(Enter());
-  const auto scope = std::make_shared<Scope>(macro.scope);
+  const auto scope = std::make_shared<Scope>(macro.scope, macro.def->scope);
   LARDER_TRY(BindMacro(macro, std::move(arguments), scope));
   Output output(&heap_);
   LARDER_TRY(ExecBody(macro.def->body, scope, &output));

@@ -39,7 +39,7 @@ Result<Value> Interpreter::NewNamespace(std::vector<std::pair<std::string, Value
 }
 
 Result<std::string> Interpreter::Run() {
-  const auto root = std::make_shared<Scope>(nullptr);
+  const auto root = std::make_shared<Scope>(nullptr, template_.scope);
   Output output(&heap_);
   const auto flow = ExecBody(template_.body, root, &output);
   if (flow) return output.Take();
@@ -73,7 +73,7 @@ Result<Interpreter::Flow> Interpreter::Exec(const Stmt& stmt, const ScopePtr& sc
       return ExecFor(stmt, scope, iterable, 0, output);
     }
     case StmtKind::kScope:
-      return ExecBody(stmt.body, std::make_shared<Scope>(scope), output);
+      return ExecBody(stmt.body, std::make_shared<Scope>(scope, stmt.scope), output);
     case StmtKind::kData:
       LARDER_TRY(output->Append(stmt.text));
       break;
@@ -131,7 +131,7 @@ Result<Value> Interpreter::SelectLoopItems(const Stmt& stmt, const ScopePtr& sco
   if (!stmt.condition) return heap_.NewList(std::move(items));
   std::vector<Value> selected;
   for (Value& item : items) {
-    const auto inner = std::make_shared<Scope>(scope);
+    const auto inner = std::make_shared<Scope>(scope, InitialScope{});
     LARDER_TRY(Assign(*stmt.target, item, inner));
     LARDER_ASSIGN(const Value holds, Eval(*stmt.condition, inner));
     if (Truth(holds)) selected.push_back(std::move(item));
@@ -153,7 +153,7 @@ Result<Interpreter::Flow> Interpreter::ExecFor(const Stmt& stmt, const ScopePtr&
   loop->Finish();
   if (!flow) return flow;
   if (items.sequence()->items.empty())
-    return ExecBody(stmt.else_body, std::make_shared<Scope>(scope), output);
+    return ExecBody(stmt.else_body, std::make_shared<Scope>(scope, stmt.else_scope), output);
   return Flow::kNext;
 }
 
@@ -164,9 +164,9 @@ Result<Interpreter::Flow> Interpreter::ExecIterations(const Stmt& stmt, const Sc
   const std::shared_ptr<Sequence> items = loop->items;
   for (loop->index = 0; loop->index < items->items.size(); ++loop->index) {
     if (inner.use_count() == 1) {  // no macro has kept it
-      inner->variables.clear();
+      inner->variables = stmt.scope;
     } else {
-      inner = std::make_shared<Scope>(scope);
+      inner = std::make_shared<Scope>(scope, stmt.scope);
     }
     inner->Set(kLoopSymbol, Value(std::shared_ptr<Object>(loop)));
     LARDER_TRY(Assign(*stmt.target, items->items[loop->index], inner));
@@ -178,7 +178,7 @@ Result<Interpreter::Flow> Interpreter::ExecIterations(const Stmt& stmt, const Sc
 
 // The text of the statement's body, through its filters if it has any.
 Status Interpreter::ExecBlockFilter(const Stmt& stmt, const ScopePtr& scope, Value* result) {
-  const auto inner = std::make_shared<Scope>(scope);
+  const auto inner = std::make_shared<Scope>(scope, stmt.scope);
   Output captured(&heap_);
   LARDER_TRY(ExecBody(stmt.body, inner, &captured));
   LARDER_ASSIGN(*result, heap_.NewText(captured.Take()));
@@ -191,7 +191,7 @@ Status Interpreter::ExecBlockFilter(const Stmt& stmt, const ScopePtr& scope, Val
 }
 
 Result<Interpreter::Flow> Interpreter::ExecWith(const Stmt& stmt, const ScopePtr& scope, Output* output) {
-  const auto inner = std::make_shared<Scope>(scope);
+  const auto inner = std::make_shared<Scope>(scope, stmt.scope);
   for (const auto& [target, expr] : stmt.assignments) {
     LARDER_ASSIGN(Value value, Eval(*expr, scope));
     LARDER_TRY(Assign(*target, std::move(value), inner));

@@ -241,7 +241,8 @@ Result<std::string> PercentFormatter::Run() {
     out += text;
   }
   const bool is_tuple = values_.Is(Kind::kSequence) && values_.sequence()->type == SequenceType::kTuple;
-  const bool may_rest = by_name_ || values_.Is(Kind::kDict) || values_.Is(Kind::kUndefined) || (values_.Is(Kind::kSequence) && !is_tuple);
+  const bool may_rest = by_name_ || values_.Is(Kind::kDict) || values_.Is(Kind::kUndefined) ||
+                        (values_.Is(Kind::kSequence) && values_.sequence()->IsIndexed() && !is_tuple);
   if (!may_rest && next_ < (is_tuple ? values_.sequence()->items.size() : 1)) {
     return Bad("there are more values than conversions");
   }

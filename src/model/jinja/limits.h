@@ -15,8 +15,8 @@ inline constexpr int kMaxValueDepth = 200;                  // lists in lists, o
 inline constexpr size_t kMaxTextBytes = size_t{64} << 20;   // one string, the output included
 inline constexpr size_t kMaxKeyBytes = size_t{1} << 20;     // one key of a dict
 inline constexpr size_t kMaxLiveBytes = size_t{256} << 20;  // all values of one rendering together
-inline constexpr uint64_t kMaxWork = uint64_t{16} << 20;    // evaluation steps, plus one for every 256 bytes touched
-                                     << 20;    // evaluation steps, plus one for every 64 bytes touched
+inline constexpr uint64_t kMaxWork = uint64_t{16}
+                                     << 20;    // evaluation steps, plus one for every 256 bytes touched
 inline constexpr int64_t kMaxRange = 100'000;  // range(), as in Jinja's own sandbox
 
 }  // namespace larder::jinja

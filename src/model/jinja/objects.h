@@ -14,7 +14,8 @@ namespace larder::jinja {
 // Variables of one block. Scopes nest as the text of the template does; a name not found in any is looked up
 // in the context, then among the global functions.
 struct Scope {
-  explicit Scope(std::shared_ptr<Scope> parent_in) : parent(std::move(parent_in)) {}
+  explicit Scope(std::shared_ptr<Scope> parent_in, const InitialScope& initial)
+      : parent(std::move(parent_in)), variables(initial) {}
   const Value* Find(Symbol symbol) const;
   void Set(Symbol symbol, Value value);
 

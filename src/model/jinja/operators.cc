@@ -30,6 +30,13 @@ Result<Value> IntPower(Int base, Int exponent) {
   return Value::Integer(result);
 }
 
+Result<Value> FloatPower(double base, double exponent) {
+  const double power = std::pow(base, exponent);
+  if (std::isfinite(power) || !std::isfinite(base) || !std::isfinite(exponent)) return Value::Float(power);
+  return Fail(ErrorKind::kInvalid, "{} ** {} is no number or too large for one", FloatText(base),
+              FloatText(exponent));
+}
+
 Result<Value> IntBinary(BinaryOp op, Int a, Int b) {
   // The sum and the product of two 64-bit integers fit 128 bits; larger operands are not worked with.
   if (!IsSmall(a) || !IsSmall(b)) {
@@ -57,7 +64,7 @@ Result<Value> IntBinary(BinaryOp op, Int a, Int b) {
   }
   if (b >= 0) return IntPower(a, b);
   if (a == 0) return ZeroDivision();
-  return Value::Float(std::pow(static_cast<double>(a), static_cast<double>(b)));
+  return FloatPower(static_cast<double>(a), static_cast<double>(b));
 }
 
 Result<Value> FloatBinary(BinaryOp op, double a, double b) {
@@ -73,10 +80,7 @@ Result<Value> FloatBinary(BinaryOp op, double a, double b) {
     case BinaryOp::kDivide:
       return Value::Float(a / b);
     case BinaryOp::kPower:
-      if ((a < 0 && b != std::floor(b)) || (a == 0 && b < 0)) {
-        return Fail(ErrorKind::kInvalid, "{} ** {} has no real value", FloatText(a), FloatText(b));
-      }
-      return Value::Float(std::pow(a, b));
+      return FloatPower(a, b);
     default:
       break;
   }

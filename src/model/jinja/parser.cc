@@ -5,6 +5,7 @@
 
 #include "model/jinja/limits.h"
 #include "model/jinja/parser_impl.h"
+#include "model/jinja/scopes.h"
 #include "model/utf8.h"
 
 namespace larder::jinja {
@@ -52,7 +53,9 @@ StmtPtr Parser::NewStmt(StmtKind kind) const {
 Result<Template> Parser::Run() {
   LARDER_ASSIGN(Body body, ParseBody({}));
   if (!unknown_.empty()) return std::unexpected(unknown_.front());
-  return Template{std::move(body), std::move(names_)};
+  Template parsed{std::move(body), std::move(names_), {}};
+  ResolveScopes(&parsed);
+  return parsed;
 }
 
 // Until the end of the template, or until a tag of one of the given names, which is left to be read ("{%" is

@@ -12,6 +12,7 @@ namespace larder::jinja {
 struct Template {
   Body body;
   std::vector<std::string> names;  // by Symbol
+  InitialScope scope;
 };
 
 // kUnsupported names the construct and its line, kInvalid the syntax error.

@@ -472,7 +472,7 @@ Result<std::vector<Value>> Iterate(const Value& value, Heap& heap) {
       for (size_t at = 0; at < text.size();) {
         const size_t start = at;
         NextCodePoint(text, &at);
-        LARDER_ASSIGN(Value item, heap.NewText(text.substr(start, at - start), value.is_markup()));
+        LARDER_ASSIGN(Value item, heap.NewText(text.substr(start, at - start)));
         items.push_back(std::move(item));
       }
       return items;

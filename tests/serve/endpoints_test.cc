@@ -1,0 +1,239 @@
+// Everything besides generating: models, tokens, cache, metrics, health, the page, headers and paths.
+#include "serve/serve_fixture.h"
+
+namespace larder::testing {
+namespace {
+
+class EndpointsTest : public ServeTest {};
+
+TEST_F(EndpointsTest, EveryPathExistsWithAndWithoutV1) {
+  Start();
+  for (const char* path :
+       {"/health", "/models", "/tokenizer_info", "/metrics", "/cache/stats", "/cache/blocks", "/version"}) {
+    EXPECT_EQ(Get(path).status, 200) << path;
+    EXPECT_EQ(Get(std::string("/v1") + path).status, 200) << path;
+    EXPECT_EQ(Get(std::string("/v1") + path + "/").status, 200) << path;
+    const Answer head = Exchange("HEAD " + std::string(path) + " HTTP/1.1\r\nHost: x\r\n\r\n");
+    EXPECT_EQ(head.status, 200) << path;
+    EXPECT_TRUE(head.body.empty());
+    EXPECT_NE(head.headers.at("content-length"), "0");
+  }
+  const Json text = {{"prompt", "a"}, {"messages", {{{"role", "user"}, {"content", "x"}}}}, {"tokens", {97}}};
+  for (const char* path : {"/chat/completions", "/completions", "/tokenize", "/detokenize", "/cache/clear"}) {
+    EXPECT_EQ(Post(path, text).status, 200) << path;
+    EXPECT_EQ(Post(std::string("/v1") + path, text).status, 200) << path;
+  }
+}
+
+TEST_F(EndpointsTest, HeadAnswersKeepTheConnectionInStep) {
+  Start();
+  HttpClient client(port_);
+  client.Send("HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(client.Read(true).status, 200);
+  client.Send(GetText("/health"));
+  EXPECT_EQ(client.Read().body, R"({"status":"ok"})");
+}
+
+TEST_F(EndpointsTest, ModelsAreListedAndFoundByEncodedName) {
+  Start();
+  const Json list = Json::parse(Get("/v1/models").body);
+  EXPECT_EQ(list["object"], "list");
+  EXPECT_EQ(list["data"][0]["id"], "fake/model one");
+  EXPECT_EQ(list["data"][0]["root"], "fake/model one");
+  EXPECT_EQ(list["data"][0]["max_model_len"], 4096);
+  EXPECT_EQ(Json::parse(Get("/v1/models/fake%2Fmodel%20one").body)["id"], "fake/model one");
+  EXPECT_EQ(Get("/models/fake/model%20one").status, 200);
+  ExpectError(Get("/v1/models/nope"), 404, "model", "model_not_found");
+  ExpectError(Get("/v1/models/%zz"), 404, "model", "model_not_found");
+}
+
+TEST_F(EndpointsTest, TokenizesInBothDialects) {
+  Start();
+  const Json vllm =
+      Json::parse(Post("/tokenize", {{"prompt", "ab</s>"}, {"add_special_tokens", false}}).body);
+  EXPECT_EQ(vllm["tokens"], Json({97, 98, 257}));
+  EXPECT_EQ(vllm["count"], 3);
+  EXPECT_EQ(vllm["max_model_len"], 4096);
+  const Json llama = Json::parse(Post("/tokenize", {{"content", "a</s>"}, {"parse_special", false}}).body);
+  EXPECT_EQ(llama["tokens"].size(), 5u);
+  const Json pieces =
+      Json::parse(Post("/tokenize", {{"content", "aé"}, {"with_pieces", true}}).body)["tokens"];
+  EXPECT_EQ(pieces[0], Json({{"id", 97}, {"piece", "a"}}));
+  EXPECT_EQ(pieces[1]["piece"], Json({0xC3}));
+  const Json chat =
+      Json::parse(Post("/tokenize", {{"messages", {{{"role", "user"}, {"content", "x"}}}}}).body);
+  EXPECT_EQ(chat["tokens"][0], 258);
+  ExpectError(Post("/tokenize", Json::object()), 400, "prompt");
+}
+
+TEST(EndpointsBos, AddSpecialHasTheDefaultOfItsDialect) {
+  FakeBackend backend(true);
+  ServeOptions options;
+  options.port = 0;
+  auto server = Server::Create(&backend, options);
+  ASSERT_TRUE(server.has_value());
+  std::thread runner([&] { (*server)->Run(); });
+  const auto first = [&](const char* body) {
+    HttpClient client((*server)->port());
+    client.Send(PostText("/tokenize", body));
+    return Json::parse(client.Read().body)["tokens"][0].get<int>();
+  };
+  EXPECT_EQ(first(R"({"prompt":"a"})"), 256);
+  EXPECT_EQ(first(R"({"prompt":"a","add_special_tokens":false})"), 'a');
+  EXPECT_EQ(first(R"({"prompt":"a","add_special":false})"), 'a');
+  EXPECT_EQ(first(R"({"content":"a"})"), 'a');
+  EXPECT_EQ(first(R"({"content":"a","add_special":true})"), 256);
+  EXPECT_EQ(first(R"({"messages":[{"role":"user","content":"a"}]})"), 256);
+  // A template that prints BOS itself does not get a second one.
+  EXPECT_EQ(first(R"({"prompt":"a"})"), 256);
+  (*server)->Stop();
+  runner.join();
+}
+
+TEST_F(EndpointsTest, DetokenizesInBothDialects) {
+  Start();
+  const Json body = Json::parse(Post("/detokenize", {{"tokens", {97, 257, 98}}}).body);
+  EXPECT_EQ(body["prompt"], "a</s>b");
+  EXPECT_EQ(body["content"], "a</s>b");
+  ExpectError(Post("/detokenize", {{"tokens", {260}}}), 400, "tokens");
+  ExpectError(Post("/detokenize", {{"tokens", {-1}}}), 400, "tokens");
+  ExpectError(Post("/detokenize", Json::object()), 400, "tokens");
+  EXPECT_TRUE(Json::accept(Post("/detokenize", {{"tokens", {0xC3}}}).body));
+}
+
+TEST_F(EndpointsTest, TokenizerInfoIsEnoughForRemoteTokenizers) {
+  Start();
+  const Json info = Json::parse(Get("/tokenizer_info").body);
+  EXPECT_TRUE(info["tokenizer_class"].is_string());
+  EXPECT_EQ(info["bos_token"], "<s>");
+  EXPECT_EQ(info["eos_token"], "</s>");
+  EXPECT_EQ(info["chat_template"], "{{ messages }}");
+}
+
+TEST_F(EndpointsTest, CacheStatsHaveTheStableNames) {
+  backend_.stats.kv.used_bytes = 10;
+  backend_.stats.kv.limit_bytes = 40;
+  backend_.stats.running = 2;
+  backend_.stats.waiting = 3;
+  backend_.stats.misses = {{"none", 9}, {"never seen", 4}, {"other tenant", 1}};
+  Start();
+  const Json stats = Json::parse(Get("/v1/cache/stats").body);
+  EXPECT_EQ(stats["memory"]["used_bytes"], 10);
+  EXPECT_EQ(stats["memory"]["limit_bytes"], 40);
+  EXPECT_EQ(stats["requests"]["running"], 2);
+  EXPECT_EQ(stats["requests"]["waiting"], 3);
+  EXPECT_EQ(stats["misses"], Json({{"never_seen", 4}, {"other_tenant", 1}}));
+}
+
+TEST_F(EndpointsTest, CacheBlocksAreListedUpToTheLimit) {
+  for (int i = 0; i < 5; ++i) {
+    KvBlockInfo block{};
+    block.name = std::to_string(i);
+    block.tenant = i == 4 ? "stranger" : "default";
+    block.tokens = {1, 2};
+    backend_.blocks.push_back(block);
+  }
+  Start();
+  EXPECT_EQ(Json::parse(Get("/v1/cache/blocks?limit=2").body)["blocks"].size(), 2u);
+  EXPECT_EQ(Json::parse(Get("/v1/cache/blocks").body)["blocks"].size(), 4u);  // never a stranger's
+  ExpectError(Get("/v1/cache/blocks?limit=0"), 400, "limit");
+  ExpectError(Get("/v1/cache/blocks?limit=x"), 400, "limit");
+  EXPECT_EQ(Json::parse(Post("/v1/cache/clear", Json::object()).body)["dropped_blocks"], 3);
+  EXPECT_EQ(backend_.cleared, "default");
+}
+
+TEST_F(EndpointsTest, MetricsAreWellFormedAndHaveFamiliarNames) {
+  backend_.stats.prompt_tokens = 12;
+  backend_.stats.generation_tokens = 34;
+  backend_.stats.running = 2;
+  backend_.stats.kv.used_bytes = 1;
+  backend_.stats.kv.limit_bytes = 4;
+  backend_.id = "quote\"d";
+  Start();
+  const Answer answer = Get("/metrics");
+  EXPECT_TRUE(answer.headers.at("content-type").starts_with("text/plain; version=0.0.4"));
+  const std::string label = "{model_name=\"quote\\\"d\"}";
+  for (const std::string& line :
+       {"vllm:num_requests_running" + label + " 2", "vllm:num_requests_waiting" + label + " 0",
+        "vllm:kv_cache_usage_perc" + label + " 0.25", "vllm:prompt_tokens_total" + label + " 12",
+        "vllm:generation_tokens_total" + label + " 34"}) {
+    EXPECT_NE(answer.body.find(line + "\n"), std::string::npos) << line;
+  }
+  // Every sample has HELP and TYPE before it.
+  std::string described;
+  size_t from = 0;
+  for (size_t end; (end = answer.body.find('\n', from)) != std::string::npos; from = end + 1) {
+    const std::string line = answer.body.substr(from, end - from);
+    if (line.starts_with("# TYPE ")) described = line.substr(7, line.find(' ', 7) - 7);
+    if (!line.starts_with("#")) {
+      EXPECT_TRUE(line.starts_with(described)) << line;
+    }
+  }
+}
+
+TEST_F(EndpointsTest, RequestIdsComeBack) {
+  Start();
+  const Answer own = Get("/health", "X-Request-ID: abc-123\r\n");
+  EXPECT_EQ(own.headers.at("x-request-id"), "abc-123");
+  EXPECT_EQ(own.headers.at("request-id"), "abc-123");
+  EXPECT_FALSE(Get("/health").headers.at("x-request-id").empty());
+  const std::string huge(300, 'x');
+  EXPECT_NE(Get("/health", "X-Request-ID: " + huge + "\r\n").headers.at("x-request-id"), huge);
+}
+
+TEST_F(EndpointsTest, BrowsersOfOtherOriginsAreServed) {
+  Start();
+  const Answer preflight = Exchange(
+      "OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: x\r\nOrigin: http://ui.example\r\n"
+      "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: "
+      "authorization,x-stainless-os\r\n\r\n");
+  EXPECT_EQ(preflight.status, 200);
+  EXPECT_EQ(preflight.headers.at("access-control-allow-origin"), "http://ui.example");
+  EXPECT_NE(preflight.headers.at("access-control-allow-methods").find("POST"), std::string::npos);
+  EXPECT_NE(preflight.headers.at("access-control-allow-headers").find("x-stainless-os"), std::string::npos);
+  EXPECT_EQ(preflight.headers.at("access-control-allow-credentials"), "true");
+  EXPECT_EQ(Get("/health", "Origin: http://ui.example\r\n").headers.at("access-control-allow-origin"),
+            "http://ui.example");
+}
+
+TEST_F(EndpointsTest, AnyContentTypeAndAnyHeaderCaseIsFine) {
+  Start();
+  for (const char* type :
+       {"", "Content-Type: text/plain\r\n", "CONTENT-TYPE: application/x-www-form-urlencoded\r\n",
+        "content-type: application/json; charset=utf-8\r\n"}) {
+    EXPECT_EQ(Post("/v1/completions", {{"prompt", "a"}}, type).status, 200) << type;
+  }
+  const std::string body = R"({"prompt":"a"})";
+  EXPECT_EQ(Exchange("POST /v1/completions HTTP/1.1\r\nhOsT: x\r\ncOnTeNt-LeNgTh: " +
+                     std::to_string(body.size()) + "\r\n\r\n" + body)
+                .status,
+            200);
+  EXPECT_EQ(Exchange("POST http://proxy.example/v1/completions HTTP/1.1\r\nContent-Length: " +
+                     std::to_string(body.size()) + "\r\n\r\n" + body)
+                .status,
+            200);
+}
+
+TEST_F(EndpointsTest, WrongPathsAndMethodsHaveTheErrorShape) {
+  Start();
+  ExpectError(Get("/v1/nothing"), 404, "", "not_found");
+  ExpectError(Get("/v1/v1/models"), 404);
+  const Answer wrong = Get("/v1/chat/completions");
+  ExpectError(wrong, 405, "", "method_not_allowed");
+  EXPECT_EQ(wrong.headers.at("allow"), "POST, OPTIONS");
+  ExpectError(Exchange("DELETE /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"), 405);
+  ExpectError(Exchange("BREW /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"), 405);
+}
+
+TEST_F(EndpointsTest, TheStatusPageIsSelfContained) {
+  Start();
+  const Answer page = Get("/");
+  EXPECT_EQ(page.status, 200);
+  EXPECT_TRUE(page.headers.at("content-type").starts_with("text/html"));
+  EXPECT_NE(page.body.find("v1/cache/stats"), std::string::npos);
+  EXPECT_EQ(page.body.find("http://"), std::string::npos);
+  EXPECT_EQ(page.body.find("https://"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace larder::testing
