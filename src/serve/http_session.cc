@@ -78,9 +78,6 @@ ApiError ReadError(const error_code& error) {
     return {
         .status = 431, .message = "The header is larger than this server takes.", .code = "header_too_large"};
   }
-  if (error == http::error::bad_version) {
-    return {.status = 505, .message = "This server speaks HTTP/1.1.", .code = "bad_version"};
-  }
   return {.status = 400,
           .message = "The request is not well-formed HTTP: " + error.message() + ".",
           .code = "bad_http"};

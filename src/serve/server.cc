@@ -32,7 +32,7 @@ namespace {
 constexpr int kBacklog = 4096;
 constexpr size_t kHandlerThreads = 2;
 constexpr auto kAcceptPause = std::chrono::milliseconds(100);  // when descriptors have run out
-constexpr auto kFlushTime = std::chrono::milliseconds(5000);           // for last answers to be written
+constexpr auto kFlushTime = std::chrono::milliseconds(5000);   // for last answers to be written
 constexpr auto kFlushTick = std::chrono::milliseconds(20);
 constexpr std::string_view kTooMany =
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: "

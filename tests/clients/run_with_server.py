@@ -7,6 +7,7 @@ FILE may be smollm2 or gemma3: the files named by LARDER_SMOLLM2 and LARDER_GEMM
 this interpreter if --stdlib is given) and with these variables in its environment:
 
     LARDER_URL       http://127.0.0.1:PORT
+    LARDER_PID       of the server
     LARDER_KEYS      tenant-0=KEY,tenant-1=KEY,... if --tenants is given: the server then runs with these API keys
     OPENAI_API_KEY   the key of tenant-0, or "none"
 
@@ -114,6 +115,7 @@ def run_client(arguments, server):
     interpreter = sys.executable if arguments.stdlib else os.environ["LARDER_PYTHON"]
     environment = os.environ | {
         "LARDER_URL": server.url,
+        "LARDER_PID": str(server.process.pid),
         "LARDER_KEYS": ",".join(f"{tenant}={key}" for tenant, key in server.keys.items()),
         "OPENAI_API_KEY": next(iter(server.keys.values()), "none"),
         "LARDER_SERVER_PID": str(server.process.pid),

@@ -320,9 +320,9 @@ TEST_F(ConnectionTest, RandomDisconnectsLeaveNothingBehind) {
   for (int i = 0; i < 200; ++i) {
     HttpClient client(port_);
     const std::string text = ChatText(i % 2 == 0);
-    client.Send(std::string_view(text).substr(
-        0, i % 5 == 0 ? text.size() - static_cast<size_t>(i % 40) : text.size()));
-    if (i % 3 == 0) client.ReadHead();
+    const bool whole = i % 5 != 0;
+    client.Send(std::string_view(text).substr(0, whole ? text.size() : static_cast<size_t>(i) % text.size()));
+    if (whole && i % 3 == 0) client.ReadHead();
   }
   std::string metrics;
   for (int i = 0; i < 1000 && metrics.find("larder_http_connections 1\n") == std::string::npos; ++i) {

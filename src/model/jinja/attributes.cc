@@ -90,6 +90,7 @@ Result<std::optional<Value>> Interpreter::FindAttribute(const Value& object, std
       return Fail(ErrorKind::kUnsupported, "the attribute '{}' of a number is not supported", name);
     case Kind::kObject: {
       if (const auto space = object.As<Namespace>()) {
+        LARDER_TRY(heap_.Work(space->attributes.size() * kSearchBytes));
         for (const auto& [attribute, value] : space->attributes) {
           if (attribute == name) return value;
         }

@@ -74,6 +74,7 @@ Result<Value> Interpreter::CallLoop(const LoopState& loop, Arguments arguments) 
 // Puts the arguments into the macro's new scope, with defaults for those not given.
 Status Interpreter::BindMacro(const Macro& macro, Arguments arguments, const ScopePtr& scope) {
   const MacroDef& def = *macro.def;
+  LARDER_TRY(heap_.Work(arguments.named.size() * def.parameters.size() * kSearchBytes));
   const auto take_named = [&arguments](std::string_view name) -> std::optional<Value> {
     auto& named = arguments.named;
     const auto place =
@@ -125,7 +126,7 @@ Status Interpreter::BindMacro(const Macro& macro, Arguments arguments, const Sco
 Result<Value> Interpreter::CallMacro(const Macro& macro, Arguments arguments) {
   const Nested nested(this);
   LARDER_TRY(Enter());
-  const auto scope = std::make_shared<Scope>(macro.scope, macro.def->scope);
+  LARDER_ASSIGN(const ScopePtr scope, NewScope(macro.scope, macro.def->scope));
   LARDER_TRY(BindMacro(macro, std::move(arguments), scope));
   Output output(&heap_);
   LARDER_TRY(ExecBody(macro.def->body, scope, &output));

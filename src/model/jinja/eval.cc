@@ -8,8 +8,9 @@
 
 namespace larder::jinja {
 
-const Value* Scope::Find(Symbol symbol) const {
+const Value* Scope::Find(Symbol symbol, size_t* looked_at) const {
   for (const Scope* scope = this; scope; scope = scope->parent.get()) {
+    *looked_at += scope->variables.size();
     for (const auto& [name, value] : scope->variables) {
       if (name == symbol) return &value;
     }
@@ -52,6 +53,11 @@ Result<std::vector<std::optional<Value>>> Bind(std::string_view function, Argume
     return Fail(ErrorKind::kInvalid, "{} needs the argument '{}'", function, *(parameters.begin() + i));
   }
   return bound;
+}
+
+Result<Interpreter::ScopePtr> Interpreter::NewScope(const ScopePtr& parent, const InitialScope& initial) {
+  LARDER_TRY(heap_.Work(initial.size() * sizeof(initial[0])));
+  return std::make_shared<Scope>(parent, initial);
 }
 
 Status Interpreter::Enter() {
@@ -135,7 +141,10 @@ Result<Value> Interpreter::EvalKind(const Expr& expr, const ScopePtr& scope) {
 }
 
 Result<Value> Interpreter::EvalName(const Expr& expr, const Scope& scope) {
-  if (const Value* value = scope.Find(expr.symbol)) return *value;
+  size_t looked_at = 0;
+  const Value* found = scope.Find(expr.symbol, &looked_at);
+  LARDER_TRY(heap_.Work(looked_at * kSearchBytes));
+  if (found) return *found;
   if (const Value* value = context_.Find(expr.text)) return *value;
   if (IsFunction(expr.text)) return NewObject(std::make_shared<Function>(expr.text));
   if (expr.text == "lipsum" || expr.text == "self") {

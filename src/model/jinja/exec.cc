@@ -39,8 +39,8 @@ Result<Value> Interpreter::NewNamespace(std::vector<std::pair<std::string, Value
 }
 
 Result<std::string> Interpreter::Run() {
-  const auto root = std::make_shared<Scope>(nullptr, template_.scope);
   Output output(&heap_);
+  const auto root = std::make_shared<Scope>(nullptr, template_.scope);
   const auto flow = ExecBody(template_.body, root, &output);
   if (flow) return output.Take();
   if (raised_) return std::unexpected(flow.error());
@@ -53,6 +53,12 @@ Result<Interpreter::Flow> Interpreter::ExecBody(const Body& body, const ScopePtr
     if (flow != Flow::kNext) return flow;
   }
   return Flow::kNext;
+}
+
+Result<Interpreter::Flow> Interpreter::ExecInner(const Body& body, const ScopePtr& scope,
+                                                 const InitialScope& initial, Output* output) {
+  LARDER_ASSIGN(const ScopePtr inner, NewScope(scope, initial));
+  return ExecBody(body, inner, output);
 }
 
 Result<Interpreter::Flow> Interpreter::Exec(const Stmt& stmt, const ScopePtr& scope, Output* output) {
@@ -73,7 +79,7 @@ Result<Interpreter::Flow> Interpreter::Exec(const Stmt& stmt, const ScopePtr& sc
       return ExecFor(stmt, scope, iterable, 0, output);
     }
     case StmtKind::kScope:
-      return ExecBody(stmt.body, std::make_shared<Scope>(scope, stmt.scope), output);
+      return ExecInner(stmt.body, scope, stmt.scope, output);
     case StmtKind::kData:
       LARDER_TRY(output->Append(stmt.text));
       break;
@@ -131,7 +137,7 @@ Result<Value> Interpreter::SelectLoopItems(const Stmt& stmt, const ScopePtr& sco
   if (!stmt.condition) return heap_.NewList(std::move(items));
   std::vector<Value> selected;
   for (Value& item : items) {
-    const auto inner = std::make_shared<Scope>(scope, InitialScope{});
+    LARDER_ASSIGN(const ScopePtr inner, NewScope(scope, {}));
     LARDER_TRY(Assign(*stmt.target, item, inner));
     LARDER_ASSIGN(const Value holds, Eval(*stmt.condition, inner));
     if (Truth(holds)) selected.push_back(std::move(item));
@@ -152,8 +158,7 @@ Result<Interpreter::Flow> Interpreter::ExecFor(const Stmt& stmt, const ScopePtr&
   const auto flow = ExecIterations(stmt, scope, loop, output);
   loop->Finish();
   if (!flow) return flow;
-  if (items.sequence()->items.empty())
-    return ExecBody(stmt.else_body, std::make_shared<Scope>(scope, stmt.else_scope), output);
+  if (items.sequence()->items.empty()) return ExecInner(stmt.else_body, scope, stmt.else_scope, output);
   return Flow::kNext;
 }
 
@@ -164,10 +169,12 @@ Result<Interpreter::Flow> Interpreter::ExecIterations(const Stmt& stmt, const Sc
   const std::shared_ptr<Sequence> items = loop->items;
   for (loop->index = 0; loop->index < items->items.size(); ++loop->index) {
     if (inner.use_count() == 1) {  // no macro has kept it
+      LARDER_TRY(heap_.Work(stmt.scope.size() * sizeof(stmt.scope[0])));
       inner->variables = stmt.scope;
     } else {
-      inner = std::make_shared<Scope>(scope, stmt.scope);
+      LARDER_ASSIGN(inner, NewScope(scope, stmt.scope));
     }
+    LARDER_TRY(heap_.Work());
     inner->Set(kLoopSymbol, Value(std::shared_ptr<Object>(loop)));
     LARDER_TRY(Assign(*stmt.target, items->items[loop->index], inner));
     LARDER_ASSIGN(const Flow flow, ExecBody(stmt.body, inner, output));
@@ -178,7 +185,7 @@ Result<Interpreter::Flow> Interpreter::ExecIterations(const Stmt& stmt, const Sc
 
 // The text of the statement's body, through its filters if it has any.
 Status Interpreter::ExecBlockFilter(const Stmt& stmt, const ScopePtr& scope, Value* result) {
-  const auto inner = std::make_shared<Scope>(scope, stmt.scope);
+  LARDER_ASSIGN(const ScopePtr inner, NewScope(scope, stmt.scope));
   Output captured(&heap_);
   LARDER_TRY(ExecBody(stmt.body, inner, &captured));
   LARDER_ASSIGN(*result, heap_.NewText(captured.Take()));
@@ -191,7 +198,7 @@ Status Interpreter::ExecBlockFilter(const Stmt& stmt, const ScopePtr& scope, Val
 }
 
 Result<Interpreter::Flow> Interpreter::ExecWith(const Stmt& stmt, const ScopePtr& scope, Output* output) {
-  const auto inner = std::make_shared<Scope>(scope, stmt.scope);
+  LARDER_ASSIGN(const ScopePtr inner, NewScope(scope, stmt.scope));
   for (const auto& [target, expr] : stmt.assignments) {
     LARDER_ASSIGN(Value value, Eval(*expr, scope));
     LARDER_TRY(Assign(*target, std::move(value), inner));
@@ -226,8 +233,10 @@ Status Interpreter::Assign(const Expr& target, Value value, const ScopePtr& scop
     return {};
   }
   if (target.kind == ExprKind::kNsAttribute) {
-    const Value* found = scope->Find(target.symbol);
+    size_t looked_at = 0;
+    const Value* found = scope->Find(target.symbol, &looked_at);
     const auto space = found ? found->As<Namespace>() : nullptr;
+    LARDER_TRY(heap_.Work((looked_at + (space ? space->attributes.size() : 0)) * kSearchBytes));
     if (!space) {
       return Fail(ErrorKind::kInvalid, "'{}' is not a namespace, so '{}' of it cannot be set",
                   template_.names[target.symbol], target.text);

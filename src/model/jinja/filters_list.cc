@@ -41,6 +41,7 @@ Result<Value> Follow(Interpreter& interpreter, Value item, const std::vector<Val
 // What sorting, uniqueness and min/max look at.
 Result<Value> SortKey(Interpreter& interpreter, const Value& item, const std::vector<Value>& path,
                       bool case_sensitive) {
+  LARDER_TRY(interpreter.heap().Work());
   LARDER_ASSIGN(Value key, Follow(interpreter, item, path));
   if (case_sensitive || !key.Is(Kind::kText)) return key;
   LARDER_TRY(interpreter.heap().Work(key.text().size() * 8));

@@ -346,6 +346,7 @@ Result<const Value*> BraceFormatter::Find(std::string_view name) {
     }
     return &arguments_.positional[static_cast<size_t>(index)];
   }
+  LARDER_TRY(heap_.Work(arguments_.named.size() * 16));
   for (const auto& [argument, value] : arguments_.named) {
     if (argument == name) return &value;
   }

@@ -69,7 +69,11 @@ class Interpreter {
   enum class Flow { kNext, kBreak, kContinue };
   class Nested;
 
+  // What looking at one name of a scope or namespace costs, in bytes of Heap::Work.
+  static constexpr size_t kSearchBytes = 16;
+
   Status Enter();
+  Result<ScopePtr> NewScope(const ScopePtr& parent, const InitialScope& initial);
 
   // Expressions (eval.cc).
   Result<Value> Eval(const Expr& expr, const ScopePtr& scope);
@@ -100,6 +104,8 @@ class Interpreter {
   Result<Value> CallObjectMethod(const BoundMethod& method, Arguments arguments);
 
   // Statements (exec.cc).
+  Result<Flow> ExecInner(const Body& body, const ScopePtr& scope, const InitialScope& initial,
+                         Output* output);
   Result<Flow> ExecBody(const Body& body, const ScopePtr& scope, Output* output);
   Result<Flow> Exec(const Stmt& stmt, const ScopePtr& scope, Output* output);
   Result<Flow> ExecIf(const Stmt& stmt, const ScopePtr& scope, Output* output);

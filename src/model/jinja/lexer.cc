@@ -285,7 +285,11 @@ Status Lexer::TakeString() {
       continue;
     }
     const size_t length = Unescape(rest.substr(i + 1), &text);
-    if (length == 0) return Error("the escape '{}' in a string is not supported", rest.substr(i, 2));
+    if (length == 0) {
+      return Fail(ErrorKind::kUnsupported,
+                  "chat template line {}: the escape '{}' in a string is not supported", line_,
+                  rest.substr(i, 1 + ByteOffset(rest.substr(i + 1), 1)));
+    }
     i += 1 + length;
   }
   return Error("a string is not closed");

@@ -7,8 +7,10 @@
 
 namespace larder::jinja {
 
-inline constexpr size_t kMaxSourceBytes = size_t{4} << 20;
-inline constexpr int kMaxParseDepth = 100;                  // nested parentheses, lists, statements
+inline constexpr size_t kMaxSourceBytes = size_t{512} << 10;  // published templates have up to 20 KB
+inline constexpr size_t kMaxNames = 2048;                     // different variables of a template
+inline constexpr size_t kMaxArguments = 256;                  // of one macro or call, as written
+inline constexpr int kMaxParseDepth = 100;                    // nested parentheses, lists, statements
 inline constexpr int kMaxTreeDepth = 300;                   // also counts long chains such as a + b + c + ...
 inline constexpr int kMaxEvalDepth = 800;                   // nested evaluations, macro calls included
 inline constexpr int kMaxValueDepth = 200;                  // lists in lists, objects in objects

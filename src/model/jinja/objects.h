@@ -16,7 +16,8 @@ namespace larder::jinja {
 struct Scope {
   explicit Scope(std::shared_ptr<Scope> parent_in, const InitialScope& initial)
       : parent(std::move(parent_in)), variables(initial) {}
-  const Value* Find(Symbol symbol) const;
+  // Null when no scope has it. Adds the number of names looked at to *looked_at.
+  const Value* Find(Symbol symbol, size_t* looked_at) const;
   void Set(Symbol symbol, Value value);
 
   std::shared_ptr<Scope> parent;

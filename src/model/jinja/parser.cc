@@ -53,6 +53,9 @@ StmtPtr Parser::NewStmt(StmtKind kind) const {
 Result<Template> Parser::Run() {
   LARDER_ASSIGN(Body body, ParseBody({}));
   if (!unknown_.empty()) return std::unexpected(unknown_.front());
+  if (names_.size() > kMaxNames) {
+    return Fail(ErrorKind::kExhausted, "the chat template has more than {} variables", kMaxNames);
+  }
   Template parsed{std::move(body), std::move(names_), {}};
   ResolveScopes(&parsed);
   return parsed;
@@ -229,6 +232,9 @@ Result<ExprPtr> Parser::ParseTargetPart(bool with_namespace) {
 Status Parser::ParseSignature(MacroDef* macro) {
   LARDER_TRY(ExpectOperator("("));
   while (!AtOperator(")")) {
+    if (macro->parameters.size() >= kMaxArguments) {
+      return Error(ErrorKind::kExhausted, macro->line, "a macro has more than {} parameters", kMaxArguments);
+    }
     LARDER_ASSIGN(std::string name, ExpectName());
     macro->parameters.emplace_back(Intern(name), name);
     if (SkipOperator("=")) {

@@ -464,6 +464,9 @@ Result<std::unique_ptr<ArgumentNodes>> Parser::ParseArguments() {
   const int line = Next().line;
   auto arguments = std::make_unique<ArgumentNodes>();
   while (!AtOperator(")")) {
+    if (arguments->positional.size() + arguments->named.size() >= kMaxArguments) {
+      return Error(ErrorKind::kExhausted, line, "a call has more than {} arguments", kMaxArguments);
+    }
     LARDER_TRY(ParseArgument(line, arguments.get()));
     if (!AtOperator(")")) LARDER_TRY(ExpectOperator(","));
   }
