@@ -25,7 +25,8 @@ struct CommandEntry {
   std::string_view argument;  // as the usage line shows it: "MODEL", "prefill|decode"; "" if it takes none
   std::string_view argument_help;
   std::unique_ptr<Command> (*create)();
-  bool listed = true;  // false: for scripts of the tree
+  bool listed = true;            // false: for scripts of the tree
+  std::string_view second = {};  // the parameter that a second argument may set: "out", written as OUT
 };
 
 std::span<const CommandEntry> Commands();
@@ -35,6 +36,7 @@ std::unique_ptr<Command> CreateRun();
 std::unique_ptr<Command> CreateInspect();
 std::unique_ptr<Command> CreateBench();
 std::unique_ptr<Command> CreateEval();
+std::unique_ptr<Command> CreateQuantize();
 std::unique_ptr<Command> CreateDocs();
 
 }  // namespace larder

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -64,6 +65,12 @@ void AddOption(Candidate& candidate, const ParamSpec& spec) {
       ->default_str(spec.default_text);
 }
 
+std::string UpperCase(std::string_view name) {
+  std::string out(name);
+  for (char& c : out) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return out;
+}
+
 void AddCommand(CLI::App& app, Candidate& candidate) {
   const CommandEntry& entry = *candidate.entry;
   candidate.app = app.add_subcommand(std::string(entry.name), std::string(entry.summary));
@@ -73,6 +80,17 @@ void AddCommand(CLI::App& app, Candidate& candidate) {
         ->add_option(std::string(entry.argument), candidate.argument, std::string(entry.argument_help))
         ->type_name("")
         ->required();
+  if (!entry.second.empty()) {
+    auto* given = &candidate.given;
+    const std::string name(entry.second);
+    const std::function<void(const std::string&)> set = [given, name](const std::string& text) {
+      given->emplace_back(name, text);
+    };
+    candidate.app
+        ->add_option_function<std::string>(UpperCase(entry.second), set,
+                                           candidate.params.Find(entry.second)->help)
+        ->type_name("");
+  }
   candidate.app->add_option("--config", candidate.config, std::string(kConfigHelp))->type_name("FILE");
   for (const ParamSpec& spec : candidate.params.specs()) AddOption(candidate, spec);
 }
@@ -164,8 +182,9 @@ std::string CommandLineReference(std::span<const CommandEntry> commands) {
   for (const CommandEntry& entry : commands) {
     if (!entry.listed) continue;
     const Candidate candidate(entry);
-    out += fmt::format("\n## larder {}\n\n`larder {}{}{} [options]`: {}.\n\n", entry.name, entry.name,
-                       entry.argument.empty() ? "" : " ", entry.argument, entry.summary);
+    out += fmt::format("\n## larder {}\n\n`larder {}{}{}{}{} [options]`: {}.\n\n", entry.name, entry.name,
+                       entry.argument.empty() ? "" : " ", entry.argument, entry.second.empty() ? "" : " ",
+                       UpperCase(entry.second), entry.summary);
     out += "| option | type | default | range | meaning |\n| --- | --- | --- | --- | --- |\n";
     out += fmt::format("| `--config` | FILE | | | {} |\n", kConfigHelp);
     for (const ParamSpec& spec : candidate.params.specs()) {

@@ -10,6 +10,8 @@ std::span<const CommandEntry> Commands() {
       {"bench", "measure the speed of prefill or decode", "prefill|decode", "what to measure", CreateBench},
       {"eval", "measure quality on a text: perplexity, or KL divergence between two settings", "ppl|kl",
        "what to measure", CreateEval},
+      {"quantize", "write a GGUF file with its weights in another format", "IN", "the GGUF file to read",
+       CreateQuantize, true, "out"},
       {"docs", "print the command line's documentation", "", "", CreateDocs, false},
   };
   return kCommands;

@@ -14,7 +14,7 @@ namespace larder {
 namespace {
 
 // From here on a buffer is its own mapping.
-constexpr size_t kMapThreshold = 256 * 1024;
+constexpr size_t kMapThreshold = 64 * 1024;
 
 uint64_t ReadNumber(const char* path) {
   std::ifstream in(path);

@@ -67,7 +67,6 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const Engin
 EngineCore::EngineCore(Model* model, const EngineOptions& options, Clock* clock)
     : model_(model), clock_(clock), options_(options) {
   context_ = options.context > 0 ? std::min(options.context, model->spec().context) : model->spec().context;
-  for (const LayerSpec& layer : model->spec().layers) windowed_ |= layer.window > 0;
   for (int32_t token = 0; token < model->tokenizer().size(); ++token) {
     if (model->tokenizer().IsEndOfGeneration(token)) end_tokens_.push_back(token);
   }
@@ -149,14 +148,9 @@ bool EngineCore::Admit(ScheduledSequence& sequence) {
   const Request& request = choice.live->request;
   const bool scores_prompt = request.prompt_logprobs >= 0 && choice.index == 0;
   // Log-probabilities of the prompt need every prompt row's logits, so nothing is gained from rows that
-  // exist. A window layer may have let go of what the last cached row saw, so there the last row is always
-  // written again.
+  // exist.
   std::span<const int32_t> wanted(choice.tokens);
-  if (!request.read_cache || scores_prompt) {
-    wanted = {};
-  } else if (windowed_) {
-    wanted = wanted.first(wanted.size() - 1);
-  }
+  if (!request.read_cache || scores_prompt) wanted = {};
   auto opened = cache_->Open(request.tenant, wanted);
   if (!opened) return false;
   choice.kv = std::move(opened->sequence);
@@ -208,7 +202,8 @@ bool EngineCore::Step() {
   int64_t rows = 0;
   for (const Scheduler::Work& w : work) {
     rows += w.rows;
-    row_context += static_cast<double>(w.rows) * static_cast<double>(w.sequence->num_computed + w.rows / 2);
+    const double n = static_cast<double>(w.rows);
+    row_context += n * (static_cast<double>(w.sequence->num_computed) + n / 2);
   }
   RunModel(work);
   scheduler_->Observe(rows, row_context, static_cast<double>(clock_->NowNs() - planned) / 1e6);

@@ -58,7 +58,6 @@ class EngineCore final : private SchedulerCache {
   Clock* const clock_;
   EngineOptions options_;
   int64_t context_ = 0;
-  bool windowed_ = false;  // some layer has a sliding window
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Scheduler> scheduler_;

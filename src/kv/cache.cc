@@ -54,8 +54,8 @@ KvCache::Impl::~Impl() {
   }
 }
 
-Result<std::unique_ptr<KvCache>> KvCache::Create(KvShape shape, KvIdentity identity, KvCacheOptions options,
-                                                 Clock* clock) {
+Result<std::unique_ptr<KvCache>> KvCache::Create(KvShape shape, const KvIdentity& identity,
+                                                 KvCacheOptions options, Clock* clock) {
   LARDER_ASSIGN(auto policy, CreateEvictPolicy(options.policy));
   auto cache = std::unique_ptr<KvCache>(new KvCache(nullptr));
   cache->impl_ = std::make_unique<Impl>(cache.get(), std::move(shape), identity, std::move(options), clock,

@@ -100,8 +100,8 @@ struct KvBlockInfo {
 
 class KvCache {
  public:
-  static Result<std::unique_ptr<KvCache>> Create(KvShape shape, KvIdentity identity, KvCacheOptions options,
-                                                 Clock* clock);
+  static Result<std::unique_ptr<KvCache>> Create(KvShape shape, const KvIdentity& identity,
+                                                 KvCacheOptions options, Clock* clock);
   ~KvCache();
 
   const KvShape& shape() const;
@@ -122,8 +122,8 @@ class KvCache {
   // unchanged.
   Status Reserve(KvSequence& sequence, int64_t rows);
   // Rows [length, length + tokens.size()) have been written for these tokens: they become immutable and
-  // shareable. Full blocks are sealed; a block that somebody else sealed meanwhile replaces ours. REQUIRES:
-  // within capacity.
+  // shareable. Full blocks are sealed; a block that somebody else sealed meanwhile replaces ours, for
+  // everybody who holds ours: pages are to be asked for again after it. REQUIRES: within capacity.
   void Publish(KvSequence& sequence, std::span<const int32_t> tokens);
   // Another sequence over the same rows, sharing all of them.
   Result<std::unique_ptr<KvSequence>> Fork(const KvSequence& sequence);
@@ -140,8 +140,8 @@ class KvCache {
   uint64_t used_bytes() const;
   uint64_t limit_bytes() const;
 
-  // Pages for private lane tables (kv/lanes.h), out of this cache's budget; the cache outlives it. Bytes of
-  // tables that hold its pages are counted here, page by page in runs of 16.
+  // Pages for private lane tables (kv/lanes.h), counted in this cache's budget in runs of 16. The cache
+  // outlives it, and it outlives the tables that took pages from it.
   std::unique_ptr<PageSource> MakePageSource();
 
   // Walks everything and checks the invariants above; the error says which one is broken. For tests and debug

@@ -50,6 +50,8 @@ class GgufFile {
   const std::vector<std::pair<std::string, GgufValue>>& metadata() const { return metadata_; }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   std::span<const std::byte> bytes() const { return bytes_; }
+  // Type and value of metadata()[i] as they lie in the file, for writing them again.
+  std::span<const std::byte> RawValue(size_t i) const { return raw_values_[i]; }
 
   // Typed look-ups; the error names the key and what was found. Integers of any width and sign convert when they fit.
   Result<std::string_view> String(std::string_view key) const;
@@ -73,6 +75,7 @@ class GgufFile {
   std::unique_ptr<MappedFile> file_;
   std::span<const std::byte> bytes_;
   std::vector<std::pair<std::string, GgufValue>> metadata_;
+  std::vector<std::span<const std::byte>> raw_values_;
   std::vector<GgufTensor> tensors_;
   std::unordered_map<std::string, size_t> metadata_index_, tensor_index_;
 };

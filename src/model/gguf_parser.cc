@@ -119,9 +119,11 @@ Status GgufParser::Entry(int64_t index) {
   if (!file_.metadata_index_.emplace(key, file_.metadata_.size()).second) {
     return Fail(ErrorKind::kCorrupt, "the key {} of metadata entry {} is there twice", Quoted(key), index);
   }
+  const uint64_t start = reader_.position();
   LARDER_ASSIGN(const auto type,
                 reader_.Number<uint32_t>({.what = "value type", .owner = "key", .name = key}));
   LARDER_ASSIGN(auto value, values_.Read(type, key));
+  file_.raw_values_.push_back(file_.bytes_.subspan(start, reader_.position() - start));
   file_.metadata_.emplace_back(std::string(key), std::move(value));
   return {};
 }

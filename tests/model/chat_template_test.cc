@@ -89,7 +89,7 @@ TEST(ChatTemplate, RefusesWhatItWouldGetWrong) {
        {"{{ range(3) }}", "{{ [1] | map('string') }}", "{{ namespace(a=1) }}", "{{ 'x'.strip }}",
         "{{ 'x'.__class__ }}", "{{ 'ŉ'.upper() }}", "{{ 'ΟΔΟΣ'.lower() }}", "{{ 'é'.isalpha() }}",
         "{{ 'x'.encode() }}", "{{ '{0.x}'.format(1) }}", "{{ lipsum() }}", "{{ 1 is sameas 1 }}",
-        "{{ 2 ** 200 }}", "{{ '\\N{DASH}' }}", "{{ ('a' | safe).strip() }}"}) {
+        "{{ 2 ** 200 }}", "{{ -2 ** n }}", "{{ '\\N{DASH}' }}", "{{ ('a' | safe).strip() }}"}) {
     EXPECT_EQ(ErrorOf(source).kind, ErrorKind::kUnsupported) << source << ": " << ErrorOf(source).message;
   }
 }

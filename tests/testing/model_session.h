@@ -51,11 +51,8 @@ class ModelSession {
   Run Open(std::vector<int32_t> tokens, bool read_cache = true, const std::string& tenant = "t") {
     Run run;
     run.tokens = std::move(tokens);
-    bool windowed = false;
-    for (const KvKind& kind : model_->kv_shape().kinds()) windowed |= kind.window > 0;
     std::span<const int32_t> wanted(run.tokens);
     if (!read_cache) wanted = {};
-    if (windowed && !wanted.empty()) wanted = wanted.first(wanted.size() - 1);
     auto opened = cache_->Open(tenant, wanted);
     LARDER_CHECK(opened.has_value());
     run.kv = std::move(opened->sequence);

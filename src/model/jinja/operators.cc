@@ -123,6 +123,8 @@ Result<Value> AddSequences(const Sequence& left, const Sequence& right, Heap& he
 
 Result<Value> Repeat(const Value& value, Int times, Heap& heap) {
   const Int size = value.Is(Kind::kText) ? Int{value.text().size()} : Int{value.sequence()->items.size()};
+  if (!IsSmall(times))
+    return Fail(ErrorKind::kInvalid, "a value cannot be repeated {} times", IntText(times));
   if (times < 0 || size == 0) times = 0;
   if (times > Int{kMaxLiveBytes} || times * size > Int{kMaxLiveBytes}) {
     return Fail(ErrorKind::kExhausted, "repeating a value this often takes more than {} MiB",

@@ -255,11 +255,28 @@ Result<ExprPtr> Parser::ParseProduct() {
   }
 }
 
+namespace {
+
+// Whether Jinja would compute the expression while it compiles the template.
+bool IsConstant(const Expr& expr) {
+  if (expr.kind == ExprKind::kName || expr.kind == ExprKind::kCall) return false;
+  return std::all_of(expr.parts.begin(), expr.parts.end(),
+                     [](const ExprPtr& part) { return !part || IsConstant(*part); });
+}
+
+}  // namespace
+
 Result<ExprPtr> Parser::ParsePower() {
   LARDER_ASSIGN(ExprPtr expr, ParseUnary(true));
   while (AtOperator("**")) {  // binds to the left, unlike Python's
     const int line = Next().line;
-    LARDER_ASSIGN(expr, Binary(ExprKind::kBinary, line, std::move(expr), ParseUnary(true)));
+    LARDER_ASSIGN(ExprPtr exponent, ParseUnary(true));
+    // Jinja writes a computed -2 into the code it makes without parentheses, where -2 ** n means -(2 ** n).
+    if (expr->kind != ExprKind::kConst && IsConstant(*expr) && !IsConstant(*exponent)) {
+      return Error(ErrorKind::kUnsupported, line,
+                   "'**' between a computed constant and a variable is not supported");
+    }
+    LARDER_ASSIGN(expr, Binary(ExprKind::kBinary, line, std::move(expr), std::move(exponent)));
     expr->op = BinaryOp::kPower;
   }
   return expr;
