@@ -35,6 +35,12 @@ class Checks:
         with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return json.load(answer)
 
+    def post(self, path, body):
+        headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.root + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+            return json.load(answer)
+
     def raw_stream(self, path, body):
         """The events of a stream as they are on the wire, after the checks every stream must pass."""
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
@@ -131,10 +137,13 @@ class Checks:
                 roles += [choice.delta.role] if choice.delta.role else []
                 finishes += [choice.finish_reason] if choice.finish_reason else []
         assert text == whole.message.content and roles == ["assistant"] and finishes == [whole.finish_reason] and usages == 1
-        with self.client.chat.completions.stream(model=self.model, messages=[{"role": "user", "content": "Hi"}], max_tokens=5,
-                                                 temperature=0, n=2) as stream:
+        # openai's own accumulator, which takes an answer for whole only if it was not cut: the end token is made certain.
+        end = self.post("/tokenize", {"prompt": self.get("/tokenizer_info")["eos_token"], "add_special_tokens": False})["tokens"]
+        with self.client.chat.completions.stream(model=self.model, messages=[{"role": "user", "content": "Hi"}], n=2,
+                                                 logit_bias={str(end[0]): 100}, temperature=0) as stream:
             final = stream.get_final_completion()
         assert [c.message.role for c in final.choices] == ["assistant", "assistant"]
+        assert [c.finish_reason for c in final.choices] == ["stop", "stop"]
 
     def check_chat_logprobs(self):
         if not self.chat_works:

@@ -20,12 +20,14 @@ Status AppendHashText(const Value& key, std::string* out) {
       return {};
     case Kind::kBool:
     case Kind::kInt:
-      *out += "i" + IntText(key.int_value());
+      *out += 'i';
+      *out += IntText(key.int_value());
       return {};
     case Kind::kFloat: {
       const double value = key.float_value();
       const bool whole = std::abs(value) < 1e18 && value == std::floor(value);
-      *out += whole ? "i" + IntText(static_cast<Int>(value)) : "f" + FloatText(value);
+      *out += whole ? 'i' : 'f';
+      *out += whole ? IntText(static_cast<Int>(value)) : FloatText(value);
       return {};
     }
     case Kind::kText:
