@@ -39,7 +39,7 @@ class OpenVino:
 
     def finish(self, handles):
         for handle in handles:
-            handle.drop()
+            handle.cancel()
         while self.pipeline.has_non_finished_requests():
             self.pipeline.step()
 

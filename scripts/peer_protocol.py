@@ -1,7 +1,8 @@
 """What the peers of `larder bench --peers` have in common: one JSON object a line on standard input, one back.
 
     {"load": FILE, "threads": N, "reuse": false}   -> {"engine": NAME, "version": TEXT}
-    {"prefill": N}                                  -> {"seconds": S, "cpu_seconds": C, "tokens": N, "note": TEXT}
+    {"prefill": N}                                  -> {"seconds": S, "cpu_seconds": C, "busy_seconds": B, "tokens": N,
+                                                       "note": TEXT}
     {"decode": CONTEXT, "tokens": T}                   tokens: T
     {"batch": SEQUENCES, "context": N, "tokens": T}    tokens: SEQUENCES * T
 
@@ -23,15 +24,22 @@ def filler(count, vocabulary, seed):
     return np.random.default_rng(seed).integers(0, vocabulary, count, dtype=np.int64)
 
 
+def machine_busy():
+    """Seconds that all cores together have spent on anything, what a hypervisor took away included."""
+    with open("/proc/stat") as stat:
+        ticks = [int(t) for t in stat.readline().split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
 class Timer:
-    """Wall and processor time of this process from here on."""
+    """Wall time, processor time of this process and of the whole machine from here on."""
 
     def __init__(self):
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        self.wall, self.cpu, self.busy = time.perf_counter(), time.process_time(), machine_busy()
 
     def result(self, tokens, note=""):
-        seconds, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
-        return {"seconds": seconds, "cpu_seconds": cpu, "tokens": tokens, "note": note}
+        seconds, cpu, busy = time.perf_counter() - self.wall, time.process_time() - self.cpu, machine_busy() - self.busy
+        return {"seconds": seconds, "cpu_seconds": cpu, "busy_seconds": busy, "tokens": tokens, "note": note}
 
 
 def handle(engine, request):

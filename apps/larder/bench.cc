@@ -1,258 +1,168 @@
-// larder bench prefill|decode: speed of the model and the cache, without server and scheduler.
+// larder bench prefill|decode|batch: speed of the model and the cache, without server and scheduler, beside
+// other engines in the same run.
 //
-// A round measures every length once, so that a slow minute falls on all of them; the median of the rounds is
-// reported with its spread. Beside tokens a second stand bytes a second (weights and cache pages read) and
-// multiplications a second, to be compared with what the machine can do.
+// A round measures every engine at every point once, A B C A B C, so that a slow minute falls on all of them;
+// the median of the rounds is reported with its spread. Beside tokens a second stand bytes and
+// multiplications a second, and the share of what this machine was measured to allow.
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <nlohmann/json.hpp>
 
 #include "compute/probe.h"
+#include "larder/bench_report.h"
 #include "larder/command.h"
-#include "larder/measure.h"
 #include "larder/model_flags.h"
-#include "larder/session.h"
+#include "larder/peer_process.h"
+#include "larder/terminal.h"
 
 namespace larder {
 namespace {
 
-// What one timed part did.
-struct Sample {
-  double seconds = 0;
-  int64_t tokens = 0;
-  double bytes = 0;  // read: weights once a pass, pages as attention counted them
-  double macs = 0;
-};
-
-struct LengthResult {
-  int64_t length = 0;
-  std::vector<double> tokens_per_s, gb_per_s, gmac_per_s, ms;
-
-  void Add(const Sample& sample) {
-    tokens_per_s.push_back(static_cast<double>(sample.tokens) / sample.seconds);
-    gb_per_s.push_back(sample.bytes / sample.seconds * 1e-9);
-    gmac_per_s.push_back(sample.macs / sample.seconds * 1e-9);
-    ms.push_back(sample.seconds * 1e3);
+std::vector<std::string> Split(const std::string& list) {
+  std::vector<std::string> out;
+  for (size_t at = 0; at < list.size();) {
+    const size_t end = std::min(list.find(',', at), list.size());
+    if (end > at) out.push_back(list.substr(at, end - at));
+    at = end + 1;
   }
-};
+  return out;
+}
 
 class Bench final : public Command {
  public:
   void Declare(Params& params) override {
     flags_.Declare(params);
     params.String("lengths", &lengths_, "context lengths in tokens, separated by commas");
-    params.Int("rounds", &rounds_, 1, 1000, "measurements of every length, interleaved");
-    params.Int("tokens", &decode_tokens_, 1, 4096, "decode: tokens a measurement, for each sequence");
-    params.Int("sequences", &sequences_, 1, 256, "decode: sequences that decode together");
+    params.Int("rounds", &rounds_, 1, 1000, "measurements of every engine at every length, interleaved");
+    params.Int("tokens", &tokens_, 1, 4096, "decode, batch: tokens a measurement, for each sequence");
+    params.Int("sequences", &sequences_, 0, 256,
+               "sequences that decode together; 0: 1 for decode, 8 for batch");
+    params.String(
+        "peers", &peers_,
+        "Python interpreter of scripts/peers, to measure other engines in the same run; auto: the one in the "
+        "cache directory if it is there; none");
+    params.String("peer-models", &peer_models_,
+                  "GGUF files that each peer is measured with, separated by commas; empty: the model itself");
+    params.String("peer-engines", &peer_engines_, "peers to measure, separated by commas: llama, openvino");
     params.Bool("json", &json_, "one object a line instead of a table");
   }
 
   Status Run(const std::string& what) override {
-    if (what != "prefill" && what != "decode")
-      return Fail(ErrorKind::kInvalid, "'{}' is not known; write prefill or decode", what);
-    LARDER_ASSIGN(const auto lengths, ParseNumbers(lengths_, 1, 1 << 24));
-    LARDER_ASSIGN(const auto model, flags_.Load());
-    model_ = model.get();
-    BusyWatch busy(model->pool().threads());
-    LARDER_ASSIGN(const auto results, what == "prefill" ? Prefill(lengths, busy) : Decode(lengths, busy));
+    if (what != "prefill" && what != "decode" && what != "batch")
+      return Fail(ErrorKind::kInvalid, "'{}' is not known; write prefill, decode or batch", what);
+    LARDER_ASSIGN(const auto points, Points(what));
+    LARDER_ASSIGN(model_, flags_.Load());
+    report_.what = what;
+    report_.model = model_->name();
+    report_.weights =
+        model_->weights_digest().Hex().substr(0, 16) + ", " + FormatSize(model_->weight_bytes());
+    report_.simd = SimdTargetName();
+    report_.math = flags_.math;
+    report_.kv_type = flags_.kv_type;
+    report_.threads = model_->pool().threads();
+    report_.rounds = rounds_;
+    LARDER_ASSIGN(report_.roofline, MeasureRoofline(model_->pool()));
+    LARDER_ASSIGN(auto own, CreateLarderEngine(*model_, points));
+    engines_.push_back(std::move(own));
+    LARDER_TRY(AddPeers(*model_, points[0].decode));
+    LARDER_TRY(Measure(*model_, points));
     if (json_) {
-      PrintJson(what, results, busy);
+      report_.PrintJson();
     } else {
-      PrintTable(what, results, busy);
+      report_.PrintTable();
     }
     return {};
   }
 
  private:
-  double PageBytesRead(uint64_t pages_before) const {
-    return static_cast<double>(model_->attention_pages_read() - pages_before) *
-           static_cast<double>(model_->kv_shape().page_bytes());
-  }
-
-  // A prompt of `length` tokens, cold, up to the logits of its last token.
-  Result<Sample> PrefillOnce(Session& session, int64_t length, BusyWatch* busy) {
-    const ModelSpec& spec = model_->spec();
-    const std::vector<int32_t> tokens = FillerTokens(length, spec.vocabulary, 1);
-    std::vector<float> logits(static_cast<size_t>(spec.vocabulary));
-    LARDER_ASSIGN(auto sequence, session.Open());
-    const uint64_t pages = model_->attention_pages_read();
-    const Stopwatch watch;
-    LARDER_TRY(session.Append(*sequence, tokens, length - 1, [&](int64_t, int rows, const float* hidden) {
-      model_->Logits(hidden, rows, logits.data());
-    }));
-    Sample sample{watch.WallSeconds(), length, PageBytesRead(pages), 0};
-    if (busy) busy->Add(sample.seconds, watch.CpuSeconds());
-    session.Close(std::move(sequence));
-    const int64_t passes = (length + Session::kChunkRows - 1) / Session::kChunkRows;
-    sample.bytes += static_cast<double>(passes) * static_cast<double>(model_->weight_bytes());
-    const ModelWork work = ModelWork::Of(spec);
-    sample.macs = static_cast<double>(length) * work.layer_macs + work.head_macs;
-    for (int64_t position = 0; position < length; ++position)
-      sample.macs += AttentionMacs(spec, position + 1);
-    return sample;
-  }
-
-  Result<std::vector<LengthResult>> Prefill(const std::vector<int64_t>& lengths, BusyWatch& busy) {
-    const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-    LARDER_ASSIGN(const auto session, Session::Create(*model_, longest, 1));
-    LARDER_TRY(PrefillOnce(*session, std::min<int64_t>(longest, Session::kChunkRows), nullptr));  // warm-up
-    std::vector<LengthResult> results(lengths.size());
-    for (int64_t round = 0; round < rounds_; ++round) {
-      for (size_t i = 0; i < lengths.size(); ++i) {
-        results[i].length = lengths[i];
-        LARDER_ASSIGN(const Sample sample, PrefillOnce(*session, lengths[i], &busy));
-        results[i].Add(sample);
+  Result<std::vector<BenchPoint>> Points(const std::string& what) const {
+    LARDER_ASSIGN(const auto lengths, ParseNumbers(lengths_, 1, 1 << 24));
+    const int64_t together = what == "batch" ? 8 : 1;
+    std::vector<BenchPoint> points;
+    for (const int64_t length : lengths) {
+      if (what == "prefill") {
+        points.push_back({.decode = false, .length = length});
+      } else {
+        points.push_back({.decode = true,
+                          .length = length,
+                          .sequences = sequences_ > 0 ? sequences_ : together,
+                          .tokens = tokens_});
       }
     }
-    return results;
+    return points;
   }
 
-  // Sequences that stand at the same length and are forked for every measurement, so that the prefill is paid
-  // once.
-  struct Standing {
-    std::vector<std::unique_ptr<KvSequence>> sequences;
-    std::vector<int32_t> last;
-  };
-
-  Result<Standing> Stand(Session& session, int64_t length) {
-    Standing out;
-    for (int64_t s = 0; s < sequences_; ++s) {
-      const auto tokens = FillerTokens(length, model_->spec().vocabulary, static_cast<uint64_t>(s) + 1);
-      LARDER_ASSIGN(auto sequence, session.Open());
-      LARDER_TRY(session.Append(*sequence, tokens, length, nullptr));
-      out.sequences.push_back(std::move(sequence));
-      out.last.push_back(tokens.back());
-    }
-    return out;
-  }
-
-  Result<Sample> DecodeOnce(Session& session, const Standing& standing, BusyWatch* busy) {
-    const ModelSpec& spec = model_->spec();
-    std::vector<std::unique_ptr<KvSequence>> forks;
-    std::vector<KvSequence*> pointers;
-    for (const auto& sequence : standing.sequences) {
-      LARDER_ASSIGN(auto fork, session.Fork(*sequence));
-      pointers.push_back(fork.get());
-      forks.push_back(std::move(fork));
-    }
-    std::vector<int32_t> tokens = standing.last;
-    std::vector<float> hidden(forks.size() * static_cast<size_t>(spec.width));
-    std::vector<float> logits(forks.size() * static_cast<size_t>(spec.vocabulary));
-    const int64_t length = forks[0]->length();
-    LARDER_TRY(DecodeStep(session, pointers, tokens, hidden, logits));  // pays for copied rows; not measured
-    const uint64_t pages = model_->attention_pages_read();
-    const Stopwatch watch;
-    for (int64_t i = 0; i < decode_tokens_; ++i)
-      LARDER_TRY(DecodeStep(session, pointers, tokens, hidden, logits));
-    Sample sample{watch.WallSeconds(), decode_tokens_ * sequences_, PageBytesRead(pages), 0};
-    if (busy) busy->Add(sample.seconds, watch.CpuSeconds());
-    for (auto& fork : forks) session.cache().Close(std::move(fork));
-    sample.bytes += static_cast<double>(decode_tokens_) * static_cast<double>(model_->weight_bytes());
-    const ModelWork work = ModelWork::Of(spec);
-    for (int64_t i = 0; i < decode_tokens_; ++i)
-      sample.macs += static_cast<double>(sequences_) *
-                     (work.layer_macs + work.head_macs + AttentionMacs(spec, length + i + 2));
-    return sample;
-  }
-
-  Status DecodeStep(Session& session, std::span<KvSequence* const> sequences, std::vector<int32_t>& tokens,
-                    std::vector<float>& hidden, std::vector<float>& logits) {
-    LARDER_TRY(session.Step(sequences, tokens, hidden.data()));
-    model_->Logits(hidden.data(), static_cast<int>(sequences.size()), logits.data());
-    const auto vocabulary = static_cast<size_t>(model_->spec().vocabulary);
-    for (size_t s = 0; s < sequences.size(); ++s) {
-      const float* row = logits.data() + s * vocabulary;
-      tokens[s] = static_cast<int32_t>(std::max_element(row, row + vocabulary) - row);
+  // A peer that cannot start is left out, and the report says so.
+  Status AddPeers(const Model& model, bool decode) {
+    const std::string python = peers_ == "auto" ? FindPeersPython() : peers_ == "none" ? "" : peers_;
+    if (python.empty()) return {};
+    std::vector<std::string> files = Split(peer_models_);
+    if (files.empty()) files.push_back(flags_.model);
+    for (const std::string& kind : Split(peer_engines_)) {
+      if (kind != "llama" && kind != "openvino")
+        return Fail(ErrorKind::kInvalid, "'{}' is no peer; write llama or openvino", kind);
+      for (const std::string& file : files) {
+        auto peer = CreatePeerEngine(kind, python, file, model, report_.threads, decode);
+        if (peer) {
+          engines_.push_back(*std::move(peer));
+        } else {
+          report_.not_measured.push_back(fmt::format("{} with {}: {}", kind, file, peer.error().message));
+        }
+      }
     }
     return {};
   }
 
-  Result<std::vector<LengthResult>> Decode(const std::vector<int64_t>& lengths, BusyWatch& busy) {
-    int64_t rows = 0;
-    for (int64_t length : lengths) {
-      rows += length + 2 * (decode_tokens_ + kPageTokens);
-      if (length + decode_tokens_ + 1 > model_->spec().context)
-        return Fail(ErrorKind::kInvalid, "{} tokens and {} more are past the model's context of {}", length,
-                    decode_tokens_ + 1, model_->spec().context);
-    }
-    // All lengths stand at once: as many sequences as there are lengths, of their mean length.
-    const auto count = static_cast<int64_t>(lengths.size());
-    LARDER_ASSIGN(
-        const auto session,
-        Session::Create(*model_, std::min(rows / count + 1, model_->spec().context), count * sequences_ * 2));
-    std::vector<Standing> standing;
-    for (int64_t length : lengths) {
-      LARDER_ASSIGN(Standing one, Stand(*session, length));
-      standing.push_back(std::move(one));
-    }
-    LARDER_TRY(DecodeOnce(*session, standing[0], nullptr));  // warm-up
-    std::vector<LengthResult> results(lengths.size());
-    for (int64_t round = 0; round < rounds_; ++round) {
-      for (size_t i = 0; i < lengths.size(); ++i) {
-        results[i].length = lengths[i];
-        LARDER_ASSIGN(const Sample sample, DecodeOnce(*session, standing[i], &busy));
-        results[i].Add(sample);
+  // Round 0 warms and is not kept. A peer that fails is left out from then on; Larder must not.
+  Status Measure(const Model& model, const std::vector<BenchPoint>& points) {
+    ProgressBar bar("measuring");
+    std::vector<BenchSeries> series;
+    for (const BenchPoint& point : points)
+      for (const auto& engine : engines_)
+        series.push_back({.engine = engine->name(),
+                          .point = point,
+                          .macs = PointMacs(model.spec(), point),
+                          .seconds = {},
+                          .note = {},
+                          .busy = BusyWatch(report_.threads)});
+    std::vector<bool> failed(engines_.size(), false);
+    for (int64_t round = 0; round <= rounds_; ++round) {
+      for (size_t i = 0; i < series.size(); ++i) {
+        const size_t e = i % engines_.size();
+        bar.Update(
+            static_cast<double>(round * static_cast<int64_t>(series.size()) + static_cast<int64_t>(i)) /
+            static_cast<double>((rounds_ + 1) * static_cast<int64_t>(series.size())));
+        if (failed[e]) continue;
+        const auto sample = engines_[e]->Run(series[i].point);
+        if (!sample) {
+          if (e == 0) return std::unexpected(sample.error());
+          failed[e] = true;
+          report_.not_measured.push_back(fmt::format("{}: {}", engines_[e]->name(), sample.error().message));
+        } else if (round > 0) {
+          Keep(*sample, series[i]);
+        }
       }
     }
-    for (Standing& one : standing)
-      for (auto& sequence : one.sequences) session->Close(std::move(sequence));
-    return results;
+    bar.Clear();
+    for (size_t i = 0; i < series.size(); ++i)
+      if (!failed[i % engines_.size()]) report_.series.push_back(std::move(series[i]));
+    return {};
   }
 
-  void PrintTable(const std::string& what, const std::vector<LengthResult>& results,
-                  const BusyWatch& busy) const {
-    fmt::print("{}: {}, {} threads, {}, math {}, cache {}, weights {}\n", what, model_->name(),
-               model_->pool().threads(), SimdTargetName(), flags_.math, flags_.kv_type,
-               FormatSize(model_->weight_bytes()));
-    if (what == "decode")
-      fmt::print("{} sequences, {} tokens each a measurement\n", sequences_, decode_tokens_);
-    fmt::print("{:>8} {:>10} {:>21} {:>10} {:>8} {:>8}   median of {}\n", "context", "tokens/s", "(min..max)",
-               "ms", "GB/s", "GMAC/s", rounds_);
-    for (const LengthResult& r : results) {
-      const Spread speed = SpreadOf(r.tokens_per_s);
-      fmt::print("{:>8} {:>10.1f} {:>21} {:>10.1f} {:>8.1f} {:>8.1f}\n", r.length, speed.median,
-                 fmt::format("({:.1f}..{:.1f})", speed.min, speed.max), SpreadOf(r.ms).median,
-                 SpreadOf(r.gb_per_s).median, SpreadOf(r.gmac_per_s).median);
-    }
-    std::fflush(stdout);
-    if (const std::string warning = busy.Warning(); !warning.empty())
-      fmt::print(stderr, "warning: {}\n", warning);
-  }
-
-  void PrintJson(const std::string& what, const std::vector<LengthResult>& results,
-                 const BusyWatch& busy) const {
-    const auto spread = [](const std::vector<double>& samples) {
-      const Spread s = SpreadOf(samples);
-      return nlohmann::ordered_json{{"median", s.median}, {"min", s.min}, {"max", s.max}};
-    };
-    for (const LengthResult& r : results) {
-      const nlohmann::ordered_json line = {{"bench", what},
-                                           {"model", model_->name()},
-                                           {"weights", model_->weights_digest().Hex()},
-                                           {"simd", SimdTargetName()},
-                                           {"threads", model_->pool().threads()},
-                                           {"math", flags_.math},
-                                           {"kv_type", flags_.kv_type},
-                                           {"sequences", what == "decode" ? sequences_ : 1},
-                                           {"length", r.length},
-                                           {"rounds", rounds_},
-                                           {"tokens_per_s", spread(r.tokens_per_s)},
-                                           {"ms", spread(r.ms)},
-                                           {"gb_per_s", spread(r.gb_per_s)},
-                                           {"gmac_per_s", spread(r.gmac_per_s)},
-                                           {"cores_used", busy.cores()},
-                                           {"warning", busy.Warning()}};
-      fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
-    }
+  static void Keep(const BenchSample& sample, BenchSeries& series) {
+    series.seconds.push_back(sample.seconds);
+    series.bytes = sample.bytes;  // the same each time
+    series.note = sample.note;
+    series.busy.Add(sample.seconds, sample.cpu_seconds, sample.busy_seconds);
   }
 
   ModelFlags flags_;
-  std::string lengths_ = "512,2048";
-  int64_t rounds_ = 5, decode_tokens_ = 32, sequences_ = 1;
+  std::string lengths_ = "512,2048", peers_ = "auto", peer_models_, peer_engines_ = "llama,openvino";
+  int64_t rounds_ = 5, tokens_ = 32, sequences_ = 0;
   bool json_ = false;
-  Model* model_ = nullptr;
+  BenchReport report_;
+  std::unique_ptr<Model> model_;  // outlives the engines
+  std::vector<std::unique_ptr<BenchEngine>> engines_;
 };
 
 }  // namespace

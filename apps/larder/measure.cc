@@ -1,11 +1,13 @@
 #include "larder/measure.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <ctime>
+#include <fstream>
 
 #include "engine/sampler.h"
 
@@ -36,6 +38,37 @@ double Stopwatch::CpuSeconds() const {
   return static_cast<double>(ReadClock(CLOCK_PROCESS_CPUTIME_ID) - cpu_ns_) * 1e-9;
 }
 
+double SystemBusySeconds() {
+  std::ifstream stat("/proc/stat");
+  std::string name;
+  // user, nice, system, idle, waiting for disks, interrupts, soft interrupts, stolen; ticks.
+  double ticks[8] = {};
+  stat >> name;
+  for (double& t : ticks) stat >> t;
+  if (!stat || name != "cpu") return 0;
+  const double busy = ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6] + ticks[7];
+  return busy / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+std::string ProgramCommandLine() {
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::string line;
+  for (std::string word; std::getline(file, word, '\0');) {
+    const bool plain = !word.empty() && word.find_first_not_of(
+                                            "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                            "0123456789_-+=./,:@%") == std::string::npos;
+    if (!line.empty()) line += ' ';
+    if (plain) {
+      line += word;
+      continue;
+    }
+    line += '\'';
+    for (const char c : word) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += '\'';
+  }
+  return line;
+}
+
 Spread SpreadOf(std::vector<double> samples) {
   LARDER_CHECK(!samples.empty());
   std::sort(samples.begin(), samples.end());
@@ -45,16 +78,22 @@ Spread SpreadOf(std::vector<double> samples) {
 
 BusyWatch::BusyWatch(int threads) : threads_(threads), load_before_(LoadAverage()) {}
 
-void BusyWatch::Add(double wall_s, double cpu_s) {
+void BusyWatch::Add(double wall_s, double cpu_s, double busy_s) {
   wall_s_ += wall_s;
   cpu_s_ += cpu_s;
+  others_s_ += std::max(0.0, busy_s - cpu_s);
 }
+
+double BusyWatch::others() const { return wall_s_ > 0 ? others_s_ / wall_s_ : 0; }
 
 double BusyWatch::cores() const { return wall_s_ > 0 ? cpu_s_ / wall_s_ : 0; }
 
 std::string BusyWatch::Warning() const {
   // Threads wait for each other at barriers for a few per cent of the time; a lost core costs far more.
   constexpr double kShareOfAQuietMachine = 0.85;
+  constexpr double kStrangersCores = 0.15;
+  if (others() > kStrangersCores)
+    return fmt::format("something else used {:.2f} cores meanwhile: figures are too low", others());
   if (load_before_ > 0.5)
     return fmt::format("the machine was busy before the start (load average {:.1f}): figures are too low",
                        load_before_);

@@ -1,5 +1,6 @@
-// GGUF's weight formats, and the few forms they are computed in. Every format maps exactly: for quantised formats
-// weight = scale[group] * code + minimum[group], where codes fit the form and groups run along the inner dimension.
+// GGUF's weight formats, and the few forms they are computed in. Every format maps exactly: for quantised
+// formats weight = scale[group] * code + minimum[group], where codes fit the form and groups run along the
+// inner dimension.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +41,8 @@ struct FormatInfo {
   int block_elements;     // a row's length is a multiple of this
   int block_bytes;
   WeightForm form;
-  int group;      // elements that share a scale: 16 or 32; 0 for kF32
-  bool has_min;   // false: every minimum is zero
+  int group;     // elements that share a scale: 16 or 32; 0 for kF32
+  bool has_min;  // false: every minimum is zero
 };
 
 const FormatInfo* FindFormat(uint32_t ggml_type);  // nullptr: not one of ours
@@ -53,8 +54,9 @@ Result<uint64_t> RowBytes(const FormatInfo& format, uint64_t n);
 // src: one row of n elements in the file's layout (any alignment). out[n].
 void DequantizeRow(TensorType type, const void* src, int64_t n, float* out);
 
-// The exact integer form of a row, for forms kU4 and kS8: codes[n], scales[n / group], mins[n / group] (zeros where the
-// format has none). scale * code + min, computed in float, equals DequantizeRow to the last bit of its one rounding.
+// The exact integer form of a row, for forms kU4 and kS8: codes[n], scales[n / group], mins[n / group] (zeros
+// where the format has none). scale * code + min, computed in float, equals DequantizeRow to the last bit of
+// its one rounding.
 void UnpackRow(TensorType type, const void* src, int64_t n, int8_t* codes, float* scales, float* mins);
 
 }  // namespace larder

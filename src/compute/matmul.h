@@ -1,6 +1,7 @@
-// Y = X W^T for a few rows of X and a weight matrix W that is repacked once so that vector lanes are outputs. No float
-// sum ever runs across lanes and each output's sum over the inner dimension has one fixed order, so a row's result does
-// not depend on the other rows, on tiling, on threads or on the instruction set (row independence).
+// Y = X W^T for a few rows of X and a weight matrix W that is repacked once so that vector lanes are outputs.
+// No float sum ever runs across lanes and each output's sum over the inner dimension has one fixed order, so
+// a row's result does not depend on the other rows, on tiling, on threads or on the instruction set (row
+// independence).
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@
 namespace larder {
 
 enum class MathMode : uint8_t {
-  kFast,  // quantised weights stay integer codes, activations become signed 8 bit in groups of kActivationGroup
+  kFast,  // quantised weights stay integer codes, activations become signed 8 bit in groups of
+          // kActivationGroup
   kF32,   // weights dequantised to float, float activations: the oracle
 };
 
@@ -32,17 +34,18 @@ struct MatrixSource {
 // A repacked matrix. Immutable after Pack. The packed layout is described in packed.h.
 class Matrix {
  public:
-  // `permutation`, if not empty, has one entry per output: row r of the result is row permutation[r] of the source.
+  // `permutation`, if not empty, has one entry per output: row r of the result is row permutation[r] of the
+  // source.
   static Result<Matrix> Pack(const MatrixSource& source, MathMode mode, ThreadPool& pool,
                              std::span<const int32_t> permutation = {});
 
   int64_t outputs() const { return outputs_; }
   int64_t inputs() const { return inputs_; }
   WeightForm form() const { return form_; }
-  int group() const { return group_; }       // 0 for kF32
+  int group() const { return group_; }  // 0 for kF32
   bool has_min() const { return has_min_; }
   bool half_scales() const { return half_scales_; }  // scales and minimums are stored as halves, exactly
-  uint64_t bytes() const { return data_.size(); }  // resident, padding included
+  uint64_t bytes() const { return data_.size(); }    // resident, padding included
   const AlignedBuffer& data() const { return data_; }
 
  private:
@@ -67,13 +70,14 @@ class MatMulScratch {
 };
 
 struct MatMulTarget {
-  const Matrix* weights;        // all targets of one call share `inputs`
-  float* y;                     // [rows, outputs], row stride ldy
+  const Matrix* weights;  // all targets of one call share `inputs`
+  float* y;               // [rows, outputs], row stride ldy
   int64_t ldy;
   const float* bias = nullptr;  // [outputs]: y = x w + bias
 };
 
-// x: [rows, inputs] floats, row stride ldx. Activations are quantised once for all targets; one parallel region.
+// x: [rows, inputs] floats, row stride ldx. Activations are quantised once for all targets; one parallel
+// region.
 void MatMul(ThreadPool& pool, MatMulScratch& scratch, const float* x, int64_t ldx, int rows,
             std::span<const MatMulTarget> targets);
 

@@ -1,5 +1,6 @@
-// One pool for all of the engine's parallel loops. Workers spin shortly at a barrier, then sleep, so that a neighbour
-// who needs the core gets it. Work is handed out item by item: a thread that loses its core delays one item, not a share.
+// One pool for all of the engine's parallel loops. Workers spin shortly at a barrier, then sleep, so that a
+// neighbour who needs the core gets it. Work is handed out item by item: a thread that loses its core delays
+// one item, not a share.
 #pragma once
 
 #include <cstdint>
@@ -19,13 +20,14 @@ class ThreadPool {
 
   int threads() const;
 
-  // Calls body(item, worker) once for every item in [0, items), worker in [0, threads()); returns when all are done.
-  // Not reentrant, one caller at a time. Results must not depend on which worker takes which item.
+  // Calls body(item, worker) once for every item in [0, items), worker in [0, threads()); returns when all
+  // are done. Not reentrant, one caller at a time. Results must not depend on which worker takes which item.
   template <class Body>
   void Run(int64_t items, Body&& body) {
     using Fn = std::remove_reference_t<Body>;
-    RunErased(items, [](void* context, int64_t item, int worker) { (*static_cast<Fn*>(context))(item, worker); },
-              const_cast<void*>(static_cast<const void*>(&body)));
+    RunErased(
+        items, [](void* context, int64_t item, int worker) { (*static_cast<Fn*>(context))(item, worker); },
+        const_cast<void*>(static_cast<const void*>(&body)));
   }
 
  private:

@@ -1,6 +1,7 @@
 // Chat templates: the Jinja subset that published templates use, interpreted.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -11,14 +12,16 @@ namespace larder {
 
 class ChatTemplate {
  public:
-  // kUnsupported names the construct and the line; kInvalid the syntax error.
+  // kUnsupported names the construct and the line; kInvalid the syntax error. What a template may use is
+  // bounded (jinja/limits.h); kExhausted names the limit, here and in Render.
   static Result<ChatTemplate> Parse(std::string_view source);
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
   ~ChatTemplate();
 
-  // context_json: a JSON object with messages, tools (or null), add_generation_prompt, bos_token, eos_token and whatever
-  // else the caller passes through. Key order of objects is kept. kInvalid carries raise_exception's message.
+  // context_json: a JSON object with messages, tools (or null), add_generation_prompt, bos_token, eos_token
+  // and whatever else the caller passes through. Key order of objects is kept. kInvalid carries
+  // raise_exception's message.
   Result<std::string> Render(std::string_view context_json) const;
 
   // For strftime_now: seconds since 1970; tests fix it.

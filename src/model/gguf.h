@@ -1,5 +1,5 @@
-// GGUF files, versions 2 and 3, read in place. Every count, offset, length and type is checked before it is used; a
-// broken file gives one sentence that names the field.
+// GGUF files, versions 2 and 3, read in place. Every count, offset, length and type is checked before it is
+// used; a broken file gives one sentence that names the field.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct GgufTensor {
   std::string name;
   std::vector<uint64_t> shape;  // innermost first, 1 to 4 dimensions
   const FormatInfo* format;
-  const std::byte* data;        // inside the mapped file
+  const std::byte* data;  // inside the mapped file
   uint64_t bytes;
 
   int64_t inner() const { return static_cast<int64_t>(shape[0]); }
@@ -30,7 +30,8 @@ struct GgufTensor {
 
 // A metadata value. Strings and arrays view the mapped file.
 struct GgufArray;
-using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string_view, std::shared_ptr<const GgufArray>>;
+using GgufValue =
+    std::variant<uint64_t, int64_t, double, bool, std::string_view, std::shared_ptr<const GgufArray>>;
 struct GgufArray {
   std::variant<std::vector<uint64_t>, std::vector<int64_t>, std::vector<double>, std::vector<bool>,
                std::vector<std::string_view>>
@@ -53,7 +54,8 @@ class GgufFile {
   // Type and value of metadata()[i] as they lie in the file, for writing them again.
   std::span<const std::byte> RawValue(size_t i) const { return raw_values_[i]; }
 
-  // Typed look-ups; the error names the key and what was found. Integers of any width and sign convert when they fit.
+  // Typed look-ups; the error names the key and what was found. Integers of any width and sign convert when
+  // they fit.
   Result<std::string_view> String(std::string_view key) const;
   Result<int64_t> Int(std::string_view key, int64_t min, int64_t max) const;
   Result<double> Float(std::string_view key) const;
@@ -62,8 +64,8 @@ class GgufFile {
   bool BoolOr(std::string_view key, bool fallback) const;
   std::string_view StringOr(std::string_view key, std::string_view fallback) const;
   Result<std::span<const std::string_view>> Strings(std::string_view key) const;
-  Result<std::vector<int64_t>> Ints(std::string_view key) const;     // array of any integer type
-  Result<std::vector<float>> Floats(std::string_view key) const;     // array of any float type
+  Result<std::vector<int64_t>> Ints(std::string_view key) const;  // array of any integer type
+  Result<std::vector<float>> Floats(std::string_view key) const;  // array of any float type
 
   // A tensor of exactly this shape (innermost first); the error names tensor and both shapes.
   Result<const GgufTensor*> Tensor(std::string_view name, std::initializer_list<int64_t> shape) const;

@@ -243,6 +243,8 @@ ApiStatus CheckChat(ChatParams& params) {
 ApiResult<std::vector<int32_t>> ChatPrompt(const ServeContext& context, const ChatPromptParams& params) {
   ApiResult<std::string> text = RenderConversation(context, params);
   if (!text) return std::unexpected(text.error());
+  if (ApiStatus status = CheckTextLength(context, text->size()); !status)
+    return std::unexpected(status.error());
   const Tokenizer& tokenizer = context.backend->tokenizer();
   std::vector<int32_t> tokens = tokenizer.Encode(*text, {.add_special = false, .parse_special = true});
   // Most templates print BOS themselves.

@@ -45,6 +45,8 @@ ApiResult<std::vector<int32_t>> PromptTokens(const ServeContext& context, const 
       return std::unexpected(status.error());
     return item.tokens;
   }
+  if (ApiStatus status = CheckTextLength(context, item.text.size()); !status)
+    return std::unexpected(status.error());
   const Tokenizer& tokenizer = context.backend->tokenizer();
   std::vector<int32_t> tokens =
       tokenizer.Encode(item.text, {.add_special = add_special, .parse_special = true});

@@ -37,7 +37,7 @@ class TextGeneration final : public Generation {
     bool prompt_told = false;  // its token numbers were
   };
 
-  void OnPrompt(int64_t prompt, std::vector<TokenOutput> tokens) override;
+  void OnPrompt(int64_t prompt, const std::vector<TokenOutput>& tokens) override;
   void OnToken(int64_t index, TokenOutput output) override;
   void OnEnd(int64_t index, const ChoiceEnd& end) override;
   std::string WholeBody() override;
@@ -62,7 +62,7 @@ class TextGeneration final : public Generation {
 
 // The engine reports the prompt's probabilities before the first token: they come first in every choice's
 // lists.
-void TextGeneration::OnPrompt(int64_t prompt, std::vector<TokenOutput> tokens) {
+void TextGeneration::OnPrompt(int64_t prompt, const std::vector<TokenOutput>& tokens) {
   if (!logprobs_ || !echo_) return;
   for (int64_t i = prompt * params().n; i < (prompt + 1) * params().n; ++i) {
     At(i).scored = true;

@@ -16,6 +16,7 @@ struct ServeContext {
   ServeOptions options;
   ApiKeys keys;
   int64_t started_unix_s = 0;
+  int64_t longest_token_bytes = 1;
   std::atomic<bool> draining = false;
 
   // Counted for the metrics.

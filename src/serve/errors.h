@@ -25,10 +25,10 @@ using ApiStatus = std::expected<void, ApiError>;
 
 // A 400 for one field of the request.
 template <class... Args>
-[[nodiscard]] std::unexpected<ApiError> BadField(std::string param, fmt::format_string<Args...> format,
+[[nodiscard]] std::unexpected<ApiError> BadField(const std::string& param, fmt::format_string<Args...> format,
                                                  Args&&... args) {
   return std::unexpected(
-      ApiError{.message = fmt::format(format, std::forward<Args>(args)...), .param = std::move(param)});
+      ApiError{.message = fmt::format(format, std::forward<Args>(args)...), .param = param});
 }
 
 // The engine's error. kUnavailable is 503 while draining, else 429 (the queue is full) with retry_after_s.

@@ -251,7 +251,7 @@ struct Fields::Reader {
       return BadField(name, "'{}' must be an integer in {}, not {}.", name, entry.spec.range, value.dump());
     }
     if (auto** target = std::get_if<int64_t*>(&entry.target)) **target = *number;
-    if (auto** target = std::get_if<std::optional<int64_t>*>(&entry.target)) **target = *number;
+    if (auto** target = std::get_if<std::optional<int64_t>*>(&entry.target)) **target = number;
     return {};
   }
 

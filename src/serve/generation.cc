@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <utility>
 
 #include "serve/json_writer.h"
 
@@ -29,9 +30,9 @@ class Generation::Sink final : public RequestSink {
       : generation_(std::move(generation)), prompt_(prompt) {}
 
   void OnPromptLogprobs(std::vector<TokenOutput> tokens) override {
-    Post([prompt = prompt_, tokens = std::move(tokens)](Generation& g) mutable {
+    Post([prompt = prompt_, tokens = std::move(tokens)](Generation& g) {
       g.BeginStream();
-      g.OnPrompt(prompt, std::move(tokens));
+      g.OnPrompt(prompt, tokens);
     });
   }
   void OnToken(TokenOutput output) override {
@@ -64,10 +65,9 @@ class Generation::Sink final : public RequestSink {
   }
 
  private:
-  template <class Event>
-  void Post(Event event) {
+  void Post(std::move_only_function<void(Generation&)> event) {
     generation_->exchange_->Post([generation = generation_, event = std::move(event)]() mutable {
-      if (!generation->done_) event(*generation);
+      generation->Deliver(std::move(event));
     });
   }
   std::shared_ptr<Generation> generation_;
@@ -75,7 +75,7 @@ class Generation::Sink final : public RequestSink {
 };
 
 Generation::Generation(ServeContext* context, std::shared_ptr<Exchange> exchange,
-                       const GenerationParams& params, std::string id_prefix, std::string_view object)
+                       const GenerationParams& params, std::string_view id_prefix, std::string_view object)
     : context_(context),
       exchange_(std::move(exchange)),
       params_(params),
@@ -96,10 +96,24 @@ void Generation::Start(std::vector<Request> requests) {
   exchange_->Post([self = shared_from_this()] {
     self->exchange_->OnGone([self] {
       self->done_ = true;
+      self->early_.clear();
       self->CancelAll();
     });
   });
   Submit(std::move(requests));
+}
+
+// The engine may answer the first prompt while the last is still being submitted, and that one may be
+// refused: nothing is sent before all are accepted.
+void Generation::Deliver(std::move_only_function<void(Generation&)> event) {
+  if (done_) return;
+  if (accepted_) return event(*this);
+  early_.push_back(std::move(event));
+}
+
+void Generation::Accept() {
+  accepted_ = true;
+  for (auto& event : std::exchange(early_, {})) Deliver(std::move(event));
 }
 
 void Generation::Submit(std::vector<Request> requests) {
@@ -123,6 +137,7 @@ void Generation::Submit(std::vector<Request> requests) {
       return;
     }
   }
+  exchange_->Post([self = shared_from_this()] { self->Accept(); });
 }
 
 void Generation::CancelAll() {
@@ -144,6 +159,7 @@ void Generation::BeginStream() {
 void Generation::Fail(const ApiError& error) {
   if (done_) return;
   done_ = true;
+  early_.clear();
   CancelAll();
   if (!streaming_) {
     exchange_->Respond(ErrorResponse(error));

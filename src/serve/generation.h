@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -21,7 +22,7 @@ namespace larder {
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   Generation(ServeContext* context, std::shared_ptr<Exchange> exchange, const GenerationParams& params,
-             std::string id_prefix, std::string_view object);
+             std::string_view id_prefix, std::string_view object);
   virtual ~Generation() = default;
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
@@ -31,7 +32,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  protected:
   // Everything below runs on the connection's executor. `choice` counts over all prompts: prompt * n + i.
-  virtual void OnPrompt(int64_t prompt, std::vector<TokenOutput> tokens) {}
+  virtual void OnPrompt(int64_t prompt, const std::vector<TokenOutput>& tokens) {}
   virtual void OnToken(int64_t choice, TokenOutput output) = 0;
   virtual void OnEnd(int64_t choice, const ChoiceEnd& end) = 0;
   virtual std::string WholeBody() = 0;  // not streamed: the answer, when all is done
@@ -55,6 +56,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  private:
   class Sink;
+  void Deliver(std::move_only_function<void(Generation&)> event);
+  void Accept();
   void Submit(std::vector<Request> requests);
   void CancelAll();
   void BeginStream();
@@ -71,7 +74,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<std::vector<int32_t>> prompts_;
   std::vector<PromptReport> reports_;
   int64_t unfinished_ = 0;
+  bool accepted_ = false;  // all prompts are the engine's
   bool streaming_ = false, done_ = false;
+  std::vector<std::move_only_function<void(Generation&)>> early_;  // events before that
 
   std::mutex mutex_;  // ids_ and cancelled_: submitted on one thread, cancelled on another
   std::vector<uint64_t> ids_;

@@ -92,6 +92,21 @@ ApiStatus CheckTokens(const ServeContext& context, const std::vector<int32_t>& t
   return {};
 }
 
+ApiStatus CheckTextLength(const ServeContext& context, size_t bytes) {
+  constexpr int64_t kShrink =
+      4;  // some tokenizers normalise the text before; it hardly gets shorter than this
+  const int64_t limit = context.backend->context();
+  const int64_t shortest = static_cast<int64_t>(bytes) / (kShrink * context.longest_token_bytes);
+  if (shortest <= limit) return {};
+  return std::unexpected(ApiError{
+      .status = 400,
+      .message = fmt::format(
+          "This model's maximum context length is {} tokens. However, your prompt has {} bytes, which "
+          "are more than {} tokens. Please shorten it.",
+          limit, bytes, shortest),
+      .code = "context_length_exceeded"});
+}
+
 ApiStatus CheckLength(const ServeContext& context, int64_t prompt_tokens, int64_t max_tokens) {
   const int64_t limit = context.backend->context();
   ApiError error{.status = 400, .code = "context_length_exceeded"};

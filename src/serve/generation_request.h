@@ -44,6 +44,8 @@ ApiResult<Request> MakeRequest(const ServeContext& context, const GenerationPara
 
 // The prompt must fit, together with max_tokens where the client gave one (-1: none).
 ApiStatus CheckLength(const ServeContext& context, int64_t prompt_tokens, int64_t max_tokens);
+// Text that cannot fit however it is encoded, refused before the work of encoding it.
+ApiStatus CheckTextLength(const ServeContext& context, size_t bytes);
 // Every token must be in the vocabulary.
 ApiStatus CheckTokens(const ServeContext& context, const std::vector<int32_t>& tokens,
                       const std::string& param);

@@ -12,6 +12,7 @@
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/write.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <thread>
@@ -65,6 +66,14 @@ Result<tcp::endpoint> Resolve(net::io_context& io, const ServeOptions& options) 
                 options.host, error.message());
   }
   return found.begin()->endpoint();
+}
+
+int64_t LongestTokenBytes(const Tokenizer& tokenizer) {
+  size_t longest = 1;
+  for (int32_t token = 0; token < tokenizer.size(); ++token) {
+    longest = std::max(longest, tokenizer.TokenBytes(token, true).size());
+  }
+  return static_cast<int64_t>(longest);
 }
 
 }  // namespace
@@ -168,6 +177,7 @@ Result<std::unique_ptr<Server>> Server::Create(ServeBackend* backend, const Serv
   auto impl = std::make_unique<Impl>();
   impl->context.backend = backend;
   impl->context.options = options;
+  impl->context.longest_token_bytes = LongestTokenBytes(backend->tokenizer());
   impl->context.started_unix_s =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
           .count();

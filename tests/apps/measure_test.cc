@@ -21,6 +21,27 @@ TEST(Measure, ThreadsThatGotNoTimeAreReported) {
   EXPECT_NE(watch.Warning(), "");
 }
 
+TEST(Measure, WorkOfStrangersIsReported) {
+  BusyWatch watch(2);
+  watch.Add(10, 20, 20);
+  EXPECT_EQ(watch.others(), 0);
+  watch.Add(10, 20, 30);  // of all cores: ten seconds more than the engine's own
+  EXPECT_EQ(watch.others(), 0.5);
+  EXPECT_NE(watch.Warning().find("0.50 cores"), std::string::npos) << watch.Warning();
+}
+
+TEST(Measure, BusySecondsGrowWithWork) {
+  const double before = SystemBusySeconds();
+  const Stopwatch watch;
+  while (watch.CpuSeconds() < 0.1) {
+  }
+  EXPECT_GE(SystemBusySeconds() - before, 0.05);
+}
+
+TEST(Measure, TheCommandLineNamesThisProgram) {
+  EXPECT_NE(ProgramCommandLine().find("apps_scoring_test"), std::string::npos);
+}
+
 TEST(Measure, NumbersAreCheckedOneByOne) {
   EXPECT_EQ(ParseNumbers("512,2048", 1, 4096).value(), (std::vector<int64_t>{512, 2048}));
   EXPECT_EQ(ParseNumbers("7", 1, 4096).value(), (std::vector<int64_t>{7}));

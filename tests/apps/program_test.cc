@@ -108,9 +108,9 @@ TEST(Program, EvalReportsPerplexityAndDivergence) {
 }
 
 TEST(Program, BenchReportsEachLength) {
-  for (const std::string what : {"prefill", "decode"}) {
+  for (const std::string what : {"prefill", "decode", "batch"}) {
     const Outcome outcome =
-        Program("bench " + what + " --json --lengths 16,70 --rounds 2 --tokens 4 --model " +
+        Program("bench " + what + " --json --peers none --lengths 16,70 --rounds 2 --tokens 4 --model " +
                 ModelPath("tiny-gemma3.gguf"));
     ASSERT_EQ(outcome.code, 0) << outcome.out;
     std::istringstream lines(outcome.out);
@@ -125,7 +125,9 @@ TEST(Program, BenchReportsEachLength) {
     }
     EXPECT_EQ(lengths, (std::vector<int64_t>{16, 70}));
   }
-  EXPECT_EQ(Program("bench prefill --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code, 1);
+  EXPECT_EQ(
+      Program("bench prefill --peers none --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code,
+      1);
 }
 
 TEST(Program, RunAnswersTheSameForTheSameSeed) {

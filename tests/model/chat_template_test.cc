@@ -107,6 +107,8 @@ TEST(ChatTemplate, KeepsWhatJsonSays) {
 TEST(ChatTemplate, RefusesABadContext) {
   EXPECT_EQ(ErrorOf("x", "{").kind, ErrorKind::kInvalid);
   EXPECT_EQ(ErrorOf("x", "[]").kind, ErrorKind::kInvalid);
+  EXPECT_EQ(ErrorOf("x", "{} {}").kind, ErrorKind::kInvalid);
+  EXPECT_EQ(ErrorOf("x", "{\"a\": 1e999}").kind, ErrorKind::kInvalid);
   EXPECT_EQ(ErrorOf("x", "{\"a\": \"\xff\"}").kind, ErrorKind::kInvalid);
   EXPECT_EQ(ErrorOf("x", "{\"a\": " + Repeat("9", 60) + "}").kind, ErrorKind::kUnsupported);
   EXPECT_EQ(ErrorOf("x", "{\"a\": " + Repeat("[", 100000)).kind, ErrorKind::kExhausted);

@@ -213,6 +213,8 @@ TEST_F(ChatTest, TooLongIsSaidInTheWordsClientsKnow) {
   ExpectError(long_prompt, 400, "", "context_length_exceeded");
   EXPECT_NE(long_prompt.body.find("This model's maximum context length is 64 tokens"), std::string::npos);
   ExpectError(Chat({{"max_tokens", 60}}), 400, "", "context_length_exceeded");
+  const Json huge = {{"prompt", std::string(100'000, 'x')}};  // refused without being encoded
+  ExpectError(Post("/v1/completions", huge), 400, "", "context_length_exceeded");
   EXPECT_TRUE(backend_.requests().empty());
 }
 

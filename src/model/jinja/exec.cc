@@ -32,7 +32,7 @@ std::unexpected<Error> Interpreter::Raise(std::string message) {
 Result<Value> Interpreter::NewNamespace(std::vector<std::pair<std::string, Value>> attributes) {
   auto space = std::make_shared<Namespace>();
   size_t bytes = 0;
-  for (const auto& [name, value] : attributes) bytes += name.size() + sizeof(value) + sizeof(name);
+  for (const auto& [name, value] : attributes) bytes += name.size() + sizeof(attributes[0]);
   space->attributes = std::move(attributes);
   namespaces_.push_back(space);
   return NewObject(std::move(space), bytes);

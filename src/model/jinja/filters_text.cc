@@ -200,7 +200,7 @@ Result<std::optional<Int>> Truncated(double value) {
 
 Result<Value> IntFilter(Interpreter& interpreter, const Value& input, Arguments arguments) {
   LARDER_ASSIGN(const Bound bound, Bind("int", std::move(arguments), {"default", "base"}, 0));
-  const Value otherwise = bound[0].value_or(Value::Integer(0));
+  Value otherwise = bound[0].value_or(Value::Integer(0));
   Int base = 10;
   if (bound[1]) {
     LARDER_ASSIGN(base, NeedInteger(*bound[1], "int"));

@@ -272,8 +272,11 @@ Status JsonWriter::Write(const Value& value) {
 
 Result<Value> ParseJson(std::string_view text) {
   ValueBuilder builder;
-  // The parser reports through parse_error; what it may still throw (memory) is not its input's fault.
-  nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
+  try {
+    nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
+  } catch (const nlohmann::json::exception& error) {
+    return Fail(ErrorKind::kInvalid, "the context of the chat template is not JSON: {}", error.what());
+  }
   return builder.Take();
 }
 

@@ -283,7 +283,8 @@ Result<Value> JoinMethod(Heap& heap, std::string_view text, std::string_view nam
 }
 
 Result<Value> FormatMethod(Heap& heap, std::string_view text, std::string_view, Arguments arguments) {
-  LARDER_ASSIGN(std::string formatted, BraceFormat(text, arguments, heap));
+  const Arguments values = std::move(arguments);
+  LARDER_ASSIGN(std::string formatted, BraceFormat(text, values, heap));
   return heap.NewText(std::move(formatted));
 }
 
