@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -47,6 +48,7 @@ Result<std::unique_ptr<PeerProcess>> PeerProcess::Start(const std::string& pytho
     return OsError("start a process");
   }
   if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // a killed benchmark leaves nothing that computes
     dup2(ends[1], STDIN_FILENO);
     dup2(ends[1], STDOUT_FILENO);
     execl(python.c_str(), python.c_str(), script.c_str(), nullptr);

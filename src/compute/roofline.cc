@@ -34,13 +34,15 @@ uint64_t ReadOnTarget(const std::byte* p, size_t n) {
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(a, b), hn::Add(c, e))));
 }
 
-// Multiply-adds into twelve independent sums, so that latency hides. Returns the number of products; the
-// values in `memory` (three vectors) are read again each time, as a kernel reads its weights from the nearest
-// cache.
+// Multiply-adds into ten independent sums, so that latency hides. `memory` is all zeros, which the compiler
+// must not know: the sums start from different places in it, or equal ones would be computed once. Weights
+// are read again each time, as a kernel reads them from the nearest cache. Returns the number of products.
 int64_t FloatMacsOnTarget(float* memory, int64_t loops) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
-  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0, s8 = s0, s9 = s0;
+  const auto start = [&](size_t k) { return hn::Load(d, memory + (4 + k) * lanes); };
+  auto s0 = start(0), s1 = start(1), s2 = start(2), s3 = start(3), s4 = start(4), s5 = start(5),
+       s6 = start(6), s7 = start(7), s8 = start(8), s9 = start(9);
   for (int64_t i = 0; i < loops; ++i) {
     const auto w0 = hn::Load(d, memory), w1 = hn::Load(d, memory + lanes);
     const auto x = hn::Load(d, memory + 2 * lanes);
@@ -57,60 +59,72 @@ int64_t FloatMacsOnTarget(float* memory, int64_t loops) {
   return loops * 10 * static_cast<int64_t>(lanes);
 }
 
-// Products of bytes into independent sums, the quickest way that a target has: VNNI's four products an
-// instruction; under AVX2 eight multiply instructions summed in 16 bits and widened once, which 4-bit weights
-// allow; 16-bit products elsewhere.
+#if HWY_TARGET == HWY_AVX3_DL
+HWY_INLINE void AddProducts(__m512i w, const __m512i* x, __m512i& sum) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "m"(*x));  // not named by this Highway's target string
+}
+#elif HWY_TARGET == HWY_AVX3
+HWY_INLINE void AddProducts(__m512i w, const __m512i* x, __m512i& sum) {
+  const __m512i pairs = _mm512_maddubs_epi16(w, _mm512_load_si512(x));
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+#elif HWY_TARGET == HWY_AVX2
+// Eight multiply instructions summed in 16 bits and widened once, which 4-bit weights allow.
+HWY_INLINE void AddProducts(const __m256i* m, __m256i& sum) {
+  __m256i narrow = _mm256_setzero_si256();
+  HWY_UNROLL(8)
+  for (int k = 0; k < 8; ++k) {
+    narrow = _mm256_add_epi16(narrow,
+                              _mm256_maddubs_epi16(_mm256_load_si256(m + k % 2), _mm256_load_si256(m + 2)));
+  }
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(narrow, _mm256_set1_epi16(1)));
+}
+#endif
+
+// Products of bytes into independent sums, the quickest way that a target has; 16-bit products elsewhere. The
+// sums have names because the compiler keeps an array of them in memory.
 int64_t ByteMacsOnTarget(float* memory, int64_t loops) {
 #if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
-  constexpr int kSums = 12;
   auto* m = reinterpret_cast<__m512i*>(memory);
-  __m512i sums[kSums] = {};
-  const __m512i ones = _mm512_set1_epi16(1);
+  __m512i s0 = m[9], s1 = m[10], s2 = m[11], s3 = m[12], s4 = m[13], s5 = m[14], s6 = m[15], s7 = m[16];
   for (int64_t i = 0; i < loops; ++i) {
-    const __m512i w = _mm512_loadu_si512(m), x = _mm512_loadu_si512(m + 1);
-    HWY_UNROLL(kSums)
-    for (__m512i& sum : sums) {
-#if HWY_TARGET == HWY_AVX3_DL  // an instruction that this Highway's target string does not name
-      asm volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
-#else
-      sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), ones));
-#endif
-    }
+    const __m512i w = m[0];
+    AddProducts(w, m + 1, s0), AddProducts(w, m + 2, s1), AddProducts(w, m + 3, s2),
+        AddProducts(w, m + 4, s3);
+    AddProducts(w, m + 5, s4), AddProducts(w, m + 6, s5), AddProducts(w, m + 7, s6),
+        AddProducts(w, m + 8, s7);
     HWY_FENCE;
   }
-  __m512i sum = ones;
-  for (const __m512i& s : sums) sum = _mm512_add_epi32(sum, s);
-  _mm512_storeu_si512(m + 2, sum);
-  return loops * kSums * 64;
+  const __m512i low = _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
+  const __m512i high = _mm512_add_epi32(_mm512_add_epi32(s4, s5), _mm512_add_epi32(s6, s7));
+  _mm512_store_si512(m + 17, _mm512_add_epi32(low, high));
+  return loops * 8 * 64;
 #elif HWY_TARGET == HWY_AVX2
-  constexpr int kSums = 4, kGroup = 8;
   auto* m = reinterpret_cast<__m256i*>(memory);
-  __m256i wide[kSums] = {};
-  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
   for (int64_t i = 0; i < loops; ++i) {
-    __m256i narrow[kSums] = {};
-    for (int k = 0; k < kGroup; ++k) {
-      const __m256i w = _mm256_load_si256(m + (k & 1));
-      HWY_UNROLL(kSums)
-      for (int s = 0; s < kSums; ++s) {
-        const __m256i x = _mm256_load_si256(m + 2 + s % 2);
-        narrow[s] = _mm256_add_epi16(narrow[s], _mm256_maddubs_epi16(w, x));
-      }
-      HWY_FENCE;
-    }
-    HWY_UNROLL(kSums)
-    for (int s = 0; s < kSums; ++s) wide[s] = _mm256_add_epi32(wide[s], _mm256_madd_epi16(narrow[s], ones));
+    AddProducts(m, s0);
+    HWY_FENCE;
+    AddProducts(m, s1);
+    HWY_FENCE;
+    AddProducts(m, s2);
+    HWY_FENCE;
+    AddProducts(m, s3);
+    HWY_FENCE;
   }
-  __m256i sum = wide[0];
-  for (int s = 1; s < kSums; ++s) sum = _mm256_add_epi32(sum, wide[s]);
-  _mm256_store_si256(m + 4, sum);
-  return loops * kSums * kGroup * 32;
+  _mm256_store_si256(m + 4, _mm256_add_epi32(_mm256_add_epi32(s0, s1), _mm256_add_epi32(s2, s3)));
+  return loops * 4 * 8 * 32;
 #else
   const hn::ScalableTag<int16_t> d;
   const hn::Repartition<int32_t, decltype(d)> d32;
   auto* m = reinterpret_cast<int16_t*>(memory);
   const size_t lanes = hn::Lanes(d);
-  auto a0 = hn::Zero(d32), a1 = a0, b0 = a0, b1 = a0, c0 = a0, c1 = a0, e0 = a0, e1 = a0;
+  const size_t wide = hn::Lanes(d32);
+  const auto start = [&](size_t k) {
+    return hn::Load(d32, reinterpret_cast<const int32_t*>(memory) + (8 + k) * wide);
+  };
+  auto a0 = start(0), a1 = start(1), b0 = start(2), b1 = start(3), c0 = start(4), c1 = start(5),
+       e0 = start(6), e1 = start(7);
   for (int64_t i = 0; i < loops; ++i) {
     const auto w = hn::Load(d, m), x = hn::Load(d, m + lanes);
     a0 = hn::ReorderWidenMulAccumulate(d32, w, x, a0, a1),
@@ -121,7 +135,7 @@ int64_t ByteMacsOnTarget(float* memory, int64_t loops) {
   }
   const auto sum =
       hn::Add(hn::Add(hn::Add(a0, a1), hn::Add(b0, b1)), hn::Add(hn::Add(c0, c1), hn::Add(e0, e1)));
-  hn::Store(hn::BitCast(d, sum), d, m + 2 * lanes);
+  hn::Store(sum, d32, reinterpret_cast<int32_t*>(memory) + 16 * wide);
   return loops * 4 * static_cast<int64_t>(lanes);
 #endif
 }

@@ -35,6 +35,7 @@ struct EngineCore::Live {
   std::shared_ptr<RequestSink> sink;
   std::vector<std::unique_ptr<Choice>> choices;
   std::vector<TokenOutput> prompt_scores;
+  bool prompt_reported = false;
   CacheReport report;
   Usage usage;
   int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;
@@ -256,6 +257,7 @@ void EngineCore::RunModel(const std::vector<Scheduler::Work>& work) {
     Choice& choice = *it->second;
     if (!choice.done && choice.live->request.max_tokens == 0 &&
         choice.scheduled.num_computed == choice.scheduled.num_tokens) {
+      ReportPrompt(*choice.live);
       EndChoice(choice, FinishReason::kLength, "", "");
     }
     FinishIfDone(*choice.live);
@@ -278,15 +280,27 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
   work.sequence->num_computed = end;
 }
 
+// The first prompt token has nothing before it that could judge it.
+void EngineCore::BeginPromptScores(Live& live) {
+  if (!live.prompt_scores.empty()) return;
+  TokenOutput first;
+  first.token = live.request.prompt[0];
+  first.logprob = std::numeric_limits<float>::quiet_NaN();
+  live.prompt_scores.push_back(std::move(first));
+}
+
+// Once, before the first token and before any end.
+void EngineCore::ReportPrompt(Live& live) {
+  if (live.request.prompt_logprobs < 0 || live.prompt_reported) return;
+  live.prompt_reported = true;
+  BeginPromptScores(live);
+  live.sink->OnPromptLogprobs(std::move(live.prompt_scores));
+}
+
 void EngineCore::ScorePrompt(Choice& choice, int64_t position, const float* logits) {
   Live& live = *choice.live;
   const Request& request = live.request;
-  if (live.prompt_scores.empty()) {
-    TokenOutput first;
-    first.token = request.prompt[0];
-    first.logprob = std::numeric_limits<float>::quiet_NaN();
-    live.prompt_scores.push_back(std::move(first));
-  }
+  BeginPromptScores(live);
   TokenOutput out;
   out.token = request.prompt[static_cast<size_t>(position) + 1];
   Logprobs scored = ComputeLogprobs({logits, static_cast<size_t>(model_->tokenizer().size())}, out.token,
@@ -330,8 +344,7 @@ void EngineCore::SampleNext(Choice& choice, float* logits) {
   ++stats_.generation_tokens;
   if (live.first_token_ns == 0) {
     live.first_token_ns = clock_->NowNs();
-    if (!live.prompt_scores.empty()) live.sink->OnPromptLogprobs(std::move(live.prompt_scores));
-    live.prompt_scores.clear();
+    ReportPrompt(live);
   }
   const bool replay = !request.forced_output.empty();
   const bool stop_token = std::find(request.stop_tokens.begin(), request.stop_tokens.end(), out.token) !=
@@ -363,7 +376,6 @@ void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text
 
 void EngineCore::FinishIfDone(Live& live) {
   if (live.open_choices > 0) return;
-  if (!live.prompt_scores.empty()) live.sink->OnPromptLogprobs(std::move(live.prompt_scores));
   const int64_t now = clock_->NowNs();
   const int64_t admitted = live.admitted_ns == 0 ? now : live.admitted_ns;
   live.report.queue_ms = static_cast<double>(admitted - live.arrival_ns) / 1e6;

@@ -46,6 +46,8 @@ class EngineCore final : private SchedulerCache {
 
   void RunModel(const std::vector<Scheduler::Work>& work);
   void AfterRows(const Scheduler::Work& work);
+  void BeginPromptScores(Live& live);
+  void ReportPrompt(Live& live);
   void ScorePrompt(Choice& choice, int64_t position, const float* logits);
   void SampleNext(Choice& choice, float* logits);
   void EndChoice(Choice& choice, FinishReason reason, std::string text, std::string matched);

@@ -28,7 +28,10 @@ struct Collected : RequestSink {
   CacheReport report;
   std::optional<Error> error;
 
-  void OnPromptLogprobs(std::vector<TokenOutput> tokens) override { prompt = std::move(tokens); }
+  void OnPromptLogprobs(std::vector<TokenOutput> tokens) override {
+    EXPECT_TRUE(choices.empty()) << "the prompt comes first";
+    prompt = std::move(tokens);
+  }
   void OnToken(TokenOutput out) override {
     Choice& c = choices[out.choice];
     EXPECT_FALSE(c.reason.has_value()) << "a token after the end";
@@ -284,6 +287,19 @@ TEST_F(CoreTest, PromptLogprobsAreTheModels) {
       ASSERT_EQ(sink->prompt[i].top.size(), 2u);
       EXPECT_EQ(sink->prompt[i].top[0].token, expected.top[0].token);
     }
+  }
+}
+
+TEST_F(CoreTest, PromptOfOneTokenHasOneUnjudgedEntry) {
+  for (int64_t max_tokens : {int64_t{1}, int64_t{0}}) {
+    auto core = Start();
+    Request r = Greedy({7}, max_tokens);
+    r.prompt_logprobs = 1;
+    auto sink = Submit(*core, r);
+    RunAll(*core);
+    ASSERT_EQ(sink->prompt.size(), 1u);
+    EXPECT_EQ(sink->prompt[0].token, 7);
+    EXPECT_TRUE(std::isnan(sink->prompt[0].logprob));
   }
 }
 
