@@ -194,9 +194,6 @@ bool EngineCore::Step() {
   }
   // A stuck sequence was alone, so nothing planned belongs to a request that just failed.
   if (work.empty()) return unfinished() > 0;
-  if (row_limit_ > 0) {
-    for (Scheduler::Work& w : work) w.rows = std::min(w.rows, row_limit_);
-  }
   const int64_t planned = clock_->NowNs();
   stats_.scheduling_us_last = static_cast<double>(planned - begin) / 1e3;
   double row_context = 0;

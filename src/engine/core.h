@@ -32,8 +32,6 @@ class EngineCore final : private SchedulerCache {
   EngineStats Stats() const;
   KvCache& cache() { return *cache_; }
   const Scheduler& scheduler() const { return *scheduler_; }
-  // Puts this many rows into a step, for tests of row independence; 0: the scheduler decides.
-  void set_batch_row_limit(int64_t rows) { row_limit_ = rows; }
 
  private:
   struct Choice;
@@ -66,7 +64,6 @@ class EngineCore final : private SchedulerCache {
   std::unordered_map<Engine::RequestId, std::unique_ptr<Live>> requests_;
   std::unordered_map<uint64_t, Choice*> choices_;  // by ScheduledSequence::id
   uint64_t next_sequence_ = 1;
-  int64_t row_limit_ = 0;
   EngineStats stats_;
   std::array<uint64_t, 16> misses_{};  // by MissReason
   std::vector<Row> rows_;
