@@ -19,6 +19,8 @@ enum class ErrorKind {
   kExhausted,    // a stated limit (bytes, queue, context) is reached
   kCancelled,    // the caller went away
   kUnavailable,  // try again later
+  kSlow,         // the deadline came first
+  kConflict,     // there is something else under this name
 };
 
 struct Error {

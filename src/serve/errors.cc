@@ -34,6 +34,7 @@ ApiError ToApiError(const Error& error, bool draining, int retry_after_s) {
       return {.status = 404, .message = error.message, .code = "not_found"};
     case ErrorKind::kUnsupported:
       return {.status = 400, .message = error.message, .code = "unsupported"};
+    case ErrorKind::kSlow:
     case ErrorKind::kUnavailable:
       if (draining) return DrainingError();
       return {.status = 429,
@@ -50,6 +51,7 @@ ApiError ToApiError(const Error& error, bool draining, int retry_after_s) {
     case ErrorKind::kCancelled:
       if (draining) return DrainingError();
       return {.status = 503, .message = error.message, .type = "server_error", .code = "cancelled"};
+    case ErrorKind::kConflict:
     case ErrorKind::kCorrupt:
     case ErrorKind::kIo:
       break;
