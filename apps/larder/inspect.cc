@@ -56,7 +56,7 @@ Json KvBytes(const ModelSpec& spec) {
   Json out = Json::object();
   std::vector<int> windows;
   for (const LayerSpec& layer : spec.layers) windows.push_back(layer.window);
-  for (const auto& [name, type] : {std::pair("f16", KvType::kF16), std::pair("f32", KvType::kF32)}) {
+  for (const auto& [name, type] : {std::pair("f16", KvType::kI16), std::pair("f32", KvType::kF32)}) {
     const auto shape = KvShape::Create(windows, spec.kv_heads, spec.head_dim, type);
     if (!shape) continue;
     const uint64_t lane_row = shape->page_bytes() / kPageTokens;

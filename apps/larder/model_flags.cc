@@ -31,7 +31,7 @@ Result<std::unique_ptr<Model>> ModelFlags::LoadAs(const std::string& other_math,
   ProgressBar bar("loading " + model.substr(model.find_last_of('/') + 1));
   ModelOptions options;
   options.math = other_math == "f32" ? MathMode::kF32 : MathMode::kFast;
-  options.kv_type = other_kv_type == "f32" ? KvType::kF32 : KvType::kF16;
+  options.kv_type = other_kv_type == "f32" ? KvType::kF32 : KvType::kI16;
   options.threads = static_cast<int>(threads);
   options.progress = [&bar](double fraction) { bar.Update(fraction); };
   return Model::Load(model, std::move(options));

@@ -27,8 +27,6 @@ constexpr int kMaxGroupRows = 64;
 constexpr int kMinGroupRows = 32;
 constexpr int kLongRow = 512;  // elements of a row's queries of one KV head
 constexpr size_t kMaxPartialBytes = size_t{64} << 20;
-constexpr int kHeader =
-    16;  // floats before the values of a running softmax: maximum, sum, padding to a cache line
 
 struct AttentionPlan {
   const AttentionShape& shape;
@@ -48,11 +46,12 @@ struct AttentionPlan {
 
 AttentionPlan MakeAttentionPlan(const AttentionShape& shape, std::span<const AttentionRow> rows,
                                 int threads) {
-  LARDER_CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 && shape.head_dim > 0);
+  LARDER_CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 && shape.head_dim > 0 &&
+               shape.head_dim <= kMaxHeadDim);
   AttentionPlan plan{shape, rows, shape.heads / shape.kv_heads, kMaxGroupRows, 0, 0, false, 0};
   if (plan.queries_per_row * shape.head_dim > kLongRow) plan.group_rows = kMinGroupRows;
   plan.group_rows = std::min(plan.group_rows, static_cast<int>(rows.size()));
-  plan.record = kHeader + static_cast<size_t>((shape.head_dim + 15) / 16 * 16);
+  plan.record = SoftmaxRecord::Floats(shape.head_dim);
   int64_t entries = 0;
   const TileProvider* previous = nullptr;
   for (const AttentionRow& row : rows) {
@@ -60,7 +59,6 @@ AttentionPlan MakeAttentionPlan(const AttentionShape& shape, std::span<const Att
     previous = row.tiles;
     for (int h = 0; h < shape.kv_heads; ++h) entries = std::max(entries, row.tiles->Entries(shape.layer, h));
   }
-  constexpr int64_t kSpanEntries = kPageTokens * kSpanPages;
   plan.spans = (entries + kSpanEntries - 1) / kSpanEntries;
   const auto items = [&] { return plan.groups * shape.kv_heads * (plan.item_is_one_span ? plan.spans : 1); };
   const auto cut = [&] {
@@ -88,20 +86,7 @@ namespace {
 
 using Worker = AttentionScratch::Impl::Worker;
 
-// A running softmax in memory.
-struct Record {
-  float* base;
-  float& maximum() const { return base[0]; }
-  float& sum() const { return base[1]; }
-  float& seen() const { return base[2]; }  // 0: no entry was visible so far
-  float* values() const { return base + kHeader; }
-  void Clear(int head_dim) const {
-    maximum() = kMinusInfinity;
-    sum() = 0;
-    seen() = 0;
-    for (int d = 0; d < head_dim; ++d) values()[d] = 0;
-  }
-};
+using Record = SoftmaxRecord;
 
 void Merge(const Record& span, const Record& total, int head_dim) {
   if (span.seen() == 0) return;
@@ -137,6 +122,7 @@ class Item {
       }
       provider_of_row_[r] = static_cast<uint8_t>(p);
     }
+    PrepareQueries();
   }
 
   int queries() const { return static_cast<int>(rows_.size()) * plan_.queries_per_row; }
@@ -146,108 +132,168 @@ class Item {
   int RowOf(int query) const { return query / plan_.queries_per_row; }
   uint64_t pages_read() const { return pages_read_; }
 
-  // Adds a span to the running softmaxes, [query] records `stride` floats apart.
+  // Fills the softmaxes of a span, [query] records `stride` floats apart. Providers with the same pages share
+  // their reading.
   void AddSpan(int64_t span, float* running, size_t stride) {
     running_ = running;
     stride_ = stride;
-    for (int q = 0; q < queries(); ++q) Record{running + static_cast<size_t>(q) * stride}.Clear(head_dim());
-    for (int64_t page = span * kSpanPages; page < (span + 1) * kSpanPages; ++page) AddPage(page);
+    for (int q = 0; q < queries(); ++q) RecordOf(q).Clear(head_dim());
+    for (int p = 0; p < providers_; ++p) {
+      provider_[p].done = !HasSpan(p, span);
+      if (!provider_[p].done && !provider_[p].tiles->MakesTiles()) FetchPages(p, span);
+    }
+    for (int p = 0; p < providers_; ++p) {
+      if (provider_[p].done) continue;
+      if (provider_[p].tiles->MakesTiles()) {
+        FetchPages(p, span);
+        AddPages(uint64_t{1} << p, p);
+        continue;
+      }
+      uint64_t same = 0;  // they are at most 64
+      for (int other = p; other < providers_; ++other) {
+        if (provider_[other].done || provider_[other].tiles->MakesTiles() || !SamePages(p, other)) continue;
+        same |= uint64_t{1} << other;
+        provider_[other].done = true;
+      }
+      AddPages(same, p);
+    }
   }
 
  private:
   struct Provider {
     const TileProvider* tiles;
     int64_t entries;
-    KvPage page;
+    std::array<KvPage, kSpanPages> pages;
+    bool done;
   };
 
-  // Asks each provider once. A page in the cache is kept until all have answered, so that providers with the
-  // same page share its reading; a tile made on the way is used at once, since the next one takes its place.
-  void AddPage(int64_t number) {
-    std::byte* tile =
-        reinterpret_cast<std::byte*>(worker_.tile.Get(PageBytes(shape_.type, head_dim()) / sizeof(float)));
-    const std::byte* tile_end = tile + PageBytes(shape_.type, head_dim());
-    bool any = false;
-    for (int p = 0; p < providers_; ++p) {
-      KvPage& page = provider_[p].page;
-      page = {};
-      if (number * kPageTokens >= provider_[p].entries) continue;
-      page = provider_[p].tiles->Page(shape_.layer, kv_head_, number, tile);
-      const std::byte* k = static_cast<const std::byte*>(page.k);
-      if (k >= tile && k < tile_end) {
-        Process(p, p + 1);
-        page = {};
-      }
-      any = any || page.k != nullptr;
-    }
-    if (any) Process(0, providers_);
+  Record RecordOf(int query) const { return Record{running_ + static_cast<size_t>(query) * stride_}; }
+  const float* QueryOf(int query) const {
+    return rows_[static_cast<size_t>(RowOf(query))].q + static_cast<int64_t>(HeadOf(query)) * head_dim();
   }
+  size_t code_stride() const { return static_cast<size_t>((head_dim() + 31) / 32 * 32); }
 
-  // Works on the pages of providers [first, end), each distinct page once.
-  void Process(int first, int end) {
-    for (int p = first; p < end; ++p) {
-      const void* k = provider_[p].page.k;
-      const void* v = provider_[p].page.v;
-      if (k == nullptr) continue;
-      uint64_t same = 0;  // providers with this page; they are at most 64
-      for (int other = p; other < end; ++other) {
-        KvPage& page = provider_[other].page;
-        if (page.k == k && page.v == v) same |= uint64_t{1} << other;
-      }
-      AddDistinctPage(k, v, same);
-      for (int other = p; other < end; ++other) {
-        if ((same >> other & 1) != 0) provider_[other].page.k = nullptr;
-      }
+  void PrepareQueries() {
+    if (shape_.type != KvType::kI16) return;
+    const size_t n = static_cast<size_t>(queries());
+    codes_ = reinterpret_cast<int16_t*>(worker_.query_codes.Get(n * code_stride() / 2));
+    scales_ = worker_.query_scales.Get(n);
+    for (int q = 0; q < queries(); ++q) {
+      int16_t* codes = codes_ + static_cast<size_t>(q) * code_stride();
+      if (head_dim() % 2 != 0) codes[head_dim()] = 0;
+      scales_[q] = QuantizeRow16(QueryOf(q), head_dim(), kQueryCodeLimit, codes) * ScaleOfScores(shape_);
     }
   }
 
-  void AddDistinctPage(const void* k, const void* v, uint64_t providers) {
-    std::array<uint64_t, kMaxGroupRows> visible;
+  bool HasSpan(int p, int64_t span) const { return span * kSpanEntries < provider_[p].entries; }
+
+  void FetchPages(int p, int64_t span) {
+    Provider& provider = provider_[p];
+    const size_t page_bytes = PageBytes(shape_.type, head_dim());
+    std::byte* tiles = nullptr;
+    if (provider.tiles->MakesTiles()) {
+      tiles = reinterpret_cast<std::byte*>(worker_.tiles.Get(kSpanPages * page_bytes / sizeof(float)));
+    }
+    for (int i = 0; i < kSpanPages; ++i) {
+      const int64_t number = span * kSpanPages + i;
+      provider.pages[i] = {};
+      if (number * kPageTokens >= provider.entries) continue;
+      provider.pages[i] = provider.tiles->Page(shape_.layer, kv_head_, number,
+                                               tiles == nullptr ? nullptr : tiles + i * page_bytes);
+    }
+  }
+
+  bool SamePages(int a, int b) const {
+    for (int i = 0; i < kSpanPages; ++i) {
+      const KvPage &x = provider_[a].pages[i], &y = provider_[b].pages[i];
+      if (x.k != y.k || x.v != y.v) return false;
+    }
+    return true;
+  }
+
+  // The pages of provider `first`, for the rows of all providers that have the same.
+  void AddPages(uint64_t providers, int first) {
     int seeing = 0;
+    std::array<uint64_t, kSpanPages> any{};
     for (size_t r = 0; r < rows_.size(); ++r) {
-      visible[r] = 0;
+      uint64_t sees = 0;
+      visible_[r].fill(0);
       const int p = provider_of_row_[r];
       if ((providers >> p & 1) == 0) continue;
-      visible[r] = VisibleEntries(provider_[p].page, rows_[r].position, shape_.window);
-      seeing += visible[r] != 0;
+      for (int i = 0; i < kSpanPages; ++i) {
+        visible_[r][i] = VisibleEntries(provider_[p].pages[i], rows_[r].position, shape_.window);
+        any[i] |= visible_[r][i];
+        sees |= visible_[r][i];
+      }
+      seeing += sees != 0;
     }
     if (seeing == 0) return;
-    ++pages_read_;
-    const int tiles = (seeing * plan_.queries_per_row + kQueryTile - 1) / kQueryTile;
-    if (shape_.type == KvType::kF32) {
-      return AddTiles(visible.data(), seeing, static_cast<const float*>(k), static_cast<const float*>(v));
+    for (int i = 0; i < kSpanPages; ++i) {
+      if (any[i] != 0) PreparePage(providers, first, i);
     }
-    const uint16_t* k_halves = static_cast<const uint16_t*>(k);
-    const uint16_t* v_halves = static_cast<const uint16_t*>(v);
-    if (tiles == 1) return AddTiles(visible.data(), seeing, k_halves, v_halves);
-    const int64_t elements = static_cast<int64_t>(kPageTokens) * head_dim();
-    float* k_floats = worker_.k.Get(static_cast<size_t>(elements));
-    float* v_floats = worker_.v.Get(static_cast<size_t>(elements));
-    ToFloats(k_halves, elements, k_floats);
-    ToFloats(v_halves, elements, v_floats);
-    AddTiles(visible.data(), seeing, k_floats, v_floats);
+    if (shape_.type == KvType::kI16) {
+      AddTiles<KvType::kI16>(providers, seeing);
+    } else {
+      AddTiles<KvType::kF32>(providers, seeing);
+    }
   }
 
-  // Cuts the queries that see the page into tiles of nearly equal size.
-  template <class T>
-  void AddTiles(const uint64_t* visible, int seeing, const T* k, const T* v) {
+  void PreparePage(uint64_t providers, int first, int i) {
+    const KvPage& page = provider_[first].pages[i];
+    pages_read_ += !WasRead(first, i);
+    span_.page[i] = page;
+    if (shape_.type != KvType::kI16) return;
+    int entries = 0;  // a writer of the page sees more of it than who shares its beginning
+    for (int p = 0; p < providers_; ++p) {
+      if ((providers >> p & 1) != 0) entries = std::max(entries, provider_[p].pages[i].entries);
+    }
+    bool finite = true;
+    float* k = span_.k_scales + i * kPageTokens;
+    float* v = span_.v_scales + i * kPageTokens;
+    for (int e = 0; e < kPageTokens; ++e) {
+      k[e] = e < entries ? page.scales[e] : 0.0f;
+      v[e] = e < entries ? page.scales[kPageTokens + e] : 0.0f;
+      finite &= std::isfinite(v[e]);
+    }
+    span_.finite[i] = finite;
+  }
+
+  // Whether an earlier provider's page of this span was the same: read from memory then.
+  bool WasRead(int first, int i) const {
+    for (int p = 0; p < first; ++p) {
+      if (provider_[p].pages[i].k == provider_[first].pages[i].k && HasRow(p, i)) return true;
+    }
+    return false;
+  }
+  bool HasRow(int p, int i) const {
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      if (provider_of_row_[r] == p &&
+          VisibleEntries(provider_[p].pages[i], rows_[r].position, shape_.window) != 0)
+        return true;
+    }
+    return false;
+  }
+
+  // Cuts the queries that see something of the span into tiles of nearly equal size.
+  template <KvType kType>
+  void AddTiles(uint64_t providers, int seeing) {
     const int count = seeing * plan_.queries_per_row;
     const int tiles = (count + kQueryTile - 1) / kQueryTile;
-    Query tile[kQueryTile];
+    SpanQuery tile[kQueryTile];
     int filled = 0, done = 0;
     for (int q = 0; q < queries(); ++q) {
-      const int row = RowOf(q);
-      if (visible[row] == 0) continue;
-      const Record record{running_ + static_cast<size_t>(q) * stride_};
-      record.seen() = 1;
-      tile[filled++] = {rows_[static_cast<size_t>(row)].q + static_cast<int64_t>(HeadOf(q)) * head_dim(),
-                        provider_[provider_of_row_[row]].page.logit_bias,
-                        visible[row],
-                        &record.maximum(),
-                        &record.sum(),
-                        record.values()};
+      const size_t row = static_cast<size_t>(RowOf(q));
+      uint64_t sees = 0;
+      for (const uint64_t page : visible_[row]) sees |= page;
+      if (sees == 0) continue;
+      tile[filled++] = {QueryOf(q),
+                        kType == KvType::kI16 ? codes_ + static_cast<size_t>(q) * code_stride() : nullptr,
+                        kType == KvType::kI16 ? scales_[q] : ScaleOfScores(shape_),
+                        visible_[row].data(),
+                        provider_[provider_of_row_[row]].pages.data(),
+                        RecordOf(q)};
       if (filled < count / tiles + (done < count % tiles ? 1 : 0)) continue;
-      PageTimesQueries<T>(filled, tile, k, v, head_dim(), shape_.scale);
+      SpanTimesQueries<kType>(filled, tile, span_, head_dim());
       filled = 0;
       ++done;
     }
@@ -261,6 +307,10 @@ class Item {
   int providers_ = 0;
   std::array<Provider, kMaxGroupRows> provider_;
   std::array<uint8_t, kMaxGroupRows> provider_of_row_;
+  std::array<std::array<uint64_t, kSpanPages>, kMaxGroupRows> visible_;
+  int16_t* codes_ = nullptr;  // kI16: of the queries, code_stride() apart
+  float* scales_ = nullptr;
+  SpanPages span_;
   float* running_ = nullptr;
   size_t stride_ = 0;
   uint64_t pages_read_ = 0;

@@ -1,5 +1,5 @@
-// The inner loops of attention: queries times keys, softmax weights, weights times values, for a tile of
-// queries and one page. Compiled once per target.
+// The inner loops of attention: a tile of queries meets the pages of a span. Scores, softmax, weighted
+// values; for floats and for 16-bit codes. Compiled once per target.
 #if defined(LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_
 #undef LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_
@@ -8,200 +8,439 @@
 #endif
 
 #include <bit>
+#include <cstring>
 
 #include "compute/attention_math.h"
 #include "compute/simd_ops-inl.h"
+#include "compute/simd_pairs-inl.h"
+
+#ifndef LARDER_COMPUTE_ATTENTION_SPAN_
+#define LARDER_COMPUTE_ATTENTION_SPAN_
+namespace larder {
+
+// A running softmax in memory.
+struct SoftmaxRecord {
+  static constexpr size_t kHeader =
+      16;  // floats before the values: maximum, sum, seen, padding to a cache line
+  // Room for whole vectors of values.
+  static size_t Floats(int head_dim) { return kHeader + static_cast<size_t>((head_dim + 15) / 16 * 16); }
+
+  float* base;
+  float& maximum() const { return base[0]; }  // in units of log 2
+  float& sum() const { return base[1]; }
+  float& seen() const { return base[2]; }  // 0: no entry was visible so far
+  float* values() const { return base + kHeader; }
+  void Clear(int head_dim) const {
+    std::memset(base, 0, Floats(head_dim) * sizeof(float));
+    maximum() = kMinusInfinity;
+  }
+};
+
+// One query (a row's head) at work on a span.
+struct SpanQuery {
+  const float* q;           // kF32
+  const int16_t* codes;     // kI16: [head_dim], a zero behind an odd one
+  float scale;              // from the sum of products (times the key's scale) to units of log 2
+  const uint64_t* visible;  // [kSpanPages]
+  const KvPage* pages;      // [kSpanPages], as the row's own provider gave them: for the bias
+  SoftmaxRecord record;     // cleared
+};
+
+// The pages of a span that its queries share.
+struct SpanPages {
+  KvPage page[kSpanPages];  // k null: absent
+  // kI16: scales of the entries, zero where there is none.
+  alignas(64) float k_scales[kSpanEntries];
+  alignas(64) float v_scales[kSpanEntries];
+  bool finite[kSpanPages];  // the page's scales
+};
+
+}  // namespace larder
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace larder {
 namespace HWY_NAMESPACE {
 
-// One query (a row's head) at work: its vector, what it sees of the page, its running softmax.
-struct Query {
-  const float* q;
-  const float* bias;  // of the page's entries, or null
-  uint64_t visible;
-  float* maximum;
-  float* sum;
-  float* values;  // [head_dim]
+inline constexpr int kBlock = 16;  // keys, or channels, that one F16x holds
+inline constexpr int kPageBlocks = kPageTokens / kBlock;
+
+// Queries of a tile, and blocks of 16 that it works on at once: as many sums as registers allow (GCC spills
+// six queries of 16-bit codes with 16 registers), and enough of them to hide the latency of a multiply-add.
+#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
+inline constexpr int kQueryTile = 6;
+inline constexpr int BlocksAtOnce(int) { return 4; }
+#elif HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+inline constexpr int kQueryTile = 1;
+inline constexpr int BlocksAtOnce(int) { return 1; }
+#else
+inline constexpr int kQueryTile = 4;
+inline constexpr int BlocksAtOnce(int queries) { return queries == 1 ? 4 : queries == 2 ? 2 : 1; }
+#endif
+
+// Which blocks of the span's entries a tile computes: [first, end) of each page's four.
+struct TileBlocks {
+  int first[kSpanPages], end[kSpanPages];
 };
 
-inline constexpr int kQueryTile = HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 ? 1 : 6;
-inline constexpr int kBlock = 16;  // keys, or channels, that one F16x holds
+template <int kQueries>
+struct TileSpace {
+  alignas(64) float scores[kQueries][kSpanEntries];  // then weights
+  // kI16: of the queries, then of the weights.
+  alignas(64) int16_t codes[kQueries][kSpanEntries];
+};
+static_assert(kMaxHeadDim <= kSpanEntries);
 
-// Blocks of 16 that a tile of `queries` works on at once: as many sums as registers allow, and enough of them
-// to hide the latency of a multiply-add.
-inline constexpr int BlocksAtOnce(int queries) {
-#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
-  return queries > 0 ? 4 : 0;
-#elif HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
-  return queries > 0 ? 1 : 0;
-#else
-  return queries == 1 ? 4 : queries <= 3 ? 2 : 1;
-#endif
+// sums[t * kBlocks + b] = sum over i of x[i][block b] * y[t][i], pairs of 16-bit integers. `ahead`: where the
+// next call will read, asked for early when the few queries leave the memory as the limit.
+template <int kQueries, int kBlocks>
+HWY_INLINE void PairSums(const int16_t* x, int64_t stride, const int16_t (*y)[kSpanEntries], int first,
+                         int pairs, const int16_t* ahead, PairSum* sums) {
+  HWY_UNROLL(32)
+  for (int i = 0; i < kQueries * kBlocks; ++i) sums[i] = NoPairs();
+  const int16_t* codes = y[0] + first;
+  for (int i = 0; i < pairs; ++i, x += stride, codes += 2) {
+    Pairs block[kBlocks];
+    HWY_UNROLL(8)
+    for (int b = 0; b < kBlocks; ++b) block[b] = LoadPairs(x + b * 2 * kBlock);
+    if constexpr (kQueries <= 3) {
+      HWY_UNROLL(8)
+      for (int b = 0; b < kBlocks; ++b) __builtin_prefetch(ahead + b * 2 * kBlock);
+      ahead += stride;
+    }
+    HWY_UNROLL(8)
+    for (int t = 0; t < kQueries; ++t) {
+      const Pairs splat = SplatPair(codes + t * kSpanEntries);
+      HWY_UNROLL(8)
+      for (int b = 0; b < kBlocks; ++b) AddPairs(sums[t * kBlocks + b], block[b], splat);
+    }
+  }
 }
 
-HWY_INLINE F16x LoadElements(const float* p) { return Load(p); }
-HWY_INLINE F16x LoadElements(const uint16_t* p) { return LoadHalf(p); }
-HWY_INLINE float LoadElement(float x) { return x; }
-HWY_INLINE float LoadElement(uint16_t x) { return HalfToFloat(x); }
+// Sums of products of codes for kBlocks blocks of keys, as floats.
+template <int kQueries, int kBlocks>
+void ScoreBlocks(const int16_t* keys, const int16_t* ahead, int head_dim, TileSpace<kQueries>& space,
+                 int at) {
+  const int pairs = (head_dim + 1) / 2;
+  constexpr int kChunk = kDimsPerSum / 2;
+  for (int first = 0; first < pairs; first += kChunk) {
+    PairSum sums[kQueries * kBlocks];
+    const int64_t offset = int64_t{first} * 2 * kPageTokens;
+    PairSums<kQueries, kBlocks>(keys + offset, 2 * kPageTokens, space.codes, 2 * first,
+                                HWY_MIN(kChunk, pairs - first), ahead + offset, sums);
+    HWY_UNROLL(8)
+    for (int t = 0; t < kQueries; ++t) {
+      HWY_UNROLL(8)
+      for (int b = 0; b < kBlocks; ++b) {
+        float* to = space.scores[t] + at + b * kBlock;
+        const F16x sum = ToFloat(sums[t * kBlocks + b]);
+        Store(first == 0 ? sum : Add(Load(to), sum), to);
+      }
+    }
+  }
+}
 
-// scores[t][first_key ...] for kBlocks blocks of keys. keys: [head_dim][64].
-template <class T, int kQueries, int kBlocks>
-void ScoreBlocks(const Query* queries, const T* keys, int head_dim, int first_key,
-                 float (*scores)[kPageTokens]) {
-  const float* q[kQueries];
-  HWY_UNROLL(8)
-  for (int t = 0; t < kQueries; ++t) q[t] = queries[t].q;
+// The same for floats.
+template <int kQueries, int kBlocks>
+void ScoreBlocks(const SpanQuery* queries, const float* keys, int head_dim, TileSpace<kQueries>& space,
+                 int at) {
   F16x sum[kQueries * kBlocks];
   HWY_UNROLL(32)
   for (int i = 0; i < kQueries * kBlocks; ++i) sum[i] = Zero();
-  const T* key = keys + first_key;
-  for (int d = 0; d < head_dim; ++d, key += kPageTokens) {
+  for (int d = 0; d < head_dim; ++d, keys += kPageTokens) {
     HWY_UNROLL(8)
     for (int b = 0; b < kBlocks; ++b) {
-      const F16x k = LoadElements(key + b * kBlock);
+      const F16x k = Load(keys + b * kBlock);
       HWY_UNROLL(8)
-      for (int t = 0; t < kQueries; ++t) sum[t * kBlocks + b] = Fma(Splat(q[t][d]), k, sum[t * kBlocks + b]);
+      for (int t = 0; t < kQueries; ++t) {
+        sum[t * kBlocks + b] = Fma(Splat(queries[t].q[d]), k, sum[t * kBlocks + b]);
+      }
     }
   }
   HWY_UNROLL(8)
   for (int t = 0; t < kQueries; ++t) {
     HWY_UNROLL(8)
-    for (int b = 0; b < kBlocks; ++b) Store(sum[t * kBlocks + b], scores[t] + first_key + b * kBlock);
+    for (int b = 0; b < kBlocks; ++b) Store(sum[t * kBlocks + b], space.scores[t] + at + b * kBlock);
   }
 }
 
-// Scores of the blocks up to the last visible key.
-template <class T, int kQueries>
-void Scores(const Query* queries, const T* keys, int head_dim, uint64_t visible_to_any,
-            float (*scores)[kPageTokens]) {
+// Scores of one page's blocks [block, end).
+template <KvType kType, int kQueries, int kBlocks>
+HWY_INLINE void ScorePage(const SpanQuery* queries, const KvPage& page, const void* ahead, int head_dim,
+                          int block, int end, TileSpace<kQueries>& space, int at) {
+  for (; block < end; block += kBlocks) {
+    if constexpr (kType == KvType::kI16) {
+      ScoreBlocks<kQueries, kBlocks>(static_cast<const int16_t*>(page.k) + block * 2 * kBlock,
+                                     static_cast<const int16_t*>(ahead) + block * 2 * kBlock, head_dim, space,
+                                     at + block * kBlock);
+    } else {
+      ScoreBlocks<kQueries, kBlocks>(queries, static_cast<const float*>(page.k) + block * kBlock, head_dim,
+                                     space, at + block * kBlock);
+    }
+  }
+}
+
+template <KvType kType, int kQueries>
+void Scores(const SpanQuery* queries, const SpanPages& span, const TileBlocks& blocks, int head_dim,
+            TileSpace<kQueries>& space) {
   constexpr int kBlocks = BlocksAtOnce(kQueries);
-  const int end = 64 - std::countl_zero(visible_to_any);
-  int key = std::countr_zero(visible_to_any) / kBlock * kBlock;
-  for (; key + (kBlocks - 1) * kBlock < end && key + kBlocks * kBlock <= kPageTokens;
-       key += kBlocks * kBlock) {
-    ScoreBlocks<T, kQueries, kBlocks>(queries, keys, head_dim, key, scores);
+  const void* ahead[kSpanPages];  // the keys of the next page, or the first page's values
+  const void* next = nullptr;
+  for (int page = kSpanPages - 1; page >= 0; --page) {
+    if (blocks.first[page] >= blocks.end[page]) continue;
+    ahead[page] = next;
+    next = span.page[page].k;
   }
-  for (; key < end; key += kBlock) ScoreBlocks<T, kQueries, 1>(queries, keys, head_dim, key, scores);
+  const void* first_values = nullptr;
+  for (int page = 0; page < kSpanPages && first_values == nullptr; ++page) {
+    if (blocks.first[page] < blocks.end[page]) first_values = span.page[page].v;
+  }
+  for (int page = 0; page < kSpanPages; ++page) {
+    const int first = blocks.first[page], end = blocks.end[page];
+    if (first >= end) continue;
+    const void* then = ahead[page] == nullptr ? first_values : ahead[page];
+    const int whole = first + (end - first) / kBlocks * kBlocks;
+    ScorePage<kType, kQueries, kBlocks>(queries, span.page[page], then, head_dim, first, whole, space,
+                                        page * kPageTokens);
+    ScorePage<kType, kQueries, 1>(queries, span.page[page], then, head_dim, whole, end, space,
+                                  page * kPageTokens);
+  }
 }
 
-// Turns a query's scores into weights (0 where it does not see), and brings its running softmax up to date
-// except for the values that are about to be added.
-inline void Softmax(const Query& query, float scale, int head_dim, float* scores) {
-  F16x s[4];
-  F16x largest = Splat(kMinusInfinity);
-  for (int b = 0; b < 4; ++b) {
-    F16x scaled = Mul(Load(scores + b * kBlock), Splat(scale));
-    if (query.bias != nullptr) scaled = Add(scaled, Load(query.bias + b * kBlock));
-    s[b] = SelectBits(static_cast<uint16_t>(query.visible >> (b * kBlock)), scaled, Splat(kMinusInfinity));
-    largest = Larger(s[b], largest);
-  }
+HWY_INLINE uint16_t BitsOfBlock(uint64_t visible, int block) {
+  return static_cast<uint16_t>(visible >> (block * kBlock));
+}
+
+HWY_INLINE float LargestLane(F16x a, float largest) {
   HWY_ALIGN float each[16];
-  Store(largest, each);
-  float maximum = *query.maximum;
-  for (float value : each) maximum = value > maximum ? value : maximum;
-  const F16x shift = Splat(ShiftOf(maximum));
-  for (int b = 0; b < 4; ++b) {
-    s[b] = Exp(Sub(s[b], shift));
-    Store(s[b], scores + b * kBlock);
-  }
-  const float sum = SumLanes(Add(Add(Add(s[0], s[1]), s[2]), s[3]));
-  const float correction = ScalarExp(*query.maximum - ShiftOf(maximum));
-  *query.maximum = maximum;
-  *query.sum = std::fma(*query.sum, correction, sum);
-  if (correction == 1.0f) return;
-  int d = 0;
-  for (; d + kBlock <= head_dim; d += kBlock)
-    Store(Mul(Load(query.values + d), Splat(correction)), query.values + d);
-  for (; d < head_dim; ++d) query.values[d] *= correction;
+  Store(a, each);
+  for (const float x : each) largest = x > largest ? x : largest;
+  return largest;
 }
 
-// values[t][channel ...] += sum over keys [from, to) of weights[t][key] * v[key][channel ...].
-template <class T, int kQueries, int kBlocks>
-void AddValueBlocks(const Query* queries, const T* v, int head_dim, int channel, int from, int to,
-                    const float (*weights)[kPageTokens]) {
+// Brings sums of products to units of log 2, -inf where the query does not see; returns the largest.
+template <KvType kType>
+HWY_INLINE float ScaleScores(const SpanQuery& query, const SpanPages& span, const TileBlocks& blocks,
+                             float* scores) {
+  const F16x scale = Splat(query.scale);
+  F16x largest = Splat(kMinusInfinity);
+  for (int page = 0; page < kSpanPages; ++page) {
+    const float* bias = query.pages[page].logit_bias;
+    for (int block = blocks.first[page]; block < blocks.end[page]; ++block) {
+      const int at = page * kPageTokens + block * kBlock;
+      F16x s = Load(scores + at);
+      s = Mul(s, kType == KvType::kI16 ? Mul(scale, Load(span.k_scales + at)) : scale);
+      if (bias != nullptr) s = Fma(Load(bias + block * kBlock), Splat(kLog2E), s);
+      const uint16_t visible = BitsOfBlock(query.visible[page], block);
+      if (visible != 0xFFFF) s = SelectBits(visible, s, Splat(kMinusInfinity));
+      largest = Larger(s, largest);
+      Store(s, scores + at);
+    }
+  }
+  return LargestLane(largest, kMinusInfinity);
+}
+
+// A query's weights over the span, and for kI16 their codes; returns what a sum of products of those is
+// worth.
+template <KvType kType>
+HWY_INLINE float Softmax(const SpanQuery& query, const SpanPages& span, const TileBlocks& blocks,
+                         float* scores, int16_t* codes) {
+  const float maximum = ScaleScores<kType>(query, span, blocks, scores);
+  const F16x shift = Splat(ShiftOf(maximum));
+  F16x sum = Zero(), largest = Zero(), poison = Zero();
+  for (int page = 0; page < kSpanPages; ++page) {
+    for (int block = blocks.first[page]; block < blocks.end[page]; ++block) {
+      const int at = page * kPageTokens + block * kBlock;
+      const F16x weight = Exp2(Sub(Load(scores + at), shift));
+      sum = Add(sum, weight);
+      if constexpr (kType == KvType::kI16) {
+        F16x scaled = Mul(weight, Load(span.v_scales + at));
+        if (!span.finite[page]) {  // what the query does not see must not reach it as zero times NaN
+          scaled = SelectBits(BitsOfBlock(query.visible[page], block), scaled, Zero());
+          poison = Add(poison, Sub(scaled, scaled));
+        }
+        largest = Larger(scaled, largest);
+        Store(scaled, scores + at);
+      } else {
+        Store(weight, scores + at);
+      }
+    }
+  }
+  query.record.maximum() = maximum;
+  query.record.sum() = SumLanes(sum);
+  query.record.seen() = 1;
+  if constexpr (kType == KvType::kF32) return 0.0f;
+  const CodeScale scale = ScaleOfCodes(LargestLane(largest, 0.0f), kQueryCodeLimit);
+  const F16x to_code = Splat(scale.to_code);
+  for (int page = 0; page < kSpanPages; ++page) {
+    for (int block = blocks.first[page]; block < blocks.end[page]; ++block) {
+      const int at = page * kPageTokens + block * kBlock;
+      StoreCodes16(Load(scores + at), to_code, codes + at);
+    }
+  }
+  return scale.scale + SumLanes(poison);
+}
+
+// values[t][channel ...] += weights times values of one page, entries [16 first, 16 end).
+template <int kQueries, int kBlocks>
+void AddValueBlocks(const SpanQuery* queries, const KvPage& page, const void* ahead, int head_dim,
+                    int channel, int first, int end, int at, const F16x* unscale,
+                    const TileSpace<kQueries>& space) {
+  PairSum sums[kQueries * kBlocks];
+  const int64_t offset = int64_t{first} * kBlock * head_dim + 2 * channel;
+  PairSums<kQueries, kBlocks>(static_cast<const int16_t*>(page.v) + offset, int64_t{2} * head_dim,
+                              space.codes, at + first * kBlock, (end - first) * kBlock / 2,
+                              static_cast<const int16_t*>(ahead) + offset, sums);
+  HWY_UNROLL(8)
+  for (int t = 0; t < kQueries; ++t) {
+    HWY_UNROLL(8)
+    for (int b = 0; b < kBlocks; ++b) {
+      float* to = queries[t].record.values() + channel + b * kBlock;
+      Store(Fma(ToFloat(sums[t * kBlocks + b]), unscale[t], Load(to)), to);
+    }
+  }
+}
+
+// The last block of channels may reach beyond them: into the next entries' values or the page's scales, and
+// into the padding of the records.
+template <int kQueries>
+void AddValues(const SpanQuery* queries, const SpanPages& span, const TileBlocks& blocks, int head_dim,
+               const float* unscale, const TileSpace<kQueries>& space) {
+  constexpr int kBlocks = BlocksAtOnce(kQueries);
+  F16x factors[kQueries];
+  for (int t = 0; t < kQueries; ++t) factors[t] = Splat(unscale[t]);
+  for (int page = 0; page < kSpanPages; ++page) {
+    const int first = blocks.first[page], end = blocks.end[page];
+    if (first >= end) continue;
+    const KvPage& from = span.page[page];
+    const void* ahead = page + 1 < kSpanPages && blocks.first[page + 1] < blocks.end[page + 1]
+                            ? span.page[page + 1].v
+                            : from.v;
+    int channel = 0;
+    for (; channel + kBlocks * kBlock <= head_dim; channel += kBlocks * kBlock) {
+      AddValueBlocks<kQueries, kBlocks>(queries, from, ahead, head_dim, channel, first, end,
+                                        page * kPageTokens, factors, space);
+    }
+    for (; channel < head_dim; channel += kBlock) {
+      AddValueBlocks<kQueries, 1>(queries, from, ahead, head_dim, channel, first, end, page * kPageTokens,
+                                  factors, space);
+    }
+  }
+}
+
+// The same for floats and the entries [from, to) of a page, which all of these queries see.
+template <int kQueries, int kBlocks>
+void AddFloatBlocks(const SpanQuery* queries, const float* v, int head_dim, int channel, int from, int to,
+                    const float (*weights)[kSpanEntries], int at) {
   F16x sum[kQueries * kBlocks];
   HWY_UNROLL(8)
   for (int t = 0; t < kQueries; ++t) {
     HWY_UNROLL(8)
-    for (int b = 0; b < kBlocks; ++b) sum[t * kBlocks + b] = Load(queries[t].values + channel + b * kBlock);
+    for (int b = 0; b < kBlocks; ++b)
+      sum[t * kBlocks + b] = Load(queries[t].record.values() + channel + b * kBlock);
   }
-  const T* value = v + static_cast<int64_t>(from) * head_dim + channel;
-  for (int key = from; key < to; ++key, value += head_dim) {
+  const float* value = v + static_cast<int64_t>(from) * head_dim + channel;
+  for (int entry = from; entry < to; ++entry, value += head_dim) {
     HWY_UNROLL(8)
     for (int b = 0; b < kBlocks; ++b) {
-      const F16x x = LoadElements(value + b * kBlock);
+      const F16x x = Load(value + b * kBlock);
       HWY_UNROLL(8)
-      for (int t = 0; t < kQueries; ++t)
-        sum[t * kBlocks + b] = Fma(Splat(weights[t][key]), x, sum[t * kBlocks + b]);
+      for (int t = 0; t < kQueries; ++t) {
+        sum[t * kBlocks + b] = Fma(Splat(weights[t][at + entry]), x, sum[t * kBlocks + b]);
+      }
     }
   }
   HWY_UNROLL(8)
   for (int t = 0; t < kQueries; ++t) {
     HWY_UNROLL(8)
-    for (int b = 0; b < kBlocks; ++b) Store(sum[t * kBlocks + b], queries[t].values + channel + b * kBlock);
+    for (int b = 0; b < kBlocks; ++b)
+      Store(sum[t * kBlocks + b], queries[t].record.values() + channel + b * kBlock);
   }
 }
 
-template <class T, int kQueries>
-void AddValues(const Query* queries, const T* v, int head_dim, int from, int to,
-               const float (*weights)[kPageTokens]) {
+template <int kQueries>
+void AddFloatValues(const SpanQuery* queries, const float* v, int head_dim, int from, int to,
+                    const float (*weights)[kSpanEntries], int at) {
   constexpr int kBlocks = BlocksAtOnce(kQueries);
   int channel = 0;
   for (; channel + kBlocks * kBlock <= head_dim; channel += kBlocks * kBlock) {
-    AddValueBlocks<T, kQueries, kBlocks>(queries, v, head_dim, channel, from, to, weights);
+    AddFloatBlocks<kQueries, kBlocks>(queries, v, head_dim, channel, from, to, weights, at);
   }
   for (; channel + kBlock <= head_dim; channel += kBlock) {
-    AddValueBlocks<T, kQueries, 1>(queries, v, head_dim, channel, from, to, weights);
+    AddFloatBlocks<kQueries, 1>(queries, v, head_dim, channel, from, to, weights, at);
   }
   for (; channel < head_dim; ++channel) {
     for (int t = 0; t < kQueries; ++t) {
-      float sum = queries[t].values[channel];
-      for (int key = from; key < to; ++key) {
-        sum = std::fma(weights[t][key], LoadElement(v[static_cast<int64_t>(key) * head_dim + channel]), sum);
+      float& sum = queries[t].record.values()[channel];
+      for (int entry = from; entry < to; ++entry) {
+        sum = std::fma(weights[t][at + entry], v[static_cast<int64_t>(entry) * head_dim + channel], sum);
       }
-      queries[t].values[channel] = sum;
     }
   }
 }
 
-// A tile of kQueries queries meets a page. What a query does not see never enters its sums, not even times
-// zero: the slot may hold anything. Runs of keys that all see are done together, others query by query, in
-// key order.
-template <class T, int kQueries>
-void PageTimesTile(const Query* queries, const T* k, const T* v, int head_dim, float scale) {
-  alignas(64) float scores[kQueries][kPageTokens];
-  uint64_t visible_to_any = 0, visible_to_all = ~uint64_t{0};
+// What a query does not see never enters its sums, not even times zero: the slot may hold anything. Runs of
+// entries that all see are done together, others query by query, in entry order.
+template <int kQueries>
+void AddFloatPage(const SpanQuery* queries, const float* v, int page, int head_dim,
+                  const TileSpace<kQueries>& space) {
+  uint64_t any = 0, all = ~uint64_t{0};
   for (int t = 0; t < kQueries; ++t) {
-    visible_to_any |= queries[t].visible;
-    visible_to_all &= queries[t].visible;
+    any |= queries[t].visible[page];
+    all &= queries[t].visible[page];
   }
-  Scores<T, kQueries>(queries, k, head_dim, visible_to_any, scores);
-  for (int t = 0; t < kQueries; ++t) Softmax(queries[t], scale, head_dim, scores[t]);
-  for (int key = 0; key < kPageTokens && (visible_to_any >> key) != 0;) {
-    if ((visible_to_all >> key & 1) != 0) {
-      const int end = key + std::countr_one(visible_to_all >> key);
-      AddValues<T, kQueries>(queries, v, head_dim, key, end, scores);
-      key = end;
+  const int at = page * kPageTokens;
+  for (int entry = 0; entry < kPageTokens && (any >> entry) != 0;) {
+    if ((all >> entry & 1) != 0) {
+      const int end = entry + std::countr_one(all >> entry);
+      AddFloatValues<kQueries>(queries, v, head_dim, entry, end, space.scores, at);
+      entry = end;
       continue;
     }
     for (int t = 0; t < kQueries; ++t) {
-      if ((queries[t].visible >> key & 1) != 0)
-        AddValues<T, 1>(queries + t, v, head_dim, key, key + 1, scores + t);
+      if ((queries[t].visible[page] >> entry & 1) != 0)
+        AddFloatValues<1>(queries + t, v, head_dim, entry, entry + 1, space.scores + t, at);
     }
-    ++key;
+    ++entry;
   }
 }
 
-template <class T, int kQueries = kQueryTile>
-void PageTimesQueries(int count, const Query* queries, const T* k, const T* v, int head_dim, float scale) {
-  if (count == kQueries) return PageTimesTile<T, kQueries>(queries, k, v, head_dim, scale);
-  if constexpr (kQueries > 1) PageTimesQueries<T, kQueries - 1>(count, queries, k, v, head_dim, scale);
+// A tile of kQueries queries meets a span; each sees at least one entry of it.
+template <KvType kType, int kQueries>
+void SpanTimesTile(const SpanQuery* queries, const SpanPages& span, int head_dim) {
+  TileSpace<kQueries> space;
+  TileBlocks blocks;
+  for (int page = 0; page < kSpanPages; ++page) {
+    uint64_t any = 0;
+    for (int t = 0; t < kQueries; ++t) any |= queries[t].visible[page];
+    blocks.first[page] = any == 0 ? 0 : std::countr_zero(any) / kBlock;
+    blocks.end[page] = any == 0 ? 0 : (64 - std::countl_zero(any) + kBlock - 1) / kBlock;
+  }
+  if constexpr (kType == KvType::kI16) {
+    for (int t = 0; t < kQueries; ++t) {
+      std::memcpy(space.codes[t], queries[t].codes,
+                  static_cast<size_t>((head_dim + 1) / 2) * 2 * sizeof(int16_t));
+    }
+  }
+  Scores<kType, kQueries>(queries, span, blocks, head_dim, space);
+  float unscale[kQueries];
+  for (int t = 0; t < kQueries; ++t) {
+    unscale[t] = Softmax<kType>(queries[t], span, blocks, space.scores[t], space.codes[t]);
+  }
+  if constexpr (kType == KvType::kI16) {
+    AddValues<kQueries>(queries, span, blocks, head_dim, unscale, space);
+  } else {
+    for (int page = 0; page < kSpanPages; ++page) {
+      if (blocks.first[page] >= blocks.end[page]) continue;
+      AddFloatPage<kQueries>(queries, static_cast<const float*>(span.page[page].v), page, head_dim, space);
+    }
+  }
 }
 
-HWY_INLINE void ToFloats(const uint16_t* from, int64_t n, float* to) {
-  for (int64_t i = 0; i < n; i += kBlock) Store(LoadHalf(from + i), to + i);
+template <KvType kType, int kQueries = kQueryTile>
+void SpanTimesQueries(int count, const SpanQuery* queries, const SpanPages& span, int head_dim) {
+  if (count == kQueries) return SpanTimesTile<kType, kQueries>(queries, span, head_dim);
+  if constexpr (kQueries > 1) SpanTimesQueries<kType, kQueries - 1>(count, queries, span, head_dim);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -36,6 +36,9 @@ inline uint64_t VisibleEntries(const KvPage& page, int32_t position, int window)
   return visible;
 }
 
+// From a product of a query and a key to units of log 2.
+inline float ScaleOfScores(const AttentionShape& shape) { return shape.scale * kLog2E; }
+
 // What exponentials are taken relative to: the maximum, or 0 where nothing has a finite score (so that -inf
 // stays a weight of 0 and does not become a NaN).
 inline float ShiftOf(float maximum) { return maximum == kMinusInfinity ? 0.0f : maximum; }
@@ -47,12 +50,55 @@ struct MergeWeights {
 inline MergeWeights WeightsOf(float a, float b) {
   const float maximum = b > a ? b : a;
   const float shift = ShiftOf(maximum);
-  return {maximum, ScalarExp(a - shift), ScalarExp(b - shift)};
+  return {maximum, ScalarExp2(a - shift), ScalarExp2(b - shift)};
 }
 
 inline float InverseOfSum(float sum) { return sum == 0.0f ? 0.0f : 1.0f / sum; }
+// Natural, from a maximum in units of log 2.
 inline float LogSumExpOf(float maximum, float sum) {
-  return sum == 0.0f ? kMinusInfinity : maximum + ScalarLog(sum);
+  return sum == 0.0f ? kMinusInfinity : std::fma(maximum, kLn2, ScalarLog(sum));
+}
+
+// Codes of kI16. A sum of 64 products of a stored code with a query's or weight's fits 31 bits:
+// 64 * 8191 * 4095 < 2^31.
+inline constexpr float kStoredCodeLimit = 8191.0f;
+inline constexpr float kQueryCodeLimit = 4095.0f;  // also of weights
+inline constexpr int kDimsPerSum = 64;
+
+struct CodeScale {
+  float scale;
+  float to_code;  // 0: all codes are zero
+};
+inline CodeScale ScaleOfCodes(float largest, float limit) {
+  if (!(largest <= std::numeric_limits<float>::max())) return {std::numeric_limits<float>::quiet_NaN(), 0.0f};
+  if (largest < 1e-30f) return {0.0f, 0.0f};
+  return {largest / limit, limit / largest};
+}
+
+// Nearest integer to x * to_code, ties to even.
+inline int16_t Code16Of(float x, float to_code) {
+  if (to_code == 0.0f) return 0;
+  return static_cast<int16_t>(std::bit_cast<uint32_t>(std::fma(x, to_code, kRoundMagic)) & 0xFFFFu);
+}
+
+// Codes of a row of n numbers; returns their scale. Always inlined, so that each target compiles its own.
+__attribute__((always_inline)) inline float QuantizeRow16(const float* x, int n, float limit,
+                                                          int16_t* codes) {
+  uint32_t largest = 0;  // magnitudes as integers, so that a NaN is larger than all numbers
+  for (int i = 0; i < n; ++i) {
+    const uint32_t magnitude = std::bit_cast<uint32_t>(x[i]) & 0x7FFFFFFFu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  const CodeScale scale = ScaleOfCodes(std::bit_cast<float>(largest), limit);
+  if (scale.to_code == 0.0f) {
+    for (int i = 0; i < n; ++i) codes[i] = 0;
+    return scale.scale;
+  }
+  for (int i = 0; i < n; ++i) {
+    codes[i] = static_cast<int16_t>(
+        std::bit_cast<uint32_t>(__builtin_fmaf(x[i], scale.to_code, kRoundMagic)) & 0xFFFFu);
+  }
+  return scale.scale;
 }
 
 }  // namespace larder

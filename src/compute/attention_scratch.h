@@ -29,10 +29,11 @@ class GrowingFloats {
 
 struct AttentionScratch::Impl {
   struct Worker {
-    GrowingFloats tile;     // a page made on the way
-    GrowingFloats k, v;     // a page's elements as floats
-    GrowingFloats running;  // running softmax of the span: [query]{maximum, sum, values}
-    GrowingFloats total;    // and of the spans so far
+    GrowingFloats tiles;         // a span's pages made on the way
+    GrowingFloats query_codes;   // kI16: [query][head_dim rounded up to 32] 16-bit codes
+    GrowingFloats query_scales;  // [query]
+    GrowingFloats running;       // softmax of the span: [query]{maximum, sum, values}
+    GrowingFloats total;         // and of the spans so far
   };
   std::vector<Worker> workers;
   GrowingFloats partial;  // spans' results, [row][head][span]{maximum, sum, values}

@@ -80,12 +80,10 @@ class ProbePages : public TileProvider {
   int64_t Entries(int, int) const override { return entries_; }
   KvPage Page(int, int, int64_t page, std::byte*) const override {
     const std::byte* data = pages_.data() + PageBytes(type_, head_dim_) * static_cast<size_t>(page);
-    return {PageK(data),
-            PageV(data, type_, head_dim_),
-            nullptr,
-            static_cast<int32_t>(page * kPageTokens),
-            static_cast<int32_t>(std::min<int64_t>(kPageTokens, entries_ - page * kPageTokens)),
-            nullptr};
+    KvPage out = StoredPage(type_, head_dim_, data);
+    out.first_position = static_cast<int32_t>(page * kPageTokens);
+    out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, entries_ - page * kPageTokens));
+    return out;
   }
 
  private:
@@ -100,7 +98,7 @@ void ProbeAttention(FieldHasher& hasher, ThreadPool& pool) {
   constexpr int kHeadDim = 32, kHeads = 3, kRows = 4;
   constexpr int64_t kEntries = 600;
   constexpr int32_t kPositions[kRows] = {40, 511, 512, 599};
-  for (const KvType type : {KvType::kF16, KvType::kF32}) {
+  for (const KvType type : {KvType::kI16, KvType::kF32}) {
     for (const int window : {0, 100}) {
       Sequence numbers;
       const ProbePages pages(type, kHeadDim, kEntries, numbers);

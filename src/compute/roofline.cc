@@ -31,7 +31,11 @@ uint64_t ReadOnTarget(const std::byte* p, size_t n) {
     c = hn::Add(c, hn::Load(d, words + i + 2 * lanes));
     e = hn::Add(e, hn::Load(d, words + i + 3 * lanes));
   }
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(a, b), hn::Add(c, e))));
+  HWY_ALIGN uint64_t each[HWY_MAX_BYTES / sizeof(uint64_t)];
+  hn::Store(hn::Add(hn::Add(a, b), hn::Add(c, e)), d, each);
+  uint64_t total = 0;
+  for (size_t i = 0; i < lanes; ++i) total += each[i];
+  return total;
 }
 
 // Multiply-adds into ten independent sums, so that latency hides. `memory` is all zeros, which the compiler

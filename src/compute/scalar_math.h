@@ -15,6 +15,7 @@ namespace larder {
 inline constexpr float kExpLow = -87.0f;
 inline constexpr float kExpHigh = 88.37f;
 inline constexpr float kLog2E = 0x1.715476p+0f;
+inline constexpr float kLn2 = 0x1.62e430p-1f;
 inline constexpr float kLn2High = 0x1.62e430p-1f;
 inline constexpr float kLn2Low = -0x1.05c610p-29f;  // ln 2 - kLn2High
 // Adding this rounds to an integer (to even) and leaves it in the low bits of the mantissa.
@@ -45,6 +46,28 @@ inline float ScalarExp(float x) {
   p = std::fma(p, r, 1.0f);
   const float power = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) << 23) + kOneBits);
   return vanishes ? 0.0f : p * power;
+}
+
+// 2^x for x <= 0, what softmaxes need: 2^n * 2^r, n = round(x), |r| <= 1/2. Below kExp2Low the result is
+// exactly 0; 2^0 is exactly 1. A NaN stays a NaN. Least largest relative error of the polynomial: 9e-8.
+inline constexpr float kExp2Low = -125.0f;
+inline constexpr float kPower1 = 0x1.62e42ap-1f;
+inline constexpr float kPower2 = 0x1.ebf9c2p-3f;
+inline constexpr float kPower3 = 0x1.c6b6dap-5f;
+inline constexpr float kPower4 = 0x1.3ce8b2p-7f;
+inline constexpr float kPower5 = 0x1.5bd97ap-10f;
+
+inline float ScalarExp2(float x) {
+  if (x < kExp2Low) return 0.0f;
+  const float shifted = x + kRoundMagic;
+  const float r = x - (shifted - kRoundMagic);
+  float p = kPower5;
+  p = std::fma(p, r, kPower4);
+  p = std::fma(p, r, kPower3);
+  p = std::fma(p, r, kPower2);
+  p = std::fma(p, r, kPower1);
+  p = std::fma(p, r, 1.0f);
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23));
 }
 
 // Natural logarithm, computed in double: x = m 2^e with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) /

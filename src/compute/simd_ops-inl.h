@@ -47,6 +47,7 @@ HWY_INLINE F16x Fma(F16x a, F16x b, F16x c) { LARDER_EACH_LANE(std::fma(a.v[i], 
 HWY_INLINE F16x Negate(F16x a) { LARDER_EACH_LANE(-a.v[i]); }
 HWY_INLINE F16x Larger(F16x a, F16x b) { LARDER_EACH_LANE(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 HWY_INLINE F16x Exp(F16x x) { LARDER_EACH_LANE(ScalarExp(x.v[i])); }
+HWY_INLINE F16x Exp2(F16x x) { LARDER_EACH_LANE(ScalarExp2(x.v[i])); }
 HWY_INLINE F16x SelectBits(uint16_t bits, F16x yes, F16x no) {
   LARDER_EACH_LANE((bits >> i & 1) ? yes.v[i] : no.v[i]);
 }
@@ -131,6 +132,25 @@ HWY_INLINE hn::Vec<DF> ExpPart(hn::Vec<DF> x) {
   return hn::IfThenZeroElse(vanishes, hn::Mul(p, power));
 }
 HWY_INLINE F16x Exp(F16x x) { LARDER_EACH_PART(ExpPart(x.v[i])); }
+
+// ScalarExp2, lane by lane.
+HWY_INLINE hn::Vec<DF> Exp2Part(hn::Vec<DF> x) {
+  const DF df;
+  const DU du;
+  const auto magic = hn::Set(df, kRoundMagic);
+  const auto shifted = hn::Add(x, magic);
+  const auto r = hn::Sub(x, hn::Sub(shifted, magic));
+  auto p = hn::Set(df, kPower5);
+  p = hn::MulAdd(p, r, hn::Set(df, kPower4));
+  p = hn::MulAdd(p, r, hn::Set(df, kPower3));
+  p = hn::MulAdd(p, r, hn::Set(df, kPower2));
+  p = hn::MulAdd(p, r, hn::Set(df, kPower1));
+  p = hn::MulAdd(p, r, hn::Set(df, 1.0f));
+  const auto power =
+      hn::BitCast(df, hn::Add(hn::BitCast(du, p), hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(df, kExp2Low)), power);
+}
+HWY_INLINE F16x Exp2(F16x x) { LARDER_EACH_PART(Exp2Part(x.v[i])); }
 #undef LARDER_EACH_PART
 
 HWY_INLINE void Store(F16x a, float* p) {

@@ -58,12 +58,10 @@ Status LaneTable::Append(int layer, int kv_head, const float* k, const float* v,
 void LaneTable::Remove(int layer, int kv_head, int64_t entry) {
   Lane& lane = At(layer, kv_head);
   LARDER_CHECK(entry >= 0 && entry < lane.length);
-  std::vector<float> k(static_cast<size_t>(shape_->head_dim())), v(k.size());
   const auto move = [&](int64_t from, int64_t to) {
-    LoadKvRow(shape_->type(), shape_->head_dim(), lane.pages[static_cast<size_t>(from / kPageTokens)],
-              static_cast<int>(from % kPageTokens), k.data(), v.data());
-    StoreKvRow(shape_->type(), shape_->head_dim(), k.data(), v.data(),
-               lane.pages[static_cast<size_t>(to / kPageTokens)], static_cast<int>(to % kPageTokens));
+    CopyKvRows(shape_->type(), shape_->head_dim(), lane.pages[static_cast<size_t>(from / kPageTokens)],
+               static_cast<int>(from % kPageTokens), lane.pages[static_cast<size_t>(to / kPageTokens)],
+               static_cast<int>(to % kPageTokens), 1);
     lane.positions[static_cast<size_t>(to)] = lane.positions[static_cast<size_t>(from)];
     if (!lane.logit_bias.empty()) {
       lane.logit_bias[static_cast<size_t>(to)] = lane.logit_bias[static_cast<size_t>(from)];
@@ -114,18 +112,19 @@ KvPage LaneTable::Page(int layer, int kv_head, int64_t page, std::byte* scratch)
   const Lane& lane = At(layer, kv_head);
   const size_t first = static_cast<size_t>(page * kPageTokens);
   const std::byte* stored = lane.pages[static_cast<size_t>(page)];
-  KvPage out;
+  if (MakesTiles()) {
+    RotateInto(stored, first,
+               static_cast<int>(std::min<int64_t>(kPageTokens, lane.length - page * kPageTokens)), scratch);
+    stored = scratch;
+  }
+  KvPage out = StoredPage(shape_->type(), shape_->head_dim(), stored);
   out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.length - page * kPageTokens));
   if (!lane.logit_bias.empty()) out.logit_bias = lane.logit_bias.data() + first;
   if (mode_ == PositionMode::kKeep) {
     out.positions = lane.positions.data() + first;
   } else {
     out.first_position = static_cast<int32_t>(first);
-    RotateInto(stored, first, out.entries, scratch);
-    stored = scratch;
   }
-  out.k = PageK(stored);
-  out.v = PageV(stored, shape_->type(), shape_->head_dim());
   return out;
 }
 

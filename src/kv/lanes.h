@@ -50,6 +50,7 @@ class LaneTable final : public TileProvider {
   uint64_t bytes() const;  // pages and tables
 
   int64_t Entries(int layer, int kv_head) const override;
+  bool MakesTiles() const override { return mode_ == PositionMode::kCompact; }  // keys rotated by their ranks
   KvPage Page(int layer, int kv_head, int64_t page, std::byte* scratch) const override;
 
  private:

@@ -26,12 +26,11 @@ int64_t KvSequence::Entries(int /*layer*/, int /*kv_head*/) const { return capac
 KvPage KvSequence::Page(int layer, int kv_head, int64_t page, std::byte* /*scratch*/) const {
   const std::byte* block = blocks_[static_cast<size_t>(shape_->KindOf(layer))][static_cast<size_t>(page)];
   KvPage out;
+  if (block != nullptr) {
+    out = StoredPage(shape_->type(), shape_->head_dim(), block + shape_->LaneOffset(layer, kv_head));
+  }
   out.first_position = static_cast<int32_t>(page * kPageTokens);
   out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, capacity_ - page * kPageTokens));
-  if (block == nullptr) return out;
-  const std::byte* lane = block + shape_->LaneOffset(layer, kv_head);
-  out.k = PageK(lane);
-  out.v = PageV(lane, shape_->type(), shape_->head_dim());
   return out;
 }
 
@@ -101,8 +100,8 @@ void KvCache::Impl::CopyTail(KvSequence& sequence, BlockSet blocks) {
     const size_t kind = static_cast<size_t>(shape.KindOf(layer));
     for (int head = 0; head < shape.kv_heads(); ++head) {
       const size_t lane = shape.LaneOffset(layer, head);
-      CopyKvRows(shape.type(), shape.head_dim(), sequence.blocks_[kind][index] + lane,
-                 blocks[kind].data() + lane, rows);
+      CopyKvRows(shape.type(), shape.head_dim(), sequence.blocks_[kind][index] + lane, 0,
+                 blocks[kind].data() + lane, 0, rows);
     }
   }
   totals.copied_rows += static_cast<uint64_t>(rows);

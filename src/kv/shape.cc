@@ -48,8 +48,7 @@ Result<KvShape> KvShape::Create(const std::vector<int>& windows, int kv_heads, i
 }
 
 uint64_t KvShape::BytesPerToken() const {
-  return 2 * KvTypeBytes(type_) * static_cast<uint64_t>(head_dim_) * static_cast<uint64_t>(kv_heads_) *
-         kind_of_layer_.size();
+  return page_bytes_ / kPageTokens * static_cast<uint64_t>(kv_heads_) * kind_of_layer_.size();
 }
 
 }  // namespace larder

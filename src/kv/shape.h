@@ -46,11 +46,11 @@ class KvShape {
   size_t LaneOffset(int layer, int kv_head) const {
     return lane_offset_[static_cast<size_t>(layer)] + page_bytes_ * static_cast<size_t>(kv_head);
   }
-  uint64_t BytesPerToken() const;  // all kinds, payload only
+  uint64_t BytesPerToken() const;  // all kinds, a page's share
 
  private:
   int kv_heads_ = 0, head_dim_ = 0;
-  KvType type_ = KvType::kF16;
+  KvType type_ = KvType::kI16;
   size_t page_bytes_ = 0;
   std::vector<KvKind> kinds_;
   std::vector<int> kind_of_layer_;
@@ -64,7 +64,7 @@ struct KvIdentity {
   Digest tokenizer;
   Digest rope;            // parameters and tables of the rotary embedding
   Digest numerics;        // math mode and probe (compute/probe.h)
-  std::string codec;      // "f16", "f32"
+  std::string codec;      // "i16", "f32"
   std::string adapter;    // empty: none
   std::string layer_map;  // empty: every layer reads its own lanes
 };

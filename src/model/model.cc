@@ -68,7 +68,7 @@ KvIdentity Model::kv_identity() const {
           .tokenizer = impl_->tokenizer->digest(),
           .rope = RopeDigest(impl_->spec),
           .numerics = impl_->numerics,
-          .codec = impl_->options.kv_type == KvType::kF16 ? "f16" : "f32",
+          .codec = impl_->options.kv_type == KvType::kI16 ? "i16" : "f32",
           .adapter = "",
           .layer_map = ""};
 }

@@ -46,7 +46,7 @@ class ForwardHooks {
 
 struct ModelOptions {
   MathMode math = MathMode::kFast;
-  KvType kv_type = KvType::kF16;
+  KvType kv_type = KvType::kI16;
   int threads = 0;                       // 0: AvailableCores()
   std::function<void(double)> progress;  // 0..1 while loading
 };

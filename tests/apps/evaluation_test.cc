@@ -33,8 +33,8 @@ void Ignore(double) {}
 
 TEST(Evaluation, ASettingDoesNotDivergeFromItself) {
   for (const char* name : kModels) {
-    auto base = Subject::Create("a", Load(name, MathMode::kFast, KvType::kF16), 49);
-    auto candidate = Subject::Create("b", Load(name, MathMode::kFast, KvType::kF16), 49);
+    auto base = Subject::Create("a", Load(name, MathMode::kFast, KvType::kI16), 49);
+    auto candidate = Subject::Create("b", Load(name, MathMode::kFast, KvType::kI16), 49);
     ASSERT_TRUE(base && candidate);
     const EvaluationText text = TextOf(base->model(), 100, 48, 16);
     const auto scored = CompareOnText(*base, *candidate, text, Ignore);
@@ -49,7 +49,7 @@ TEST(Evaluation, ASettingDoesNotDivergeFromItself) {
 
 TEST(Evaluation, FastArithmeticDivergesALittle) {
   auto base = Subject::Create("a", Load("tiny-llama-q8_0.gguf", MathMode::kF32, KvType::kF32), 65);
-  auto candidate = Subject::Create("b", Load("tiny-llama-q8_0.gguf", MathMode::kFast, KvType::kF16), 65);
+  auto candidate = Subject::Create("b", Load("tiny-llama-q8_0.gguf", MathMode::kFast, KvType::kI16), 65);
   ASSERT_TRUE(base && candidate);
   const EvaluationText text = TextOf(base->model(), 64, 64, 32);
   const auto scored = CompareOnText(*base, *candidate, text, Ignore);
@@ -93,7 +93,7 @@ TEST(Evaluation, ScoresEqualAPlainPass) {
 }
 
 TEST(Evaluation, TextsThatCannotBeScoredAreRefused) {
-  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kF16);
+  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kI16);
   const std::string path = testing::TempDir() + "larder-eval-" + std::to_string(getpid());
   std::ofstream(path) << "";
   EXPECT_FALSE(ReadEvaluationText(path, model->tokenizer(), 64, 32, 0));
@@ -108,7 +108,7 @@ TEST(Evaluation, TextsThatCannotBeScoredAreRefused) {
 }
 
 TEST(Session, SequencesOfOneSessionShareNothing) {
-  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kF16);
+  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kI16);
   auto session = Session::Create(*model, 200, 1);
   ASSERT_TRUE(session);
   const auto tokens = FillerTokens(150, model->spec().vocabulary, 1);
@@ -125,7 +125,7 @@ TEST(Session, SequencesOfOneSessionShareNothing) {
 }
 
 TEST(Session, ContextIsTheModelsLimit) {
-  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kF16);
+  const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kI16);
   EXPECT_FALSE(Session::Create(*model, model->spec().context + 1, 1));
 }
 

@@ -61,7 +61,7 @@ class CoreTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     model_ =
-        testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast, KvType::kF16, 2)
+        testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast, KvType::kI16, 2)
             .release();
   }
   static void TearDownTestSuite() {

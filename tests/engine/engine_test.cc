@@ -36,7 +36,7 @@ class EngineTest : public ::testing::Test {
  protected:
   std::unique_ptr<Engine> Start(EngineOptions options = {}) {
     auto model = testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast,
-                                    KvType::kF16, 2);
+                                    KvType::kI16, 2);
     return *Engine::Create(std::move(model), options, &clock_);
   }
   SystemClock clock_;

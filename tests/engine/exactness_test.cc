@@ -49,7 +49,7 @@ struct Case {
 };
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << c.model << (c.math == MathMode::kFast ? " fast" : " f32")
-             << (c.kv == KvType::kF16 ? " f16" : " f32");
+             << (c.kv == KvType::kI16 ? " f16" : " f32");
 }
 
 class Exactness : public ::testing::TestWithParam<Case> {
@@ -187,21 +187,21 @@ TEST_P(Exactness, ReadOnlyRowsGiveTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Exactness,
                          ::testing::Values(Case{"tiny-llama", MathMode::kF32, KvType::kF32},
-                                           Case{"tiny-llama-q4_1", MathMode::kFast, KvType::kF16},
-                                           Case{"tiny-llama-q8_0", MathMode::kFast, KvType::kF16},
+                                           Case{"tiny-llama-q4_1", MathMode::kFast, KvType::kI16},
+                                           Case{"tiny-llama-q8_0", MathMode::kFast, KvType::kI16},
                                            Case{"tiny-llama3", MathMode::kFast, KvType::kF32},
-                                           Case{"tiny-qwen2", MathMode::kFast, KvType::kF16},
-                                           Case{"tiny-qwen3", MathMode::kF32, KvType::kF16},
+                                           Case{"tiny-qwen2", MathMode::kFast, KvType::kI16},
+                                           Case{"tiny-qwen3", MathMode::kF32, KvType::kI16},
                                            Case{"tiny-gemma3", MathMode::kF32, KvType::kF32},
-                                           Case{"tiny-gemma3", MathMode::kFast, KvType::kF16}));
+                                           Case{"tiny-gemma3", MathMode::kFast, KvType::kI16}));
 
 // The two real models, sampled: their shapes, formats and head sizes.
 void CheckReal(const char* variable) {
   const char* path = std::getenv(variable);
   if (path == nullptr) GTEST_SKIP() << variable << " is not set; scripts/test sets it";
   std::mt19937 random(16);
-  auto model = LoadModel(path, MathMode::kFast, KvType::kF16, 2);
-  auto single = LoadModel(path, MathMode::kFast, KvType::kF16, 1);
+  auto model = LoadModel(path, MathMode::kFast, KvType::kI16, 2);
+  auto single = LoadModel(path, MathMode::kFast, KvType::kI16, 1);
   const auto tokens = RandomTokens(random, 230, model->tokenizer().size());
   const auto keep_some = [](ModelSession& session, const std::vector<int32_t>& text, int64_t chunk) {
     auto run = session.Open(text);
@@ -234,7 +234,7 @@ TEST(ExactnessOnRealModels, Gemma3) { CheckReal("LARDER_GEMMA3"); }
 
 // Need 4: one physical copy of a prefix, read once per step.
 TEST(Sharing, ThirtyTwoBranchesOfOnePrefix) {
-  auto model = LoadModel(DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kF16, 2);
+  auto model = LoadModel(DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2);
   std::mt19937 random(17);
   const int64_t prefix_length = std::min<int64_t>(2048, model->spec().context - 32);
   auto prefix = RandomTokens(random, prefix_length, model->tokenizer().size());

@@ -68,13 +68,11 @@ class PlainLanes final : public TileProvider {
   KvPage Page(int layer, int head, int64_t page, std::byte*) const override {
     const Copy& lane = At(layer, head);
     const std::byte* data = lane.pages[static_cast<size_t>(page)].data();
-    return {
-        .k = PageK(data),
-        .v = PageV(data, KvType::kF32, kDim),
-        .positions = lane.positions.data() + page * kPageTokens,
-        .first_position = 0,
-        .entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.entries - page * kPageTokens)),
-        .logit_bias = lane.bias.data() + page * kPageTokens};
+    KvPage out = StoredPage(KvType::kF32, kDim, data);
+    out.positions = lane.positions.data() + page * kPageTokens;
+    out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.entries - page * kPageTokens));
+    out.logit_bias = lane.bias.data() + page * kPageTokens;
+    return out;
   }
 
  private:

@@ -30,7 +30,7 @@ struct Case {
   std::vector<std::vector<int32_t>> chunks = {{1, 2, 3}};
 
   Digest Name() const {
-    const auto shape = KvShape::Create(windows, heads, dim, KvType::kF16);
+    const auto shape = KvShape::Create(windows, heads, dim, KvType::kI16);
     const NameChain names(*shape, identity, nullptr);
     Digest name = names.Root(kind, tenant);
     for (const auto& chunk : chunks) name = names.Block(name, chunk);

@@ -40,7 +40,7 @@ struct CaptureState : ForwardHooks {
 };
 
 TEST(Forward, RowsLeaveAtALayerAndEnterThereAgain) {
-  auto model = LoadModel(DataPath("models/tiny-qwen3.gguf"), MathMode::kFast, KvType::kF16, 2);
+  auto model = LoadModel(DataPath("models/tiny-qwen3.gguf"), MathMode::kFast, KvType::kI16, 2);
   const int layers = static_cast<int>(model->spec().layers.size()), width = model->spec().width,
             cut = layers / 2;
   const auto tokens = SomeTokens(90);
@@ -150,7 +150,7 @@ TEST(Forward, AfterQkvMayReplaceKeysAndValues) {
       std::fill(v, v + rows.size() * static_cast<size_t>(kv_width), 0.0f);
     }
   } hook;
-  auto model = LoadModel(DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kF16, 1);
+  auto model = LoadModel(DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 1);
   hook.kv_width = model->spec().kv_heads * model->spec().head_dim;
   ModelSession session(model.get());
   auto run = session.Open({5, 9, 77, 5});
