@@ -7,7 +7,6 @@ namespace {
 
 // Above these no model is known; below them no product of sizes overflows.
 constexpr int kMaxHeads = 4096;
-constexpr int kMaxHeadDim = 8192;
 constexpr size_t kMaxLayers = 4096;
 
 }  // namespace

@@ -22,6 +22,16 @@ ForwardPass::ForwardPass(const ModelSpec& spec, const ModelWeights& weights, KvT
   for (const RopeSpec& rope : spec.ropes) ropes_.emplace_back(rope, spec.rotary_dim);
 }
 
+// Small work on each row: several rows to an item, neighbours together.
+template <class Body>
+void ForwardPass::ForRows(int64_t rows, Body&& body) {
+  constexpr int64_t kMaxRows = 16, kItemsPerThread = 4;
+  const int64_t each = std::clamp<int64_t>(rows / (kItemsPerThread * pool_.threads()), 1, kMaxRows);
+  pool_.Run((rows + each - 1) / each, [&](int64_t item, int) {
+    for (int64_t r = item * each; r < std::min(rows, (item + 1) * each); ++r) body(r);
+  });
+}
+
 void ForwardPass::Run(std::span<const Row> rows, float* hidden, ForwardHooks* hooks) {
   if (rows.empty()) return;
   int64_t positions = 0;
@@ -63,7 +73,7 @@ void ForwardPass::Embed(std::span<const Row> rows) {
   float* x = Room(x_, rows.size() * width);
   const GgufTensor& embedding = *weights_.embedding;
   const size_t row_bytes = embedding.bytes / static_cast<size_t>(embedding.rows());
-  pool_.Run(static_cast<int64_t>(rows.size()), [&](int64_t r, int) {
+  ForRows(static_cast<int64_t>(rows.size()), [&](int64_t r) {
     const Row& row = rows[static_cast<size_t>(r)];
     float* out = x + static_cast<size_t>(r) * width;
     if (row.input != nullptr) {
@@ -78,17 +88,50 @@ void ForwardPass::Embed(std::span<const Row> rows) {
 }
 
 void ForwardPass::Layer(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks) {
-  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const int n = static_cast<int>(rows.size());
   if (hooks != nullptr) hooks->BeforeLayer(layer, rows, x);
   ProjectQkv(layer, rows, x);
   if (hooks != nullptr) hooks->AfterQkv(layer, rows, q_.data(), k_.data(), v_.data());
   StoreKv(layer, rows);
+  const bool last = layer + 1 == static_cast<int>(spec_.layers.size());
+  if (last && hooks == nullptr) {
+    AfterStoreOfWanted(layer, rows, x);
+  } else {
+    AfterStore(layer, rows, x, hooks);
+  }
+}
+
+// Of the last layer, most rows of a prompt need only their keys and values.
+void ForwardPass::AfterStoreOfWanted(int layer, std::span<const Row> rows, float* x) {
+  const size_t width = static_cast<size_t>(spec_.width);
+  const size_t q_width = static_cast<size_t>(spec_.heads) * static_cast<size_t>(spec_.head_dim);
+  wanted_.clear();
+  wanted_index_.clear();
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (!rows[r].wants_hidden) continue;
+    wanted_.push_back(rows[r]);
+    wanted_index_.push_back(r);
+  }
+  if (wanted_.empty()) return;
+  if (wanted_.size() == rows.size()) return AfterStore(layer, rows, x, nullptr);
+  float* packed = Room(wanted_x_, wanted_.size() * width);
+  for (size_t i = 0; i < wanted_.size(); ++i) {
+    std::memcpy(packed + i * width, x + wanted_index_[i] * width, width * sizeof(float));
+    std::memmove(&q_[i * q_width], &q_[wanted_index_[i] * q_width], q_width * sizeof(float));
+  }
+  AfterStore(layer, wanted_, packed, nullptr);
+  for (size_t i = 0; i < wanted_.size(); ++i) {
+    std::memcpy(x + wanted_index_[i] * width, packed + i * width, width * sizeof(float));
+  }
+}
+
+void ForwardPass::AfterStore(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks) {
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const int n = static_cast<int>(rows.size());
   Attend(layer, rows, hooks);
   float* out = Room(projected_, rows.size() * static_cast<size_t>(spec_.width));
   const std::array targets = {MatMulTarget{&w.attention_out, out, spec_.width}};
   MatMul(pool_, matmul_scratch_, attended_.data(), int64_t{spec_.heads} * spec_.head_dim, n, targets);
-  pool_.Run(n, [&](int64_t r, int) {
+  ForRows(n, [&](int64_t r) {
     float* y = out + r * spec_.width;
     if (spec_.post_norms) RmsNorm(y, w.attention_post_norm.data(), spec_.norm_eps, spec_.width, y);
     AddTo(x + r * spec_.width, y, spec_.width);
@@ -105,7 +148,7 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
   float* q = Room(q_, n * static_cast<size_t>(q_width));
   float* k = Room(k_, n * static_cast<size_t>(kv_width));
   float* v = Room(v_, n * static_cast<size_t>(kv_width));
-  pool_.Run(static_cast<int64_t>(n), [&](int64_t r, int) {
+  ForRows(static_cast<int64_t>(n), [&](int64_t r) {
     RmsNorm(x + r * spec_.width, w.attention_norm.data(), spec_.norm_eps, spec_.width, h + r * spec_.width);
   });
   const auto bias = [&](const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); };
@@ -114,7 +157,7 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
                               MatMulTarget{&w.v, v, kv_width, bias(w.v_bias)}};
   MatMul(pool_, matmul_scratch_, h, spec_.width, static_cast<int>(n), targets);
   const RopeTable& rope = ropes_[static_cast<size_t>(spec_.layers[static_cast<size_t>(layer)].rope)];
-  pool_.Run(static_cast<int64_t>(n), [&](int64_t r, int) {
+  ForRows(static_cast<int64_t>(n), [&](int64_t r) {
     const int32_t position = rows[static_cast<size_t>(r)].position;
     float* row_q = q + r * q_width;
     float* row_k = k + r * kv_width;
@@ -136,7 +179,7 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
 }
 
 void ForwardPass::StoreKv(int layer, std::span<const Row> rows) {
-  pool_.Run(static_cast<int64_t>(rows.size()), [&](int64_t r, int) {
+  ForRows(static_cast<int64_t>(rows.size()), [&](int64_t r) {
     const Row& row = rows[static_cast<size_t>(r)];
     if (!row.writes_kv) return;
     const size_t base = static_cast<size_t>(r) * static_cast<size_t>(spec_.kv_heads * spec_.head_dim);
@@ -175,12 +218,12 @@ void ForwardPass::FeedForward(int layer, int rows, float* x) {
   float* gate = Room(gate_, n * static_cast<size_t>(inner));
   float* up = Room(up_, n * static_cast<size_t>(inner));
   float* out = Room(projected_, n * static_cast<size_t>(width));
-  pool_.Run(rows, [&](int64_t r, int) {
+  ForRows(rows, [&](int64_t r) {
     RmsNorm(x + r * width, w.feed_forward_norm.data(), spec_.norm_eps, width, h + r * width);
   });
   const std::array in = {MatMulTarget{&w.gate, gate, inner}, MatMulTarget{&w.up, up, inner}};
   MatMul(pool_, matmul_scratch_, h, width, rows, in);
-  pool_.Run(rows, [&](int64_t r, int) {
+  ForRows(rows, [&](int64_t r) {
     if (spec_.activation == Activation::kSilu) {
       SiluMul(gate + r * inner, up + r * inner, inner);
     } else {
@@ -189,7 +232,7 @@ void ForwardPass::FeedForward(int layer, int rows, float* x) {
   });
   const std::array down = {MatMulTarget{&w.down, out, width}};
   MatMul(pool_, matmul_scratch_, gate, inner, rows, down);
-  pool_.Run(rows, [&](int64_t r, int) {
+  ForRows(rows, [&](int64_t r) {
     float* y = out + r * width;
     if (spec_.post_norms) RmsNorm(y, w.feed_forward_post_norm.data(), spec_.norm_eps, width, y);
     AddTo(x + r * width, y, width);

@@ -27,6 +27,11 @@ class ForwardPass {
   void Embed(std::span<const Row> rows);
   // x_ [n, width] of the rows that take part in this layer, in and out.
   void Layer(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks);
+  template <class Body>
+  void ForRows(int64_t rows, Body&& body);
+  // What follows when keys and values are stored: attention, projection, feed forward.
+  void AfterStore(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks);
+  void AfterStoreOfWanted(int layer, std::span<const Row> rows, float* x);
   void ProjectQkv(int layer, std::span<const Row> rows, const float* x);
   void StoreKv(int layer, std::span<const Row> rows);
   void Attend(int layer, std::span<const Row> rows, ForwardHooks* hooks);
@@ -41,10 +46,11 @@ class ForwardPass {
   AttentionScratch attention_scratch_;
   std::vector<RopeTable> ropes_;
   // Activations, [rows, ...]; grow to the largest batch seen.
-  std::vector<float> x_, packed_, normed_, q_, k_, v_, attended_, projected_, gate_, up_, lse_;
+  std::vector<float> x_, packed_, normed_, q_, k_, v_, attended_, projected_, gate_, up_, lse_, wanted_x_;
   std::vector<AttentionRow> attention_rows_;
-  std::vector<Row> active_;
+  std::vector<Row> active_, wanted_;
   std::vector<int> active_index_;
+  std::vector<size_t> wanted_index_;
 };
 
 }  // namespace larder

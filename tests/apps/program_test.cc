@@ -62,8 +62,10 @@ TEST(Program, InspectDescribesEveryModel) {
     for (const json& row : all["tensors"]) by_tensor += row["bytes"].get<uint64_t>();
     EXPECT_GT(by_type, 0u);
     EXPECT_EQ(by_type, by_tensor);
-    EXPECT_EQ(all["model"]["kv_cache"]["f32"]["bytes_per_token"].get<uint64_t>(),
-              2 * all["model"]["kv_cache"]["f16"]["bytes_per_token"].get<uint64_t>());
+    // Half the bytes, and a row's two scales.
+    const uint64_t wide = all["model"]["kv_cache"]["f32"]["bytes_per_token"].get<uint64_t>();
+    EXPECT_GT(2 * all["model"]["kv_cache"]["f16"]["bytes_per_token"].get<uint64_t>(), wide);
+    EXPECT_LT(5 * all["model"]["kv_cache"]["f16"]["bytes_per_token"].get<uint64_t>(), 3 * wide);
   }
 }
 
@@ -96,8 +98,8 @@ TEST(Program, EvalReportsPerplexityAndDivergence) {
   EXPECT_GT(result["kl_mean"].get<double>(), 0);
   EXPECT_LE(result["kl_median"].get<double>(), result["kl_99"].get<double>());
   EXPECT_LE(result["kl_99"].get<double>(), result["kl_worst"].get<double>());
-  EXPECT_EQ(result["base"]["kv_bytes_per_token"].get<uint64_t>(),
-            2 * result["candidate"]["kv_bytes_per_token"].get<uint64_t>());
+  EXPECT_GT(result["base"]["kv_bytes_per_token"].get<uint64_t>(),
+            result["candidate"]["kv_bytes_per_token"].get<uint64_t>());
   EXPECT_EQ(result["candidate"]["perplexity"], json::parse(ppl.out)["perplexity"])
       << "the same setting twice";
   const Outcome same =

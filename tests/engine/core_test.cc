@@ -190,7 +190,7 @@ TEST_F(CoreTest, PreemptionChangesNothing) {
   for (uint32_t i = 0; i < 4; ++i) expected.push_back(Submit(*roomy, Greedy(Tokens(50 + i, 150), 60)));
   RunAll(*roomy);
   // Room for about two of the four.
-  auto tight = Start({.cache = Tight(9)});
+  auto tight = Start({.cache = Tight(8)});
   std::vector<std::shared_ptr<Collected>> got;
   for (uint32_t i = 0; i < 4; ++i) got.push_back(Submit(*tight, Greedy(Tokens(50 + i, 150), 60)));
   for (int i = 0; i < 100000 && tight->unfinished() > 0; ++i) {
