@@ -1,5 +1,5 @@
-// larder bench prefill|decode|batch: speed of the model and the cache, without server and scheduler, beside
-// other engines in the same run.
+// larder bench: what is measured decides the file. Here prefill|decode|batch: speed of the model and the
+// cache, without server and scheduler, beside other engines in the same run.
 //
 // A round measures every engine at every point once, A B C A B C, so that a slow minute falls on all of them;
 // the median of the rounds is reported with its spread. Beside tokens a second stand bytes and
@@ -10,6 +10,7 @@
 
 #include "compute/probe.h"
 #include "larder/bench_report.h"
+#include "larder/bench_settings.h"
 #include "larder/command.h"
 #include "larder/model_flags.h"
 #include "larder/peer_process.h"
@@ -31,12 +32,18 @@ std::vector<std::string> Split(const std::string& list) {
 class Bench final : public Command {
  public:
   void Declare(Params& params) override {
-    flags_.Declare(params);
-    params.String("lengths", &lengths_, "context lengths in tokens, separated by commas");
-    params.Int("rounds", &rounds_, 1, 1000, "measurements of every engine at every length, interleaved");
-    params.Int("tokens", &tokens_, 1, 4096, "decode, batch: tokens a measurement, for each sequence");
-    params.Int("sequences", &sequences_, 0, 256,
-               "sequences that decode together; 0: 1 for decode, 8 for batch");
+    settings_.flags.Declare(params);
+    params.String("lengths", &settings_.lengths,
+                  "context lengths in tokens, separated by commas; end: the model's longest, at most 8192; "
+                  "empty: short and long "
+                  "ones that suit what is measured");
+    params.Int("rounds", &settings_.rounds, 1, 1000,
+               "measurements of every engine at every length, interleaved");
+    params.Int("tokens", &settings_.tokens, 1, 4096,
+               "tokens a measurement, for each sequence; schedule: steps a round");
+    params.Int("sequences", &settings_.sequences, 0, 256,
+               "sequences that decode together; 0: 1 for decode and attention, 8 for batch, 16 for serve");
+    params.String("rows", &settings_.rows, "matmul: rows that are multiplied together, separated by commas");
     params.String(
         "peers", &peers_,
         "Python interpreter of scripts/peers, to measure other engines in the same run; auto: the one in the "
@@ -44,29 +51,44 @@ class Bench final : public Command {
     params.String("peer-models", &peer_models_,
                   "GGUF files that each peer is measured with, separated by commas; empty: the model itself");
     params.String("peer-engines", &peer_engines_, "peers to measure, separated by commas: llama, openvino");
-    params.Bool("json", &json_, "one object a line instead of a table");
+    params.Bool("json", &settings_.json, "one object a line instead of a table");
   }
 
   Status Run(const std::string& what) override {
+    for (const auto& [name, measure] : kOthers)
+      if (name == what) return measure(settings_);
     if (what != "prefill" && what != "decode" && what != "batch")
-      return Fail(ErrorKind::kInvalid, "'{}' is not known; write prefill, decode or batch", what);
-    LARDER_ASSIGN(const auto points, Points(what));
-    LARDER_ASSIGN(model_, flags_.Load());
+      return Fail(
+          ErrorKind::kInvalid,
+          "'{}' is not known; write prefill, decode, batch, serve, attention, matmul, schedule or neighbour",
+          what);
+    return MeasureEngines(what);
+  }
+
+ private:
+  static constexpr std::pair<std::string_view, Status (*)(const BenchSettings&)> kOthers[] = {
+      {"matmul", BenchMatMul},     {"attention", BenchAttention}, {"serve", BenchServe},
+      {"schedule", BenchSchedule}, {"neighbour", BenchNeighbour},
+  };
+
+  Status MeasureEngines(const std::string& what) {
+    LARDER_ASSIGN(model_, settings_.flags.Load());
+    LARDER_ASSIGN(const auto points, Points(what, model_->spec().context));
     report_.what = what;
     report_.model = model_->name();
     report_.weights =
         model_->weights_digest().Hex().substr(0, 16) + ", " + FormatSize(model_->weight_bytes());
     report_.simd = SimdTargetName();
-    report_.math = flags_.math;
-    report_.kv_type = flags_.kv_type;
+    report_.math = settings_.flags.math;
+    report_.kv_type = settings_.flags.kv_type;
     report_.threads = model_->pool().threads();
-    report_.rounds = rounds_;
+    report_.rounds = settings_.rounds;
     LARDER_ASSIGN(report_.roofline, MeasureRoofline(model_->pool()));
     LARDER_ASSIGN(auto own, CreateLarderEngine(*model_, points));
     engines_.push_back(std::move(own));
     LARDER_TRY(AddPeers(*model_, points[0].decode));
     LARDER_TRY(Measure(*model_, points));
-    if (json_) {
+    if (settings_.json) {
       report_.PrintJson();
     } else {
       report_.PrintTable();
@@ -74,9 +96,11 @@ class Bench final : public Command {
     return {};
   }
 
- private:
-  Result<std::vector<BenchPoint>> Points(const std::string& what) const {
-    LARDER_ASSIGN(const auto lengths, ParseNumbers(lengths_, 1, 1 << 24));
+  // Both ends of the context for what is cheap at the far end.
+  Result<std::vector<BenchPoint>> Points(const std::string& what, int64_t context) const {
+    const bool decode = what == "decode";
+    LARDER_ASSIGN(const auto lengths, settings_.Lengths(decode ? "32,2048,end" : "512,2048", context,
+                                                        what == "prefill" ? 0 : settings_.tokens + 1));
     const int64_t together = what == "batch" ? 8 : 1;
     std::vector<BenchPoint> points;
     for (const int64_t length : lengths) {
@@ -85,8 +109,8 @@ class Bench final : public Command {
       } else {
         points.push_back({.decode = true,
                           .length = length,
-                          .sequences = sequences_ > 0 ? sequences_ : together,
-                          .tokens = tokens_});
+                          .sequences = settings_.sequences > 0 ? settings_.sequences : together,
+                          .tokens = settings_.tokens});
       }
     }
     return points;
@@ -97,7 +121,7 @@ class Bench final : public Command {
     const std::string python = peers_ == "auto" ? FindPeersPython() : peers_ == "none" ? "" : peers_;
     if (python.empty()) return {};
     std::vector<std::string> files = Split(peer_models_);
-    if (files.empty()) files.push_back(flags_.model);
+    if (files.empty()) files.push_back(settings_.flags.model);
     for (const std::string& kind : Split(peer_engines_)) {
       if (kind != "llama" && kind != "openvino")
         return Fail(ErrorKind::kInvalid, "'{}' is no peer; write llama or openvino", kind);
@@ -126,12 +150,12 @@ class Bench final : public Command {
                           .note = {},
                           .busy = BusyWatch(report_.threads)});
     std::vector<bool> failed(engines_.size(), false);
-    for (int64_t round = 0; round <= rounds_; ++round) {
+    for (int64_t round = 0; round <= settings_.rounds; ++round) {
       for (size_t i = 0; i < series.size(); ++i) {
         const size_t e = i % engines_.size();
         bar.Update(
             static_cast<double>(round * static_cast<int64_t>(series.size()) + static_cast<int64_t>(i)) /
-            static_cast<double>((rounds_ + 1) * static_cast<int64_t>(series.size())));
+            static_cast<double>((settings_.rounds + 1) * static_cast<int64_t>(series.size())));
         if (failed[e]) continue;
         const auto sample = engines_[e]->Run(series[i].point);
         if (!sample) {
@@ -156,10 +180,8 @@ class Bench final : public Command {
     series.busy.Add(sample.seconds, sample.cpu_seconds, sample.busy_seconds);
   }
 
-  ModelFlags flags_;
-  std::string lengths_ = "512,2048", peers_ = "auto", peer_models_, peer_engines_ = "llama,openvino";
-  int64_t rounds_ = 5, tokens_ = 32, sequences_ = 0;
-  bool json_ = false;
+  BenchSettings settings_;
+  std::string peers_ = "auto", peer_models_, peer_engines_ = "llama,openvino";
   BenchReport report_;
   std::unique_ptr<Model> model_;  // outlives the engines
   std::vector<std::unique_ptr<BenchEngine>> engines_;

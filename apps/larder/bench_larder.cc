@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 
+#include "compute/ops.h"
 #include "larder/bench_engine.h"
 
 namespace larder {
@@ -115,7 +116,7 @@ class LarderEngine final : public BenchEngine {
     const auto vocabulary = static_cast<size_t>(model_.spec().vocabulary);
     for (size_t s = 0; s < sequences.size(); ++s) {
       const float* row = logits_.data() + s * vocabulary;
-      tokens[s] = static_cast<int32_t>(std::max_element(row, row + vocabulary) - row);
+      tokens[s] = static_cast<int32_t>(ArgMax(row, static_cast<int64_t>(vocabulary)));
     }
     return {};
   }

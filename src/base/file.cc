@@ -85,6 +85,16 @@ Status WriteAndSync(const std::string& path, std::string_view content) {
   return {};
 }
 
+// Without this a crash can bring the file before back.
+Status SyncFolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  Fd file{open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (file.fd < 0) return OsError("open", folder);
+  if (fsync(file.fd) != 0) return OsError("sync", folder);
+  return {};
+}
+
 }  // namespace
 
 Status WriteFileAtomically(const std::string& path, std::string_view content) {
@@ -92,7 +102,7 @@ Status WriteFileAtomically(const std::string& path, std::string_view content) {
   Status status = WriteAndSync(temporary, content);
   if (status && rename(temporary.c_str(), path.c_str()) != 0) status = OsError("rename", temporary);
   if (!status) unlink(temporary.c_str());
-  return status;
+  return status ? SyncFolderOf(path) : status;
 }
 
 }  // namespace larder

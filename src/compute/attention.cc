@@ -109,6 +109,9 @@ void WriteResult(const Record& total, const AttentionRow& row, int head, int hea
   if (row.lse != nullptr) row.lse[head] = LogSumExpOf(total.maximum(), total.sum());
 }
 
+// From one query's codes to the next one's.
+size_t CodeStride(const AttentionShape& shape) { return static_cast<size_t>((shape.head_dim + 31) / 32 * 32); }
+
 // One item at work: a group of rows and a KV head.
 class Item {
  public:
@@ -171,15 +174,14 @@ class Item {
   const float* QueryOf(int query) const {
     return rows_[static_cast<size_t>(RowOf(query))].q + static_cast<int64_t>(HeadOf(query)) * head_dim();
   }
-  size_t code_stride() const { return static_cast<size_t>((head_dim() + 31) / 32 * 32); }
 
   void PrepareQueries() {
     if (shape_.type != KvType::kI16) return;
     const size_t n = static_cast<size_t>(queries());
-    codes_ = reinterpret_cast<int16_t*>(worker_.query_codes.Get(n * code_stride() / 2));
+    codes_ = reinterpret_cast<int16_t*>(worker_.query_codes.Get(n * CodeStride(shape_) / 2));
     scales_ = worker_.query_scales.Get(n);
     for (int q = 0; q < queries(); ++q) {
-      int16_t* codes = codes_ + static_cast<size_t>(q) * code_stride();
+      int16_t* codes = codes_ + static_cast<size_t>(q) * CodeStride(shape_);
       if (head_dim() % 2 != 0) codes[head_dim()] = 0;
       scales_[q] = QuantizeRow16(QueryOf(q), head_dim(), kQueryCodeLimit, codes) * ScaleOfScores(shape_);
     }
@@ -287,7 +289,7 @@ class Item {
       for (const uint64_t page : visible_[row]) sees |= page;
       if (sees == 0) continue;
       tile[filled++] = {QueryOf(q),
-                        kType == KvType::kI16 ? codes_ + static_cast<size_t>(q) * code_stride() : nullptr,
+                        kType == KvType::kI16 ? codes_ + static_cast<size_t>(q) * CodeStride(shape_) : nullptr,
                         kType == KvType::kI16 ? scales_[q] : ScaleOfScores(shape_),
                         visible_[row].data(),
                         provider_[provider_of_row_[row]].pages.data(),
@@ -308,7 +310,7 @@ class Item {
   std::array<Provider, kMaxGroupRows> provider_;
   std::array<uint8_t, kMaxGroupRows> provider_of_row_;
   std::array<std::array<uint64_t, kSpanPages>, kMaxGroupRows> visible_;
-  int16_t* codes_ = nullptr;  // kI16: of the queries, code_stride() apart
+  int16_t* codes_ = nullptr;  // kI16: of the queries, CodeStride apart
   float* scales_ = nullptr;
   SpanPages span_;
   float* running_ = nullptr;
@@ -371,7 +373,19 @@ void MergeRow(const AttentionPlan& plan, AttentionScratch::Impl& scratch, float*
   }
 }
 
+// Room for whatever item a worker may take, so that later calls of this size take no memory.
+void ReserveWorkers(const AttentionPlan& plan, AttentionScratch::Impl& scratch) {
+  const size_t queries = static_cast<size_t>(plan.group_rows) * static_cast<size_t>(plan.queries_per_row);
+  for (Worker& worker : scratch.workers) {
+    worker.query_codes.Get(queries * CodeStride(plan.shape) / 2);
+    worker.query_scales.Get(queries);
+    worker.running.Get(queries * plan.record);
+    worker.total.Get(queries * plan.record);
+  }
+}
+
 void AttentionOnTarget(ThreadPool& pool, AttentionScratch::Impl& scratch, const AttentionPlan& plan) {
+  ReserveWorkers(plan, scratch);
   const int64_t lanes = plan.groups * plan.shape.kv_heads;
   if (!plan.item_is_one_span) {
     pool.Run(lanes, [&](int64_t item, int worker) HWY_ATTR { AllSpans(plan, scratch, item, worker); });

@@ -57,10 +57,11 @@ class Matrix {
   AlignedBuffer data_;
 };
 
-// Reusable space for quantised activations; grows, never shrinks.
+// Reusable space for quantised activations and unpacked weights; grows, never shrinks.
 class MatMulScratch {
  public:
-  MatMulScratch();
+  // Products may use a tile unit (AMX) where the machine has one; no bit depends on it.
+  explicit MatMulScratch(bool may_use_amx = true);
   ~MatMulScratch();
   struct Impl;
   Impl& impl() { return *impl_; }

@@ -1,11 +1,11 @@
-// Activations of one MatMul call, prepared for its kernels. Rows of a tile are interleaved; a tile of n rows
-// that begins with row r occupies what rows r .. r + n - 1 would.
+// Activations of one MatMul call, prepared for its kernels. Rows are in tiles; a tile of n rows that begins
+// with row r occupies what rows r .. r + n - 1 would.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "compute/matmul.h"
+#include "hwy/aligned_allocator.h"
 
 namespace larder {
 
@@ -16,35 +16,53 @@ struct GroupSums {
 };
 
 struct IntegerActivations {
-  int8_t* codes;  // [inputs / 4][row][4]
+  int8_t* codes;  // [inputs / 32][row][32]
   float* scales;  // [inputs / 32][row]
   GroupSums by16, by32;
 };
 
-struct MatMulScratch::Impl {
+// Grows and forgets what it held. Begins on a cache line.
+template <class T>
+class ScratchArray {
  public:
-  void Resize(int64_t rows, int64_t inputs, bool floats, bool integers);
-
-  // Of the tile that begins with this row.
-  float* floats(int64_t row) { return At(floats_, row * inputs_); }  // [inputs][row]
-  IntegerActivations integers(int64_t row) {
-    const int64_t groups32 = row * (inputs_ / 32), groups16 = row * (inputs_ / 16);
-    return {At(codes_, row * inputs_),
-            At(scales_, groups32),
-            {At(offsets16_, groups16), At(scaled16_, groups16)},
-            {At(offsets32_, groups32), At(scaled32_, groups32)}};
+  void Resize(int64_t size) {
+    if (size <= size_) return;
+    data_ = hwy::AllocateAligned<T>(static_cast<size_t>(size));
+    LARDER_CHECK(data_ != nullptr);
+    size_ = size;
   }
+  T* At(int64_t i) { return data_.get() + i; }
 
  private:
-  template <class T>
-  static T* At(std::vector<T>& buffer, int64_t i) {
-    return buffer.data() + i;
-  }
+  hwy::AlignedFreeUniquePtr<T[]> data_;
+  int64_t size_ = 0;
+};
 
-  int64_t inputs_ = 0;
-  std::vector<float> floats_, scales_, scaled16_, scaled32_;
-  std::vector<int8_t> codes_;
-  std::vector<int32_t> offsets16_, offsets32_;
+struct MatMulScratch::Impl {
+ public:
+  explicit Impl(bool amx) : use_amx(amx) {}
+  const bool use_amx;
+
+  void Resize(int64_t rows, int64_t inputs, int threads, bool floats, bool integers);
+
+  // Of the tile that begins with this row.
+  float* floats(int64_t row) { return floats_.At(row * inputs_); }  // [inputs][row]
+  IntegerActivations integers(int64_t row) {
+    const int64_t groups32 = row * (inputs_ / 32), groups16 = row * (inputs_ / 16);
+    return {codes_.At(row * inputs_),
+            scales_.At(groups32),
+            {offsets16_.At(groups16), scaled16_.At(groups16)},
+            {offsets32_.At(groups32), scaled32_.At(groups32)}};
+  }
+  // A worker's space for the unpacked codes of a panel.
+  uint8_t* unpacked(int worker) { return unpacked_.At(worker * unpacked_bytes_); }
+
+ private:
+  int64_t inputs_ = 0, unpacked_bytes_ = 0;
+  ScratchArray<float> floats_, scales_, scaled16_, scaled32_;
+  ScratchArray<int8_t> codes_;
+  ScratchArray<int32_t> offsets16_, offsets32_;
+  ScratchArray<uint8_t> unpacked_;
 };
 
 }  // namespace larder

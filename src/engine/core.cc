@@ -60,6 +60,8 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const Engin
   LARDER_ASSIGN(core->cache_, KvCache::Create(model->kv_shape(), model->kv_identity(), options.cache, clock));
   LARDER_ASSIGN(auto policies, CreateSchedulePolicies(options.policy));
   const SchedulerOptions scheduling{options.max_running, options.max_batch_rows, options.step_ms};
+  core->judged_.resize(kLogitRows);
+  core->judges_.resize(static_cast<size_t>(model->pool().threads()));
   core->scheduler_ = std::make_unique<Scheduler>(scheduling, std::move(policies),
                                                  static_cast<SchedulerCache*>(core.get()), clock);
   return core;
@@ -112,8 +114,15 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
   const Request& r = live->request;
   live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
   if (!r.forced_output.empty()) live->request.max_tokens = static_cast<int64_t>(r.forced_output.size());
+  // Room for the answer, so that a step takes no memory; a long one may still grow.
+  constexpr int64_t kReservedTokens = 16384;
+  const int64_t prompt = live->usage.prompt_tokens;
+  const int64_t longest = r.max_tokens < 0 ? context_ - prompt : std::min(r.max_tokens, context_ - prompt);
+  const int64_t answer = std::clamp<int64_t>(longest, 0, kReservedTokens);
   for (int32_t i = 0; i < r.n; ++i) {
     auto choice = std::make_unique<Choice>(live.get(), i, &model_->tokenizer());
+    choice->tokens.reserve(static_cast<size_t>(prompt + answer));
+    choice->history.Reserve(std::min(answer, model_->spec().vocabulary));
     ScheduledSequence& s = choice->scheduled;
     s.id = next_sequence_++;
     s.request = id;
@@ -180,7 +189,7 @@ void EngineCore::Release(ScheduledSequence& sequence) {
 
 bool EngineCore::Step() {
   const int64_t begin = clock_->NowNs();
-  std::vector<Scheduler::Work> work = scheduler_->Plan();
+  const std::vector<Scheduler::Work>& work = scheduler_->Plan();
   const std::vector<ScheduledSequence*> stuck = scheduler_->TakeStuck();
   std::vector<uint64_t> stuck_ids;
   for (const ScheduledSequence* sequence : stuck) stuck_ids.push_back(sequence->id);
@@ -209,7 +218,7 @@ bool EngineCore::Step() {
   return true;
 }
 
-void EngineCore::RunModel(const std::vector<Scheduler::Work>& work) {
+void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
   rows_.clear();
   wanted_.clear();
   for (const Scheduler::Work& w : work) {
@@ -229,26 +238,41 @@ void EngineCore::RunModel(const std::vector<Scheduler::Work>& work) {
       if (row.wants_hidden) wanted_.push_back({&choice, p, samples, scores});
     }
   }
-  std::vector<uint64_t> ids;
-  for (const Scheduler::Work& w : work) ids.push_back(w.sequence->id);
+  ids_.clear();
+  for (const Scheduler::Work& w : work) ids_.push_back(w.sequence->id);
   const size_t width = static_cast<size_t>(model_->spec().width),
-               vocabulary = static_cast<size_t>(model_->spec().vocabulary);
+               vocabulary = static_cast<size_t>(model_->spec().vocabulary),
+               known = static_cast<size_t>(model_->tokenizer().size());
   if (hidden_.size() < wanted_.size() * width) hidden_.resize(wanted_.size() * width);
+  int64_t begin_ns = clock_->NowNs();
   model_->Forward(rows_, hidden_.data());
+  int64_t model_ns = clock_->NowNs() - begin_ns;
   for (const Scheduler::Work& w : work) AfterRows(w);
   for (size_t begin = 0; begin < wanted_.size(); begin += kLogitRows) {
     const size_t n = std::min(kLogitRows, wanted_.size() - begin);
     if (logits_.size() < n * vocabulary) logits_.resize(n * vocabulary);
+    begin_ns = clock_->NowNs();
     model_->Logits(&hidden_[begin * width], static_cast<int>(n), logits_.data());
+    model_ns += clock_->NowNs() - begin_ns;
+    // Looking through a vocabulary takes long enough to be worth all threads; what follows is bookkeeping.
+    model_->pool().Run(static_cast<int64_t>(n), [&](int64_t i, int worker) {
+      const size_t at = static_cast<size_t>(i);
+      Judge(wanted_[begin + at], {&logits_[at * vocabulary], known}, judges_[static_cast<size_t>(worker)],
+            judged_[at]);
+    });
     for (size_t i = 0; i < n; ++i) {
       const WantedRow& row = wanted_[begin + i];
-      float* logits = &logits_[i * vocabulary];
-      if (row.scores) ScorePrompt(*row.choice, row.position, logits);
-      if (row.samples) SampleNext(*row.choice, logits);
+      if (row.scores) TakePromptScore(*row.choice, row.position, judged_[i]);
+      if (row.samples) TakeToken(*row.choice, judged_[i]);
     }
   }
-  // Requests that wanted no token end here; the others when their last choice ends.
-  for (uint64_t id : ids) {
+  stats_.model_us_last = static_cast<double>(model_ns) / 1e3;
+  FinishEnded();
+}
+
+// Requests that wanted no token end here; the others when their last choice ends.
+void EngineCore::FinishEnded() {
+  for (const uint64_t id : ids_) {
     const auto it = choices_.find(id);  // gone if its request ended with an earlier choice
     if (it == choices_.end()) continue;
     Choice& choice = *it->second;
@@ -294,45 +318,54 @@ void EngineCore::ReportPrompt(Live& live) {
   live.sink->OnPromptLogprobs(std::move(live.prompt_scores));
 }
 
-void EngineCore::ScorePrompt(Choice& choice, int64_t position, const float* logits) {
+// Reads the choice only: rows of different choices are judged at the same time.
+void EngineCore::Judge(const WantedRow& row, std::span<float> logits, JudgeScratch& scratch,
+                       Judged& out) const {
+  const Request& request = row.choice->live->request;
+  if (row.scores) {
+    out.token = request.prompt[static_cast<size_t>(row.position) + 1];
+    out.logprobs = ComputeLogprobs(logits, out.token, request.prompt_logprobs);
+  } else {
+    if (request.logprobs >= 0) scratch.raw.assign(logits.begin(), logits.end());
+    out.token = ChooseToken(*row.choice, logits, scratch);
+    if (request.logprobs >= 0) out.logprobs = ComputeLogprobs(scratch.raw, out.token, request.logprobs);
+  }
+}
+
+int32_t EngineCore::ChooseToken(const Choice& choice, std::span<float> logits, JudgeScratch& scratch) const {
+  const Request& request = choice.live->request;
+  const int64_t generated = choice.generated();
+  if (!request.forced_output.empty()) return request.forced_output[static_cast<size_t>(generated)];
+  scratch.banned.clear();
+  if (generated < request.min_tokens) {
+    scratch.banned = end_tokens_;
+    scratch.banned.insert(scratch.banned.end(), request.stop_tokens.begin(), request.stop_tokens.end());
+  }
+  return Sample(logits, request.sampling, choice.history, static_cast<uint64_t>(choice.tokens.size()),
+                static_cast<uint32_t>(choice.index), scratch.banned, &scratch.sampling);
+}
+
+void EngineCore::TakePromptScore(Choice& choice, int64_t position, Judged& judged) {
   Live& live = *choice.live;
-  const Request& request = live.request;
   BeginPromptScores(live);
   TokenOutput out;
-  out.token = request.prompt[static_cast<size_t>(position) + 1];
-  Logprobs scored = ComputeLogprobs({logits, static_cast<size_t>(model_->tokenizer().size())}, out.token,
-                                    request.prompt_logprobs);
-  out.logprob = scored.chosen;
-  out.top = std::move(scored.top);
+  out.token = judged.token;
+  out.logprob = judged.logprobs.chosen;
+  out.top = std::move(judged.logprobs.top);
   live.prompt_scores.push_back(std::move(out));
   choice.prompt_scored = position + 1;
 }
 
-void EngineCore::SampleNext(Choice& choice, float* logits) {
+void EngineCore::TakeToken(Choice& choice, Judged& judged) {
   Live& live = *choice.live;
   const Request& request = live.request;
-  const std::span<float> values(logits, static_cast<size_t>(model_->tokenizer().size()));
   const int64_t generated = choice.generated();
   TokenOutput out;
   out.choice = choice.index;
-  std::vector<float> raw;
-  if (request.logprobs >= 0) raw.assign(values.begin(), values.end());
-  if (!request.forced_output.empty()) {
-    out.token = request.forced_output[static_cast<size_t>(generated)];
-  } else {
-    std::vector<int32_t> banned;
-    if (generated < request.min_tokens) {
-      banned = end_tokens_;
-      banned.insert(banned.end(), request.stop_tokens.begin(), request.stop_tokens.end());
-    }
-    const uint64_t position = static_cast<uint64_t>(choice.tokens.size());
-    out.token = Sample(values, request.sampling, choice.history, position,
-                       static_cast<uint32_t>(choice.index), banned);
-  }
+  out.token = judged.token;
   if (request.logprobs >= 0) {
-    Logprobs scored = ComputeLogprobs(raw, out.token, request.logprobs);
-    out.logprob = scored.chosen;
-    out.top = std::move(scored.top);
+    out.logprob = judged.logprobs.chosen;
+    out.top = std::move(judged.logprobs.top);
   }
   choice.tokens.push_back(out.token);
   choice.history.AddOutput(out.token);
@@ -407,7 +440,13 @@ void EngineCore::Forget(Live& live) {
 }
 
 EngineStats EngineCore::Stats() const {
-  EngineStats stats = stats_;
+  EngineStats stats;
+  ReadStats(stats);
+  return stats;
+}
+
+void EngineCore::ReadStats(EngineStats& stats) const {
+  stats = stats_;  // whose misses are empty
   stats.running = scheduler_->running();
   stats.waiting = scheduler_->waiting();
   stats.attention_pages_read = model_->attention_pages_read();
@@ -415,7 +454,6 @@ EngineStats EngineCore::Stats() const {
   for (size_t i = 0; i < misses_.size(); ++i) {
     if (misses_[i] > 0) stats.misses.emplace_back(MissReasonName(static_cast<MissReason>(i)), misses_[i]);
   }
-  return stats;
 }
 
 }  // namespace larder

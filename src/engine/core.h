@@ -30,24 +30,45 @@ class EngineCore final : private SchedulerCache {
   int64_t context() const { return context_; }
   int64_t unfinished() const { return static_cast<int64_t>(requests_.size()); }
   EngineStats Stats() const;
+  void ReadStats(EngineStats& out) const;  // the same, into memory that is kept
   KvCache& cache() { return *cache_; }
   const Scheduler& scheduler() const { return *scheduler_; }
 
  private:
   struct Choice;
   struct Live;
+  struct WantedRow {
+    Choice* choice;
+    int64_t position;
+    bool samples;  // the sequence's last row
+    bool scores;   // a prompt row whose logits judge the next prompt token
+  };
+  // What a wanted row's logits became.
+  struct Judged {
+    int32_t token;
+    Logprobs logprobs;  // if asked for
+  };
+  // Working memory of one thread of the pool.
+  struct JudgeScratch {
+    SampleScratch sampling;
+    std::vector<int32_t> banned;
+    std::vector<float> raw;  // logits before Sample changes them
+  };
 
   EngineCore(Model* model, const EngineOptions& options, Clock* clock);
   bool Admit(ScheduledSequence& sequence) override;
   bool Reserve(ScheduledSequence& sequence, int64_t rows) override;
   void Release(ScheduledSequence& sequence) override;
 
-  void RunModel(const std::vector<Scheduler::Work>& work);
+  void RunModel(std::span<const Scheduler::Work> work);
+  void FinishEnded();
   void AfterRows(const Scheduler::Work& work);
   void BeginPromptScores(Live& live);
   void ReportPrompt(Live& live);
-  void ScorePrompt(Choice& choice, int64_t position, const float* logits);
-  void SampleNext(Choice& choice, float* logits);
+  void Judge(const WantedRow& row, std::span<float> logits, JudgeScratch& scratch, Judged& out) const;
+  int32_t ChooseToken(const Choice& choice, std::span<float> logits, JudgeScratch& scratch) const;
+  void TakePromptScore(Choice& choice, int64_t position, Judged& judged);
+  void TakeToken(Choice& choice, Judged& judged);
   void EndChoice(Choice& choice, FinishReason reason, std::string text, std::string matched);
   void FinishIfDone(Live& live);
   void Fail(Live& live, const Error& error);
@@ -66,15 +87,13 @@ class EngineCore final : private SchedulerCache {
   uint64_t next_sequence_ = 1;
   EngineStats stats_;
   std::array<uint64_t, 16> misses_{};  // by MissReason
+  // Scratch of a step; grows to the largest one, so that a steady state allocates nothing.
   std::vector<Row> rows_;
   std::vector<float> hidden_, logits_;
-  struct WantedRow {
-    Choice* choice;
-    int64_t position;
-    bool samples;  // the sequence's last row
-    bool scores;   // a prompt row whose logits judge the next prompt token
-  };
+  std::vector<uint64_t> ids_;
   std::vector<WantedRow> wanted_;
+  std::vector<Judged> judged_;
+  std::vector<JudgeScratch> judges_;  // by worker
 };
 
 }  // namespace larder

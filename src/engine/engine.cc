@@ -2,10 +2,10 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <future>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "engine/core.h"
 
@@ -18,11 +18,11 @@ struct Engine::Impl {
 
   mutable std::mutex mutex;
   std::condition_variable wake, idle;
-  std::deque<std::function<void()>> inbox;  // guarded by mutex; run between two steps
-  bool stopping = false, draining = false;  // guarded by mutex
-  int64_t unfinished = 0;                   // guarded by mutex: submitted and not yet ended
-  EngineStats stats;                        // guarded by mutex: as of the last step
-  RequestId next_id = 1;                    // guarded by mutex
+  std::vector<std::function<void()>> inbox;  // guarded by mutex; run between two steps
+  bool stopping = false, draining = false;   // guarded by mutex
+  int64_t unfinished = 0;                    // guarded by mutex: submitted and not yet ended
+  EngineStats stats;                         // guarded by mutex: as of the last step
+  RequestId next_id = 1;                     // guarded by mutex
   std::jthread thread;
 
   void Loop();
@@ -33,8 +33,10 @@ struct Engine::Impl {
 
 void Engine::Impl::Loop() {
   bool busy = false;
+  // Both keep their memory, so that a step takes none.
+  std::vector<std::function<void()>> work;
+  EngineStats now;
   for (;;) {
-    std::deque<std::function<void()>> work;
     bool ending;
     {
       std::unique_lock lock(mutex);
@@ -43,12 +45,13 @@ void Engine::Impl::Loop() {
       work.swap(inbox);
     }
     for (auto& item : work) item();
+    work.clear();
     // What was submitted is known to the core now; its destructor tells the sinks.
     if (ending) return;
     busy = core->Step();
-    EngineStats now = core->Stats();
+    core->ReadStats(now);
     std::lock_guard lock(mutex);
-    stats = std::move(now);
+    std::swap(stats, now);
     unfinished = core->unfinished() + static_cast<int64_t>(inbox.size());
     if (unfinished == 0) idle.notify_all();
   }

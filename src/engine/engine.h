@@ -5,6 +5,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -30,9 +32,10 @@ struct EngineStats {
   uint64_t prompt_tokens = 0, generation_tokens = 0, cached_tokens = 0, steps = 0;
   uint64_t requests_finished = 0, requests_cancelled = 0, requests_failed = 0;
   uint64_t attention_pages_read = 0;
-  double ttft_ms_sum = 0;                                // over finished requests
-  double scheduling_us_last = 0;                         // of the last step, without the model
-  std::vector<std::pair<std::string, uint64_t>> misses;  // by reason
+  double ttft_ms_sum = 0;                                     // over finished requests
+  double scheduling_us_last = 0;                              // of the last step, without the model
+  double model_us_last = 0;                                   // of the last step: rows and logits
+  std::vector<std::pair<std::string_view, uint64_t>> misses;  // by reason
   KvStats kv{};
 };
 

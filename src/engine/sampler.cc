@@ -1,6 +1,7 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -16,11 +17,7 @@ constexpr double kMassSlack = 4e-6;
 // What clients get for a token that cannot happen: JSON has no infinity.
 constexpr float kLowestLogprob = -9999.0f;
 
-struct Candidate {
-  float x;       // (logit - largest) / temperature, at most 0
-  float weight;  // exp(x)
-  int32_t token;
-};
+using Candidate = SampleScratch::Candidate;
 
 // Falling probability, the lower token first among equals.
 bool Before(const Candidate& a, const Candidate& b) { return a.x != b.x ? a.x > b.x : a.token < b.token; }
@@ -33,9 +30,9 @@ double Mass(std::span<const Candidate> candidates) {
 
 // The `k` largest of x in falling order, NaN left out. One pass; a heap of k keeps the best so far with the
 // worst on top, and a later token replaces it only if it is strictly larger, so ties go to the lower token.
-std::vector<Candidate> Largest(std::span<const float> x, size_t k) {
-  std::vector<Candidate> best;
-  if (k == 0) return best;
+void Largest(std::span<const float> x, size_t k, std::vector<Candidate>& best) {
+  best.clear();
+  if (k == 0) return;
   best.reserve(std::min(k, x.size()));
   for (size_t i = 0; i < x.size(); ++i) {
     if (best.size() == k && !(x[i] > best.front().x)) continue;
@@ -48,7 +45,6 @@ std::vector<Candidate> Largest(std::span<const float> x, size_t k) {
     std::push_heap(best.begin(), best.end(), Before);
   }
   std::sort(best.begin(), best.end(), Before);
-  return best;
 }
 
 // Drops what cannot be drawn, so that the last candidate is always a possible one.
@@ -57,22 +53,20 @@ void FillWeights(std::vector<Candidate>& candidates) {
   std::erase_if(candidates, [](const Candidate& c) { return !(c.weight > 0); });
 }
 
-std::vector<Candidate> Above(std::span<const float> x, float threshold) {
-  std::vector<Candidate> out;
+void Above(std::span<const float> x, float threshold, std::vector<Candidate>& out) {
+  out.clear();
   for (size_t i = 0; i < x.size(); ++i)
     if (x[i] > threshold) out.push_back({x[i], 0, static_cast<int32_t>(i)});
   FillWeights(out);
-  return out;
 }
 
 // The most probable tokens, enough of them to weigh `mass`: almost always a few thousand of a large
 // vocabulary.
-std::vector<Candidate> Gather(std::span<const float> x, double mass) {
-  for (const float threshold : {-8.0f, -16.0f}) {
-    std::vector<Candidate> out = Above(x, threshold);
-    if (Mass(out) >= mass) return out;
+void Gather(std::span<const float> x, double mass, std::vector<Candidate>& out) {
+  for (const float threshold : {-8.0f, -16.0f, kNever}) {
+    Above(x, threshold, out);
+    if (Mass(out) >= mass) return;
   }
-  return Above(x, kNever);
 }
 
 // How many candidates, taken in falling order, weigh at least `mass` (at least one, at most all). Reorders
@@ -118,6 +112,12 @@ void ApplyPenalty(float& logit, const SamplingParams& params, int32_t in_output)
 // Logits that broken weights could produce, made harmless: NaN never wins, infinity is the largest finite
 // number.
 void Sanitize(std::span<float> logits) {
+  // Looking is cheaper than writing, and there is nearly never anything to do. -inf counts, too: it does no
+  // harm.
+  constexpr uint32_t kExponent = 0x7F800000;
+  uint32_t special = 0;
+  for (const float l : logits) special |= (std::bit_cast<uint32_t>(l) & kExponent) == kExponent ? 1u : 0u;
+  if (special == 0) return;
   constexpr float kMax = std::numeric_limits<float>::max();
   for (float& l : logits) {
     l = l > kMax ? kMax : l;
@@ -183,7 +183,7 @@ double CounterUniform(uint64_t seed, uint32_t stream, uint64_t position) {
 }
 
 int32_t Sample(std::span<float> logits, const SamplingParams& params, const TokenHistory& history,
-               uint64_t position, uint32_t choice, std::span<const int32_t> banned) {
+               uint64_t position, uint32_t choice, std::span<const int32_t> banned, SampleScratch* scratch) {
   LARDER_CHECK(!logits.empty());
   const auto known = [&](int32_t token) { return token >= 0 && static_cast<size_t>(token) < logits.size(); };
   for (const auto& [token, bias] : params.logit_bias)
@@ -202,21 +202,25 @@ int32_t Sample(std::span<float> logits, const SamplingParams& params, const Toke
   const double u = CounterUniform(params.seed, choice, position);
   const bool cut_k = params.top_k > 0 && static_cast<size_t>(params.top_k) < logits.size();
   const bool cut_p = params.top_p < 1.0f;
-  std::vector<Candidate> candidates;
+  SampleScratch own;
+  std::vector<Candidate>& candidates = scratch != nullptr ? scratch->candidates : own.candidates;
   double total = 0;
   if (cut_k) {
-    candidates = Largest(logits, static_cast<size_t>(params.top_k));
+    Largest(logits, static_cast<size_t>(params.top_k), candidates);
     FillWeights(candidates);
     total = Mass(candidates);
   } else {
     total = std::exp(static_cast<double>(LogSumExp(logits.data(), static_cast<int64_t>(logits.size()))));
     if (!cut_p && params.min_p <= 0) {
-      candidates = Gather(logits, u * total);
+      Gather(logits, u * total, candidates);
       return TokenAt(candidates, u * total);
     }
     // Without top-p nothing below min_p matters, and the largest weight is 1.
-    candidates = cut_p ? Gather(logits, params.top_p * total)
-                       : Above(logits, std::log(std::min(params.min_p, 1.0f)) - 1e-3f);
+    if (cut_p) {
+      Gather(logits, params.top_p * total, candidates);
+    } else {
+      Above(logits, std::log(std::min(params.min_p, 1.0f)) - 1e-3f, candidates);
+    }
   }
   if (cut_p) candidates.resize(PrefixOfMass(candidates, params.top_p * total * (1 - kMassSlack)));
   if (params.min_p > 0) {
@@ -242,8 +246,9 @@ Logprobs ComputeLogprobs(std::span<const float> logits, int32_t chosen, int32_t 
   Logprobs out;
   const bool known = chosen >= 0 && static_cast<size_t>(chosen) < logits.size();
   out.chosen = known ? logprob(logits[static_cast<size_t>(chosen)]) : kLowestLogprob;
-  for (const Candidate& c : Largest(logits, static_cast<size_t>(std::max(top, 0))))
-    out.top.push_back({c.token, logprob(c.x)});
+  std::vector<Candidate> best;
+  Largest(logits, static_cast<size_t>(std::max(top, 0)), best);
+  for (const Candidate& c : best) out.top.push_back({c.token, logprob(c.x)});
   return out;
 }
 

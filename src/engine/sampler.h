@@ -10,15 +10,28 @@
 
 namespace larder {
 
+// Working memory of Sample, kept between calls so that a step takes none.
+struct SampleScratch {
+  struct Candidate {
+    float x;       // (logit - largest) / temperature, at most 0
+    float weight;  // exp(x)
+    int32_t token;
+  };
+  std::vector<Candidate> candidates;
+};
+
 // Tokens of a sequence that penalties look at, counted incrementally.
 class TokenHistory {
  public:
   void AddPrompt(std::span<const int32_t> tokens);
   void AddOutput(int32_t token);
+  // Room for `more` new tokens, so that adding them takes no memory.
+  void Reserve(int64_t more) { counts_.reserve(counts_.size() + static_cast<size_t>(more)); }
 
  private:
   friend int32_t Sample(std::span<float> logits, const SamplingParams& params, const TokenHistory& history,
-                        uint64_t position, uint32_t choice, std::span<const int32_t> banned);
+                        uint64_t position, uint32_t choice, std::span<const int32_t> banned,
+                        SampleScratch* scratch);
   struct Count {
     int32_t token;
     int32_t in_prompt, in_output;
@@ -31,7 +44,8 @@ class TokenHistory {
 // one draw by inverse CDF in order of falling probability (ties: lower token first) from the noise of (seed,
 // choice, position). temperature 0: arg max, ties to the lower token. Not-a-number logits never win.
 int32_t Sample(std::span<float> logits, const SamplingParams& params, const TokenHistory& history,
-               uint64_t position, uint32_t choice, std::span<const int32_t> banned);
+               uint64_t position, uint32_t choice, std::span<const int32_t> banned,
+               SampleScratch* scratch = nullptr);
 
 // In [0, 1), 53 bits, from a counter-based generator (Philox 4x32-10).
 double CounterUniform(uint64_t seed, uint32_t stream, uint64_t position);

@@ -25,7 +25,7 @@ int64_t Remaining(const ScheduledSequence& s) { return s.num_tokens - s.num_comp
 }  // namespace
 
 struct Scheduler::Step {
-  std::vector<Work> work;
+  std::vector<Work>& work;
   int64_t budget;          // rows left
   int64_t rows = 0;        // planned so far,
   double row_context = 0;  // and what they see together
@@ -65,19 +65,19 @@ void Scheduler::Remove(ScheduledSequence* sequence) {
   sequence->state = SequenceState::kFinished;
 }
 
-std::vector<Scheduler::Work> Scheduler::Plan() {
-  Step step;
-  step.budget = options_.max_batch_rows;
+const std::vector<Scheduler::Work>& Scheduler::Plan() {
+  work_.clear();
+  Step step{.work = work_, .budget = options_.max_batch_rows};
   PlanRunning(step, true);
   PlanRunning(step, false);
   if (!step.preempted) PlanAdmissions(step);
-  return std::move(step.work);
+  return work_;
 }
 
 void Scheduler::PlanRunning(Step& step, bool decoders) {
   // Preempting shortens running_, so it is walked by index over a copy of what was there.
-  const std::vector<ScheduledSequence*> order = running_;
-  for (ScheduledSequence* sequence : order) {
+  order_ = running_;
+  for (ScheduledSequence* sequence : order_) {
     if (step.budget == 0) return;
     const bool decodes = Remaining(*sequence) == 1;
     if (sequence->state != SequenceState::kRunning || decodes != decoders || Remaining(*sequence) == 0)
@@ -140,17 +140,18 @@ const ScheduledSequence* Scheduler::SharedWithRunning(const ScheduledSequence& c
 }
 
 void Scheduler::PlanAdmissions(Step& step) {
-  std::vector<ScheduledSequence*> candidates = waiting_;
-  while (step.budget > 0 && !candidates.empty() && running() < options_.max_running) {
+  if (running() >= options_.max_running) return;
+  candidates_ = waiting_;
+  while (step.budget > 0 && !candidates_.empty() && running() < options_.max_running) {
     ScheduledSequence* head = nullptr;
     std::string_view author = "order";
     for (const auto& policy : policies_) {
-      head = policy->Head(candidates, clock_->NowNs());
+      head = policy->Head(candidates_, clock_->NowNs());
       author = policy->name();
       if (head != nullptr) break;
     }
-    if (head == nullptr) head = candidates.front();
-    std::erase(candidates, head);
+    if (head == nullptr) head = candidates_.front();
+    std::erase(candidates_, head);
     if (const ScheduledSequence* other = SharedWithRunning(*head)) {
       Log("wait-for-prefix", author, head->id, static_cast<int64_t>(other->id));
       continue;

@@ -117,8 +117,8 @@ class Scheduler {
     int64_t rows;  // [num_computed, num_computed + rows)
   };
   // The next step: sequences with one row to go first, then prefills by chunks, then admissions (none in a
-  // step that preempted). Rows are reserved in the cache.
-  std::vector<Work> Plan();
+  // step that preempted). Rows are reserved in the cache. The list is valid until the next call.
+  const std::vector<Work>& Plan();
   // Sequences that cannot go on although nobody else runs: they need more than the cache's limit. Empties the
   // list.
   std::vector<ScheduledSequence*> TakeStuck();
@@ -143,6 +143,8 @@ class Scheduler {
   SchedulerCache* const cache_;
   Clock* const clock_;
   std::vector<ScheduledSequence*> running_, waiting_, stuck_;
+  std::vector<Work> work_;                              // of the last Plan
+  std::vector<ScheduledSequence*> order_, candidates_;  // scratch of Plan
   StepCost cost_;
   std::vector<SchedulerDecision> log_;  // a ring
   size_t log_next_ = 0;

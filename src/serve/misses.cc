@@ -11,7 +11,7 @@ std::vector<std::pair<std::string, uint64_t>> VisibleMisses(const ServeContext& 
   std::vector<std::pair<std::string, uint64_t>> misses;
   for (const auto& [reason, count] : stats.misses) {
     if (reason == MissReasonName(MissReason::kNone)) continue;
-    std::string name = reason;
+    std::string name(reason);
     std::replace(name.begin(), name.end(), ' ', '_');
     if (name == "other_tenant" && !sees_all) name = "never_seen";
     const auto same =

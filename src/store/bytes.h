@@ -17,9 +17,11 @@ class ByteWriter {
 
   template <std::unsigned_integral T>
   void Number(T value) {
-    for (size_t i = 0; i < sizeof(T); ++i) out_.push_back(static_cast<std::byte>((value >> (8 * i)) & 0xff));
+    std::array<std::byte, sizeof(T)> bytes;
+    for (size_t i = 0; i < sizeof(T); ++i) bytes[i] = static_cast<std::byte>((value >> (8 * i)) & 0xff);
+    Bytes(std::span<const std::byte>(bytes));
   }
-  void Bytes(std::span<const std::byte> bytes) { out_.insert(out_.end(), bytes.begin(), bytes.end()); }
+  void Bytes(std::span<const std::byte> bytes);
   template <size_t N>
   void Bytes(const std::array<uint8_t, N>& bytes) {
     Bytes(std::as_bytes(std::span(bytes)));

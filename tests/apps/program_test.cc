@@ -132,6 +132,35 @@ TEST(Program, BenchReportsEachLength) {
       1);
 }
 
+// Rows of JSON whose figures are positive; how many there are.
+size_t FigureRows(const std::string& what, const std::string& arguments, const std::string& figure) {
+  const Outcome outcome = Program("bench " + what + " --json --rounds 1 --threads 2 " + arguments +
+                                  " --model " + ModelPath("tiny-gemma3.gguf"));
+  EXPECT_EQ(outcome.code, 0) << outcome.out;
+  std::istringstream lines(outcome.out);
+  size_t rows = 0;
+  for (std::string line; std::getline(lines, line); ++rows) {
+    const json row = json::parse(line);
+    EXPECT_EQ(row["bench"], what);
+    EXPECT_GT(row[figure]["median"].get<double>(), 0) << line;
+    EXPECT_LE(row[figure]["min"], row[figure]["max"]) << line;
+    EXPECT_NE(row["command"].get<std::string>().find("bench " + what), std::string::npos);
+  }
+  return rows;
+}
+
+TEST(Program, BenchReportsTheParts) {
+  EXPECT_EQ(FigureRows("matmul", "--rows 1,3", "gmac_per_s"), 5 * 2);
+  EXPECT_EQ(FigureRows("attention", "--lengths 16,70", "gmac_per_s"), 2 * 2);
+  EXPECT_EQ(FigureRows("neighbour", "--lengths 16 --tokens 4", "ratio"), 3 * 2);
+  EXPECT_EQ(FigureRows("schedule", "--lengths 16 --tokens 4", "plan_us"), 2 * 2);
+}
+
+TEST(Program, BenchServeReportsEveryLayer) {
+  EXPECT_EQ(FigureRows("serve", "--lengths 16 --tokens 8 --sequences 3", "tokens_per_s"), 2 * 3);
+  EXPECT_EQ(Program("bench serve --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code, 1);
+}
+
 TEST(Program, RunAnswersTheSameForTheSameSeed) {
   const std::string arguments =
       "run --prompt hello --max-tokens 8 --seed 3 --model " + ModelPath("tiny-llama.gguf");

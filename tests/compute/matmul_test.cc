@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "compute/matmul_amx.h"
 #include "compute/packed.h"
 #include "simd_targets_for_test.h"
 
@@ -73,10 +74,10 @@ class MatMulCase {
   int64_t ldy() const { return problem_.outputs + 5; }
   const float* bias() const { return problem_.bias ? bias_.data() : nullptr; }
 
-  void ExpectEqual(ThreadPool& pool) {
+  void ExpectEqual(ThreadPool& pool, bool amx = true) {
     Result<Matrix> matrix = Matrix::Pack(source(), problem_.mode, pool, permutation_);
     ASSERT_TRUE(matrix.has_value()) << matrix.error().message;
-    MatMulScratch scratch;
+    MatMulScratch scratch(amx);
     std::vector<float> y(expected_.size(), 0.5f);
     const MatMulTarget target{&*matrix, y.data(), ldy(), bias()};
     MatMul(pool, scratch, x_.data(), ldx(), problem_.rows, {&target, 1});
@@ -113,6 +114,23 @@ TEST(MatMul, EqualsReferenceInEveryFormatOnEveryTarget) {
   }
 }
 
+// On the tile unit, if this machine has one, and on the same rows without it: one full tile, and some with
+// rows behind them.
+TEST(MatMul, EqualsReferenceInEveryFormatWithAndWithoutAmx) {
+  for (const FormatInfo& format : AllFormats()) {
+    SCOPED_TRACE(format.name);
+    const int64_t inputs = format.block_elements <= 32 ? 96 : format.block_elements;
+    for (const int rows : {kAmxRows, kAmxRows + 5, 3 * kAmxRows - 1}) {
+      MatMulCase fixed({format.type, MathMode::kFast, 37, inputs, rows, rows != kAmxRows, false}, 17);
+      for (const bool amx : {true, false}) {
+        SCOPED_TRACE(amx);
+        ThreadPool pool(2);
+        fixed.ExpectEqual(pool, amx);
+      }
+    }
+  }
+}
+
 TEST(MatMul, EqualsReferenceForRandomShapesRowsAndThreads) {
   std::mt19937 random(1);
   const TensorType types[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF32};
@@ -134,9 +152,11 @@ TEST(MatMul, EqualsReferenceForRandomShapesRowsAndThreads) {
 }
 
 TEST(MatMul, ManyRowsAndOutputsCrossEveryBlockBoundary) {
-  MatMulCase fixed({TensorType::kQ4_1, MathMode::kFast, 400, 1056, 150, false, false}, 3);
-  ThreadPool pool(4);
-  fixed.ExpectEqual(pool);
+  for (const TensorType type : {TensorType::kQ4_1, TensorType::kQ8_0}) {
+    MatMulCase fixed({type, MathMode::kFast, 400, 1056, 150, false, false}, 3);
+    ThreadPool pool(4);
+    for (const bool amx : {true, false}) fixed.ExpectEqual(pool, amx);
+  }
 }
 
 TEST(MatMul, SeveralTargetsShareOneCall) {
@@ -169,32 +189,39 @@ TEST(MatMul, SeveralTargetsShareOneCall) {
   }
 }
 
-// Integer sums at their extremes: all codes and activations as large as they can be.
+// Integer sums at their extremes: all codes and activations as large as they can be, for every number of rows
+// that takes another kernel.
+void ExpectExactSums(TensorType type, uint8_t code_bytes, float code, float activation, int rows) {
+  const FormatInfo* format = FindFormat(static_cast<uint32_t>(type));
+  const int64_t outputs = 16, inputs = 64;
+  std::vector<uint8_t> bytes(outputs * RowBytes(*format, inputs).value(), code_bytes);
+  for (size_t block = 0; block < bytes.size(); block += static_cast<size_t>(format->block_bytes)) {
+    bytes[block] = 0;
+    bytes[block + 1] = 0x3C;  // scale 1
+  }
+  const size_t results = static_cast<size_t>(rows * outputs);
+  const std::vector<float> x(static_cast<size_t>(rows * inputs), activation);
+  ForEachSimdTarget([&] {
+    for (const bool amx : {true, false}) {
+      ThreadPool pool(1);
+      const Matrix matrix =
+          Matrix::Pack({type, bytes.data(), outputs, inputs}, MathMode::kFast, pool).value();
+      MatMulScratch scratch(amx);
+      std::vector<float> y(results);
+      const MatMulTarget target{&matrix, y.data(), outputs};
+      MatMul(pool, scratch, x.data(), inputs, rows, {&target, 1});
+      EXPECT_EQ(y, std::vector<float>(results, code * activation * 64)) << "rows " << rows;
+    }
+  });
+}
+
 TEST(MatMul, LargestCodesDoNotOverflow) {
-  for (const int sign : {1, -1}) {
-    for (TensorType type : {TensorType::kQ8_0, TensorType::kQ4_0}) {
-      const FormatInfo* format = FindFormat(static_cast<uint32_t>(type));
-      const int64_t outputs = 16, inputs = 64;
-      std::vector<uint8_t> bytes(outputs * RowBytes(*format, inputs).value(),
-                                 type == TensorType::kQ8_0 ? 0x80 : 0xFF);  // -128, or 15 twice
-      for (size_t block = 0; block < bytes.size(); block += static_cast<size_t>(format->block_bytes)) {
-        bytes[block] = 0;
-        bytes[block + 1] = 0x3C;  // scale 1
-      }
-      std::vector<float> x(inputs, 127.0f * static_cast<float>(sign)), expected(outputs), y(outputs);
-      const MatrixSource source{type, bytes.data(), outputs, inputs};
-      MatMulReference(x.data(), inputs, 1, source, MathMode::kFast, {}, nullptr, expected.data(), outputs);
-      ForEachSimdTarget([&] {
-        ThreadPool pool(1);
-        const Matrix matrix = Matrix::Pack(source, MathMode::kFast, pool).value();
-        MatMulScratch scratch;
-        const MatMulTarget target{&matrix, y.data(), outputs};
-        MatMul(pool, scratch, x.data(), inputs, 1, {&target, 1});
-        EXPECT_EQ(y, expected);
-        if (type == TensorType::kQ8_0) {
-          EXPECT_EQ(y[0], -128.0f * 127 * 64 * static_cast<float>(sign));
-        }
-      });
+  for (const float activation : {127.0f, -127.0f}) {
+    for (const int rows : {1, 5, 16}) {
+      ExpectExactSums(TensorType::kQ8_0, 0x80, -128, activation, rows);
+      ExpectExactSums(TensorType::kQ8_0, 0x7F, 127, activation, rows);
+      ExpectExactSums(TensorType::kQ4_0, 0xFF, 7, activation, rows);  // 15, and a minimum of -8
+      ExpectExactSums(TensorType::kQ4_0, 0x00, -8, activation, rows);
     }
   }
 }

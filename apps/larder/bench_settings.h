@@ -1,0 +1,33 @@
+// What the kinds of `larder bench` share: their options, and which of them a kind reads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "larder/measure.h"
+#include "larder/model_flags.h"
+
+namespace larder {
+
+struct BenchSettings {
+  ModelFlags flags;
+  std::string lengths;  // "": the kind's own
+  std::string rows = "1,8,64,512";
+  int64_t rounds = 5, tokens = 32, sequences = 0;
+  bool json = false;
+
+  // The lengths asked for, else `otherwise`; "end" is the longest context that leaves room for `reserve`
+  // tokens, at most 8192.
+  Result<std::vector<int64_t>> Lengths(const std::string& otherwise, int64_t context, int64_t reserve) const;
+};
+
+// Each loads the model, measures and prints.
+Status BenchMatMul(const BenchSettings& settings);     // matrix products of the model's shapes
+Status BenchAttention(const BenchSettings& settings);  // attention of the model's shape
+Status BenchServe(const BenchSettings& settings);      // through HTTP, beside engine and model
+Status BenchSchedule(const BenchSettings& settings);   // a step without the model
+Status BenchNeighbour(const BenchSettings& settings);  // beside processes that compute
+
+}  // namespace larder

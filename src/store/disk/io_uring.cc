@@ -1,0 +1,124 @@
+// Reads through io_uring: one system call hands over a batch and waits for the first answers.
+#include <liburing.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+
+#include "store/disk/io_queue.h"
+
+namespace larder {
+namespace {
+
+constexpr uint64_t kWakeToken = UINT64_MAX;
+
+class UringQueue final : public IoQueue {
+ public:
+  static Result<std::unique_ptr<IoQueue>> Make(size_t depth) {
+    auto queue = std::unique_ptr<UringQueue>(new UringQueue(depth));
+    io_uring_params params{};
+    // One more for the event that wakes it, one for an old kernel's timeout.
+    const int made = io_uring_queue_init_params(static_cast<unsigned>(depth + 2), &queue->ring_, &params);
+    if (made < 0) {
+      return Fail(ErrorKind::kUnsupported, "the system refuses io_uring: {}", std::strerror(-made));
+    }
+    queue->ready_ = true;
+    // Waiting with a timeout must not take a place in the queue, and completions must never be lost.
+    if ((params.features & IORING_FEAT_EXT_ARG) == 0 || (params.features & IORING_FEAT_NODROP) == 0) {
+      return Fail(ErrorKind::kUnsupported, "the system's io_uring is too old");
+    }
+    queue->event_ = eventfd(0, EFD_CLOEXEC);
+    if (queue->event_ < 0) return Fail(ErrorKind::kIo, "cannot make an event: {}", std::strerror(errno));
+    queue->Listen();
+    return queue;
+  }
+
+  ~UringQueue() override {
+    if (ready_) io_uring_queue_exit(&ring_);
+    if (event_ >= 0) close(event_);
+  }
+
+  size_t depth() const override { return depth_; }
+
+  void Start(std::span<const IoRead> reads) override {
+    for (const IoRead& read : reads) {
+      io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+      LARDER_CHECK(sqe != nullptr);
+      io_uring_prep_read(sqe, read.file->handle(), read.to.data(), static_cast<unsigned>(read.to.size()),
+                         read.offset);
+      io_uring_sqe_set_data64(sqe, read.token);
+    }
+    if (!reads.empty()) Submit();
+  }
+
+  void Wait(int64_t timeout_ns, std::vector<IoDone>& done) override {
+    if (Reap(done) || timeout_ns == 0) return;
+    io_uring_cqe* cqe = nullptr;
+    if (timeout_ns < 0) {
+      io_uring_submit_and_wait(&ring_, 1);
+    } else {
+      __kernel_timespec timeout{.tv_sec = timeout_ns / 1'000'000'000, .tv_nsec = timeout_ns % 1'000'000'000};
+      io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &timeout, nullptr);
+    }
+    ++calls_;
+    Reap(done);
+  }
+
+  void Wake() override {
+    const uint64_t one = 1;
+    (void)!write(event_, &one, sizeof one);
+  }
+
+  uint64_t system_calls() const override { return calls_; }
+  std::string_view name() const override { return "io_uring"; }
+
+ private:
+  explicit UringQueue(size_t depth) : depth_(depth) {}
+
+  void Submit() {
+    // What cannot be taken now stays in the queue and goes with the next call.
+    io_uring_submit(&ring_);
+    ++calls_;
+  }
+
+  void Listen() {
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+    io_uring_prep_read(sqe, event_, &event_count_, sizeof event_count_, 0);
+    io_uring_sqe_set_data64(sqe, kWakeToken);
+    Submit();
+  }
+
+  // Whether there was anything, also if it was only a wake-up.
+  bool Reap(std::vector<IoDone>& done) {
+    bool woken = false, any = false;
+    io_uring_cqe* cqe = nullptr;
+    while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
+      any = true;
+      if (cqe->user_data == kWakeToken) {
+        woken = true;
+      } else if (cqe->res < 0) {
+        done.push_back({cqe->user_data, Fail(ErrorKind::kIo, "cannot read: {}", std::strerror(-cqe->res))});
+      } else {
+        done.push_back({cqe->user_data, static_cast<size_t>(cqe->res)});
+      }
+      io_uring_cqe_seen(&ring_, cqe);
+    }
+    if (woken) Listen();
+    return any;
+  }
+
+  const size_t depth_;
+  io_uring ring_{};
+  bool ready_ = false;
+  int event_ = -1;
+  uint64_t event_count_ = 0;
+  std::atomic<uint64_t> calls_ = 0;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<IoQueue>> MakeUringQueue(size_t depth) { return UringQueue::Make(depth); }
+
+}  // namespace larder

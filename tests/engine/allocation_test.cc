@@ -1,0 +1,131 @@
+// Does a step that only decodes take memory? Every operator new of this program is counted.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <random>
+
+#include "engine/core.h"
+#include "tests/testing/model_session.h"
+
+namespace {
+
+std::atomic<int64_t> g_allocations = 0;
+
+void* Counted(size_t size, size_t alignment) {
+  g_allocations.fetch_add(1, std::memory_order_relaxed);
+  void* p = alignment <= alignof(std::max_align_t)
+                ? std::malloc(size)
+                : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+  if (p == nullptr) std::abort();
+  return p;
+}
+
+}  // namespace
+
+void* operator new(size_t size) { return Counted(size, 0); }
+void* operator new[](size_t size) { return Counted(size, 0); }
+void* operator new(size_t size, std::align_val_t alignment) {
+  return Counted(size, static_cast<size_t>(alignment));
+}
+void* operator new[](size_t size, std::align_val_t alignment) {
+  return Counted(size, static_cast<size_t>(alignment));
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace larder {
+namespace {
+
+struct CountingSink final : RequestSink {
+  int64_t tokens = 0;
+  void OnPromptLogprobs(std::vector<TokenOutput>) override {}
+  void OnToken(TokenOutput) override { ++tokens; }
+  void OnChoiceEnd(ChoiceEnd) override {}
+  void OnFinish(const Usage&, const CacheReport&) override {}
+  void OnError(const Error& error) override { ADD_FAILURE() << error.message; }
+};
+
+// Ways to choose a token, each with working memory of its own.
+std::vector<SamplingParams> WaysToSample() {
+  return {
+      {.temperature = 0},
+      {.temperature = 1, .seed = 1},
+      {.temperature = 0.8f, .top_p = 0.9f, .seed = 2},
+      {.temperature = 1, .top_k = 20, .repetition_penalty = 1.2f, .presence_penalty = 0.5f, .seed = 3},
+      {.temperature = 1, .min_p = 0.05f, .logit_bias = {{3, 1.0f}}, .seed = 4},
+  };
+}
+
+class AllocationTest : public ::testing::Test {
+ protected:
+  AllocationTest()
+      : model_(testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast,
+                                  ModelOptions().kv_type, 2)) {
+    core_ = *EngineCore::Create(model_.get(), {}, &clock_);
+    std::mt19937 random(1);
+    for (const SamplingParams& sampling : WaysToSample()) {
+      Request request;
+      request.sampling = sampling;
+      for (int i = 0; i < kPrompt; ++i) request.prompt.push_back(static_cast<int32_t>(random() % 256));
+      request.ignore_eos = true;
+      request.max_tokens = 400;
+      request.stop = {"never in the answer"};
+      core_->Add(++requests_, std::move(request), sink_);
+    }
+  }
+
+  int64_t AllocationsOfStep() {
+    const int64_t before = g_allocations.load();
+    EXPECT_TRUE(core_->Step());
+    return g_allocations.load() - before;
+  }
+
+  static constexpr int kPrompt = 10;
+  std::unique_ptr<Model> model_;
+  ManualClock clock_;
+  std::unique_ptr<EngineCore> core_;
+  std::shared_ptr<CountingSink> sink_ = std::make_shared<CountingSink>();
+  uint64_t requests_ = 0;
+};
+
+TEST_F(AllocationTest, TheCounterCounts) {
+  const int64_t before = g_allocations.load();
+  const auto taken = std::make_unique<std::vector<int>>(1000);
+  EXPECT_EQ(g_allocations.load() - before, 2);
+  EXPECT_GT(AllocationsOfStep(), 0) << "the first step takes in requests";
+}
+
+TEST_F(AllocationTest, StepsOfDecodeTakeNoMemory) {
+  // A new block of 64 rows is a node of the tree and memory for its rows; a full one gets its name and a
+  // place in the index. This is once in 64 tokens.
+  constexpr int64_t kAllocationsOfABlock = 24;
+  int position = kPrompt;  // of the row that the next step writes
+  AllocationsOfStep();     // the prompts
+  for (int i = 0; i < 3; ++i, ++position) AllocationsOfStep();
+  for (; position < 300; ++position) {
+    const bool new_block = position % kPageTokens == 0, sealed = position % kPageTokens == kPageTokens - 1;
+    const int64_t allowed = new_block || sealed ? static_cast<int64_t>(requests_) * kAllocationsOfABlock : 0;
+    ASSERT_LE(AllocationsOfStep(), allowed) << "at position " << position;
+  }
+  EXPECT_EQ(sink_->tokens, static_cast<int64_t>(requests_) * (300 - kPrompt + 1));
+}
+
+TEST_F(AllocationTest, ReadingStatisticsKeepsItsMemory) {
+  AllocationsOfStep();
+  EngineStats stats;
+  core_->ReadStats(stats);
+  const int64_t before = g_allocations.load();
+  core_->ReadStats(stats);
+  EXPECT_EQ(g_allocations.load() - before, 0);
+}
+
+}  // namespace
+}  // namespace larder

@@ -1,0 +1,303 @@
+// The tier as it runs: its own threads, the operating system's files, every way of reading.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "tests/store/disk/disk_fixture.h"
+
+namespace larder {
+namespace {
+
+// Waits for an answer from another thread.
+template <class T>
+class Answer {
+ public:
+  void Set(T value) {
+    std::lock_guard lock(mutex_);
+    value_ = std::move(value);
+    ready_ = true;
+    changed_.notify_all();
+  }
+  T Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return ready_; });
+    return std::move(value_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ready_ = false;
+  T value_{};
+};
+
+TestRecord RecordOf(uint64_t n) {
+  return MakeTestRecord(n, {8192, 3000 + n % 5 * 1000, 40'960, 4096}, Space(static_cast<uint8_t>(n % 4)),
+                        ParentName(n % 7));
+}
+
+// The outcome of each record; bytes that are wrong although their groups are ok fail the test.
+std::vector<bool> GetAll(Tier& tier, const std::vector<uint64_t>& numbers, ReadPriority priority,
+                         bool aligned) {
+  std::vector<TestRecord> records;
+  std::vector<DirectBuffer> buffers;
+  std::vector<RecordRead> reads;
+  for (const uint64_t n : numbers) {
+    records.push_back(RecordOf(n));
+    const uint64_t bytes = records.back().header.payload_bytes();
+    buffers.emplace_back(bytes + kDirectAlign);
+    reads.push_back({records.back().header.name, 0, kMaxRecordGroups,
+                     buffers.back().first(bytes + 8).subspan(aligned ? 0 : 8, bytes)});
+  }
+  std::vector<bool> good(numbers.size(), true);
+  size_t groups = 0;
+  Answer<bool> done;
+  GetCallbacks callbacks;
+  callbacks.accept = [&](size_t item, const RecordHeader& header) {
+    return header.group_bytes == records[item].header.group_bytes ? Status()
+                                                                  : Fail(ErrorKind::kInvalid, "another size");
+  };
+  callbacks.group_done = [&](uint32_t group, std::span<const Status> items) {
+    EXPECT_EQ(group, groups++);
+    for (size_t i = 0; i < items.size(); ++i) {
+      if (!items[i]) good[i] = false;
+    }
+  };
+  callbacks.done = [&] { done.Set(true); };
+  tier.Get(reads, kNoDeadline, priority, std::move(callbacks));
+  done.Wait();
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    if (!good[i] || groups < 4) {
+      good[i] = false;
+      continue;
+    }
+    const std::vector<std::byte> bytes(reads[i].destination.begin(), reads[i].destination.end());
+    EXPECT_EQ(bytes == SimDisk::Flat(records[i]), true) << "record " << numbers[i];
+  }
+  return good;
+}
+
+void PutOne(Tier& tier, uint64_t n) {
+  const auto record = std::make_shared<TestRecord>(RecordOf(n));
+  RecordPayload payload = record->payload();
+  payload.owner = record;
+  tier.Put(record->header, std::move(payload), nullptr);
+}
+
+class DiskThreads : public testing::TestWithParam<DiskIo> {
+ protected:
+  DiskThreads() : folder_("disk-threads") {
+    options_.directory = folder_ / "store";
+    options_.limit_bytes = 8 << 20;
+    options_.write_delay_ms = 1;
+    options_.io = GetParam();
+  }
+  bool Open() {
+    tier_.reset();
+    auto opened = OpenDiskTier(options_, RealFileSystem(), nullptr, &clock_);
+    if (!opened && opened.error().kind == ErrorKind::kUnsupported) return false;
+    EXPECT_TRUE(opened) << opened.error().message;
+    if (opened) tier_ = *std::move(opened);
+    return tier_ != nullptr;
+  }
+
+  TemporaryFolder folder_;
+  SystemClock clock_;
+  DiskOptions options_;
+  std::unique_ptr<DiskTier> tier_;
+};
+
+TEST_P(DiskThreads, RoundTripAndReopen) {
+  if (!Open()) GTEST_SKIP() << "no io_uring here";
+  std::vector<uint64_t> numbers;
+  for (uint64_t n = 0; n < 40; ++n) {
+    PutOne(*tier_, n);
+    numbers.push_back(n);
+  }
+  tier_->Flush();
+  for (int time = 0; time < 2; ++time) {
+    EXPECT_EQ(GetAll(*tier_, numbers, ReadPriority::kRequest, true), std::vector<bool>(40, true));
+    EXPECT_EQ(GetAll(*tier_, numbers, ReadPriority::kPrefetch, false), std::vector<bool>(40, true));
+    ASSERT_TRUE(Open());
+  }
+  auto second = OpenDiskTier(options_, RealFileSystem(), nullptr, &clock_);
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().kind, ErrorKind::kConflict);
+  EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos);
+}
+
+// Reads are handed over in batches: all heads, then all groups, however many records and groups there are.
+TEST_P(DiskThreads, FewBatches) {
+  if (!Open()) GTEST_SKIP() << "no io_uring here";
+  for (uint64_t n = 0; n < 6; ++n) PutOne(*tier_, n);
+  tier_->Flush();
+  GetAll(*tier_, {0, 1, 2, 3, 4, 5}, ReadPriority::kRequest, true);
+  EXPECT_EQ(tier_->counters().read_batches, 2u);
+  // Six heads; of each record two runs of groups, since the second group ends within a page.
+  EXPECT_EQ(tier_->counters().reads, 18u);
+}
+
+TEST_P(DiskThreads, ReadersWritersEvictionAndRemovalTogether) {
+  if (!Open()) GTEST_SKIP() << "no io_uring here";
+  constexpr uint64_t kNames = 400;
+  std::atomic<uint64_t> hits = 0;
+  const auto reader = [&](uint64_t seed) {
+    uint64_t state = seed;
+    for (int round = 0; round < 60; ++round) {
+      std::vector<uint64_t> numbers;
+      for (int i = 0; i < 6; ++i) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        numbers.push_back((state >> 33) % kNames);
+      }
+      const auto priority = round % 3 == 0 ? ReadPriority::kPrefetch : ReadPriority::kRequest;
+      for (const bool hit : GetAll(*tier_, numbers, priority, round % 2 == 0)) hits += hit;
+    }
+  };
+  const auto writer = [&](uint64_t first) {
+    for (uint64_t n = first; n < kNames; n += 2) {
+      PutOne(*tier_, n);
+      if (n % 50 == 0) tier_->Flush();
+      if (n % 31 == 0) {
+        EXPECT_TRUE(tier_->Remove(std::vector<Digest>{TestName(n / 2)}));
+      }
+      if (n % 97 == 0) {
+        EXPECT_TRUE(tier_->Wipe(Space(3)));
+      }
+      tier_->Touch(std::vector<Digest>{TestName(n / 3)});
+      (void)tier_->Pin(TestName(n / 4), 5);
+      EXPECT_LE(tier_->stats().used_bytes, options_.limit_bytes);
+    }
+  };
+  const auto looker = [&] {
+    for (int round = 0; round < 40; ++round) {
+      Answer<bool> found;
+      tier_->Find({TestName(1), TestName(2)}, kNoDeadline,
+                  [&](Result<std::vector<bool>> here) { found.Set(here.has_value()); });
+      EXPECT_TRUE(found.Wait());
+      Answer<bool> children;
+      tier_->Children(ParentName(round % 7), 8, kNoDeadline,
+                      [&](Result<std::vector<RecordHeader>> all) { children.Set(all.has_value()); });
+      EXPECT_TRUE(children.Wait());
+      uint64_t cursor = 0;
+      (void)tier_->List(cursor, 10);
+    }
+  };
+  std::vector<std::thread> threads;
+  threads.emplace_back(writer, 0);
+  threads.emplace_back(writer, 1);
+  threads.emplace_back(reader, 11);
+  threads.emplace_back(reader, 22);
+  threads.emplace_back(looker);
+  for (std::thread& thread : threads) thread.join();
+  tier_->Flush();
+  EXPECT_GT(hits, 0u);
+  EXPECT_GT(tier_->stats().evicted_records, 0u);
+  EXPECT_EQ(tier_->stats().bad_records, 0u);
+  ASSERT_TRUE(tier_->Compact());
+  const auto report = tier_->Verify();
+  ASSERT_TRUE(report);
+  EXPECT_EQ(report->bad, 0u);
+  EXPECT_GT(report->records, 0u);
+  ASSERT_TRUE(Open());
+  EXPECT_EQ(tier_->stats().records, report->records);
+}
+
+// A tier that goes while reads and writes are on their way answers all of them.
+TEST_P(DiskThreads, ClosingAnswersEverything) {
+  if (!Open()) GTEST_SKIP() << "no io_uring here";
+  for (uint64_t n = 0; n < 30; ++n) PutOne(*tier_, n);
+  tier_->Flush();
+  std::atomic<int> done = 0, written = 0;
+  const TestRecord like = RecordOf(0);
+  std::vector<std::byte> to(30 * (like.header.payload_bytes() + 8192));
+  for (uint64_t n = 0; n < 30; ++n) {
+    const uint64_t bytes = RecordOf(n).header.payload_bytes();
+    GetCallbacks callbacks;
+    callbacks.done = [&] { ++done; };
+    tier_->Get({{TestName(n), 0, kMaxRecordGroups,
+                 std::span(to).subspan(n * (like.header.payload_bytes() + 8192), bytes)}},
+               kNoDeadline, ReadPriority::kRequest, std::move(callbacks));
+    const auto record = std::make_shared<TestRecord>(RecordOf(1000 + n));
+    tier_->Put(record->header, {record->payload().groups, record},
+               [&](Status status) { written += status.has_value(); });
+  }
+  tier_.reset();
+  EXPECT_EQ(done, 30);
+  EXPECT_EQ(written, 30);
+}
+
+INSTANTIATE_TEST_SUITE_P(Io, DiskThreads, testing::Values(DiskIo::kAuto, DiskIo::kUring, DiskIo::kThreads),
+                         [](const auto& info) {
+                           return info.param == DiskIo::kAuto    ? "Auto"
+                                  : info.param == DiskIo::kUring ? "Uring"
+                                                                 : "Threads";
+                         });
+
+// On a disk whose reads hang, writes wait for the reads of requests, though not for ever.
+TEST(DiskThreadsHeld, WritesLetReadsPass) {
+  SimFiles files;
+  SystemClock clock;
+  DiskOptions options;
+  options.directory = "/store";
+  options.limit_bytes = 8 << 20;
+  options.write_delay_ms = 0;
+  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
+  PutOne(*tier, 1);
+  tier->Flush();
+  EXPECT_EQ(tier->counters().held_writes, 0u);
+  Answer<bool> release, reading;
+  files.SetHook([&](SimOp op, const std::string& path) {
+    if (op == SimOp::kRead && path.find("seg-") != std::string::npos && files.Names("gate").empty()) {
+      reading.Set(true);
+      (void)release.Wait();
+    }
+    return Status();
+  });
+  std::thread get([&] { EXPECT_TRUE(GetAll(*tier, {1}, ReadPriority::kRequest, true)[0]); });
+  reading.Wait();
+  PutOne(*tier, 2);
+  tier->Flush();
+  EXPECT_GT(tier->counters().held_writes, 0u);
+  files.SetHook(nullptr);
+  release.Set(true);
+  get.join();
+  EXPECT_TRUE(GetAll(*tier, {2}, ReadPriority::kRequest, true)[0]);
+}
+
+// What is evicted while it is read stays readable, and its segment goes when the reader does.
+TEST(DiskThreadsHeld, ASegmentGoesWithItsLastReader) {
+  SimFiles files;
+  SystemClock clock;
+  DiskOptions options;
+  options.directory = "/store";
+  options.limit_bytes = 8 << 20;
+  options.write_delay_ms = 0;
+  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
+  PutOne(*tier, 1);
+  tier->Flush();
+  Answer<bool> release, reading;
+  files.SetHook([&](SimOp op, const std::string& path) {
+    if (op == SimOp::kRead && path.find("seg-") != std::string::npos) {
+      reading.Set(true);
+      (void)release.Wait();
+    }
+    return Status();
+  });
+  std::thread get([&] { EXPECT_TRUE(GetAll(*tier, {1}, ReadPriority::kRequest, true)[0]); });
+  reading.Wait();
+  ASSERT_TRUE(tier->Remove(std::vector<Digest>{TestName(1)}));
+  ASSERT_TRUE(tier->Compact());
+  EXPECT_EQ(files.Names("seg-").size(), 1u);
+  EXPECT_GT(tier->stats().used_bytes, 50'000u);
+  files.SetHook(nullptr);
+  release.Set(true);
+  get.join();
+  ASSERT_TRUE(tier->Compact());
+  EXPECT_TRUE(files.Names("seg-").empty());
+}
+
+}  // namespace
+}  // namespace larder
