@@ -51,6 +51,13 @@ class Bench final : public Command {
     params.String("peer-models", &peer_models_,
                   "GGUF files that each peer is measured with, separated by commas; empty: the model itself");
     params.String("peer-engines", &peer_engines_, "peers to measure, separated by commas: llama, openvino");
+    params.String("redis", &settings_.redis, "restore: URL of a Redis to measure with; empty: none");
+    params.String("disk", &settings_.disk,
+                  "store: directory on the disk to measure; a folder is made in it and removed");
+    params.Int("blocks", &settings_.blocks, 128, 1 << 20,
+               "store: blocks of the default model that are moved");
+    params.String("records", &settings_.records,
+                  "store: how many records of 4 KiB are found again, separated by commas");
     params.Bool("json", &settings_.json, "one object a line instead of a table");
   }
 
@@ -58,17 +65,19 @@ class Bench final : public Command {
     for (const auto& [name, measure] : kOthers)
       if (name == what) return measure(settings_);
     if (what != "prefill" && what != "decode" && what != "batch")
-      return Fail(
-          ErrorKind::kInvalid,
-          "'{}' is not known; write prefill, decode, batch, serve, attention, matmul, schedule or neighbour",
-          what);
+      return Fail(ErrorKind::kInvalid,
+                  "'{}' is not known; write prefill, decode, batch, serve, load, attention, matmul, "
+                  "schedule, pool, memory, restore, store or neighbour",
+                  what);
     return MeasureEngines(what);
   }
 
  private:
   static constexpr std::pair<std::string_view, Status (*)(const BenchSettings&)> kOthers[] = {
       {"matmul", BenchMatMul},     {"attention", BenchAttention}, {"serve", BenchServe},
-      {"schedule", BenchSchedule}, {"neighbour", BenchNeighbour},
+      {"schedule", BenchSchedule}, {"neighbour", BenchNeighbour}, {"load", BenchLoad},
+      {"restore", BenchRestore},   {"store", BenchStore},         {"pool", BenchPool},
+      {"memory", BenchMemory},
   };
 
   Status MeasureEngines(const std::string& what) {

@@ -65,8 +65,12 @@ FigureReport BeginReport(std::string what, const Model& model, const BenchSettin
 void FigureReport::Print(bool json) const { json ? PrintJson() : PrintTable(); }
 
 void FigureReport::PrintTable() const {
-  fmt::print("{}: {}, {} threads, {}, math {}, cache {}, weights {}\n", what, model, threads, simd, math,
-             kv_type, weights);
+  if (model.empty()) {
+    fmt::print("{}: {}\n", what, subject);
+  } else {
+    fmt::print("{}: {}, {} threads, {}, math {}, cache {}, weights {}\n", what, model, threads, simd, math,
+               kv_type, weights);
+  }
   if (has_roofline)
     fmt::print("this machine: reads {:.1f} GB/s, {:.0f} GMAC/s in bytes, {:.0f} GMAC/s in floats\n",
                roofline.read_gb_per_s, roofline.byte_gmac_per_s, roofline.float_gmac_per_s);
@@ -104,8 +108,18 @@ void FigureReport::PrintTable() const {
 
 void FigureReport::PrintJson() const {
   for (const FigureRow& row : rows) {
-    Json line = {{"bench", what},      {"model", model}, {"weights", weights}, {"simd", simd},
-                 {"threads", threads}, {"math", math},   {"kv_type", kv_type}, {"rounds", rounds}};
+    Json line = {{"bench", what}};
+    if (model.empty()) {
+      line["subject"] = subject;
+    } else {
+      line.update({{"model", model},
+                   {"weights", weights},
+                   {"simd", simd},
+                   {"threads", threads},
+                   {"math", math},
+                   {"kv_type", kv_type}});
+    }
+    line["rounds"] = rounds;
     for (const auto& [name, text] : row.labels) line[name] = LabelValue(text);
     for (const FigureValue& v : row.values) {
       if (v.single) {

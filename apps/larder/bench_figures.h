@@ -52,6 +52,7 @@ struct FigureRow {
 
 struct FigureReport {
   std::string what, model, weights, simd, math, kv_type;
+  std::string subject;  // what was measured, where no model is
   int threads = 0;
   int64_t rounds = 0;
   bool has_roofline = false;

@@ -131,7 +131,7 @@ Status BenchMatMul(const BenchSettings& settings) {
   FigureReport report = BeginReport("matmul", *model, settings);
   ThreadPool& pool = model->pool();
   const MathMode math = model->math();
-  LARDER_ASSIGN(const ModelWeights weights, LoadWeights(model->file(), model->spec(), math, pool, nullptr));
+  LARDER_ASSIGN(const ModelWeights weights, PackWeights(model->file(), model->spec(), math, pool, nullptr));
   report.threads = pool.threads();
   report.has_roofline = true;
   LARDER_ASSIGN(report.roofline, MeasureRoofline(pool));

@@ -16,6 +16,9 @@ struct BenchSettings {
   std::string lengths;  // "": the kind's own
   std::string rows = "1,8,64,512";
   int64_t rounds = 5, tokens = 32, sequences = 0;
+  std::string disk = ".", records = "100000";  // store: where to write, and how many records to find again
+  int64_t blocks = 256;                        // store
+  std::string redis;                           // restore: URL of a server to measure with; "": none
   bool json = false;
 
   // The lengths asked for, else `otherwise`; "end" is the longest context that leaves room for `reserve`
@@ -28,6 +31,11 @@ Status BenchMatMul(const BenchSettings& settings);     // matrix products of the
 Status BenchAttention(const BenchSettings& settings);  // attention of the model's shape
 Status BenchServe(const BenchSettings& settings);      // through HTTP, beside engine and model
 Status BenchSchedule(const BenchSettings& settings);   // a step without the model
+Status BenchLoad(const BenchSettings& settings);       // from nothing to a server that listens
+Status BenchRestore(const BenchSettings& settings);    // a seen prompt, by where its rows are
+Status BenchPool(const BenchSettings& settings);       // the object pool, and large pages
+Status BenchMemory(const BenchSettings& settings);     // pages, mapped ranges and buffers for keys and values
+Status BenchStore(const BenchSettings& settings);      // the disk tier beside the bare disk
 Status BenchNeighbour(const BenchSettings& settings);  // beside processes that compute
 
 }  // namespace larder

@@ -8,11 +8,21 @@ std::span<const CommandEntry> Commands() {
       {"run", "chat with a model in the terminal, or complete one text", "", "", CreateRun},
       {"inspect", "show what a GGUF file contains", "MODEL", "a GGUF file", CreateInspect},
       {"bench", "measure speed: of prefill and decode beside other engines, of the server, of the parts",
-       "prefill|decode|batch|serve|attention|matmul|schedule|neighbour", "what to measure", CreateBench},
+       "prefill|decode|batch|serve|load|attention|matmul|schedule|pool|memory|restore|store|neighbour",
+       "what to measure", CreateBench},
       {"eval", "measure quality on a text: perplexity, or KL divergence between two settings", "ppl|kl",
        "what to measure", CreateEval},
       {"quantize", "write a GGUF file with its weights in another format", "IN", "the GGUF file to read",
        CreateQuantize, true, "out"},
+      {"store", "look after a disk store that no server has open",
+       "verify|stat|list|export|import|compact|wipe",
+       "what to do: verify reads and checks every record; stat, list show; export, import carry records in "
+       "an archive; "
+       "compact closes gaps; wipe removes a tenant",
+       CreateStore, true, "file"},
+      {"trace", "replay a recorded trace through the eviction and admission policies", "replay",
+       "what to do: replay tells what each policy would have found at each capacity, and written",
+       CreateTrace},
       {"docs", "print the command line's documentation", "", "", CreateDocs, false},
   };
   return kCommands;

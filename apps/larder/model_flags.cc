@@ -1,8 +1,10 @@
 #include "larder/model_flags.h"
 
 #include <limits>
+#include <utility>
 
 #include "base/memory.h"
+#include "larder/cache_directory.h"
 #include "larder/terminal.h"
 
 namespace larder {
@@ -21,20 +23,45 @@ void ModelFlags::Declare(Params& params) {
   DeclareMath(params, "", &math,
               "fast: integer codes and 8-bit activations; f32: dequantised, the reference");
   DeclareKvType(params, "", &kv_type, "elements of cached keys and values");
+  params.String(
+      "packed", &packed,
+      "folder where weights are kept as they are computed with, for the next start; auto: the model's "
+      "own, else the cache directory; off: nowhere");
 }
 
-Result<std::unique_ptr<Model>> ModelFlags::Load() const { return LoadAs(math, kv_type); }
+PackedOptions ModelFlags::Packed() const {
+  PackedOptions options;
+  if (packed == "off") return options;
+  if (packed != "auto") {
+    options.folders.push_back(packed);
+    return options;
+  }
+  options.folders.emplace_back();
+  if (const std::string cache = CacheDirectory(); !cache.empty())
+    options.folders.push_back(cache + "/packed");
+  return options;
+}
 
-Result<std::unique_ptr<Model>> ModelFlags::LoadAs(const std::string& other_math,
-                                                  const std::string& other_kv_type) const {
+Result<std::unique_ptr<Model>> ModelFlags::Load() const { return LoadWith(Packed()); }
+
+Result<std::unique_ptr<Model>> ModelFlags::LoadWith(PackedOptions packed_options) const {
   if (model.empty()) return Fail(ErrorKind::kInvalid, "no model is given; add --model FILE");
   ProgressBar bar("loading " + model.substr(model.find_last_of('/') + 1));
   ModelOptions options;
-  options.math = other_math == "f32" ? MathMode::kF32 : MathMode::kFast;
-  options.kv_type = other_kv_type == "f32" ? KvType::kF32 : KvType::kI16;
+  options.math = math == "f32" ? MathMode::kF32 : MathMode::kFast;
+  options.kv_type = kv_type == "f32" ? KvType::kF32 : KvType::kI16;
   options.threads = static_cast<int>(threads);
+  options.packed = std::move(packed_options);
   options.progress = [&bar](double fraction) { bar.Update(fraction); };
   return Model::Load(model, std::move(options));
+}
+
+Result<std::unique_ptr<Model>> ModelFlags::LoadAs(const std::string& other_math,
+                                                  const std::string& other_kv_type) const {
+  ModelFlags other = *this;
+  other.math = other_math;
+  other.kv_type = other_kv_type;
+  return other.Load();
 }
 
 uint64_t KvLimitOrDefault(uint64_t limit) {

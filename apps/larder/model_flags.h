@@ -15,9 +15,14 @@ struct ModelFlags {
   int64_t threads = 0;
   std::string math = "fast";
   std::string kv_type = "f16";
+  std::string packed = "auto";
 
   void Declare(Params& params);
   Result<std::unique_ptr<Model>> Load() const;
+  // Where packed weights are kept.
+  PackedOptions Packed() const;
+  // The same, with packed weights kept elsewhere.
+  Result<std::unique_ptr<Model>> LoadWith(PackedOptions packed_options) const;
   // The same file in another setting.
   Result<std::unique_ptr<Model>> LoadAs(const std::string& other_math,
                                         const std::string& other_kv_type) const;

@@ -8,9 +8,10 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+
+#include "larder/cache_directory.h"
 
 namespace larder {
 namespace {
@@ -22,17 +23,6 @@ constexpr int kPatienceMs = 30 * 60 * 1000;
 
 std::unexpected<Error> OsError(const char* what) {
   return Fail(ErrorKind::kIo, "cannot {}: {}", what, std::strerror(errno));
-}
-
-std::string Environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value ? value : "";
-}
-
-fs::path CacheDirectory() {
-  if (const std::string own = Environment("LARDER_CACHE"); !own.empty()) return own;
-  if (const std::string xdg = Environment("XDG_CACHE_HOME"); !xdg.empty()) return fs::path(xdg) / "larder";
-  return fs::path(Environment("HOME")) / ".cache" / "larder";
 }
 
 }  // namespace
@@ -95,7 +85,7 @@ std::string FindPeersPython() {
   std::error_code error;
   fs::path newest;
   fs::file_time_type newest_time;
-  for (const auto& entry : fs::directory_iterator(CacheDirectory() / "python", error)) {
+  for (const auto& entry : fs::directory_iterator(fs::path(CacheDirectory()) / "python", error)) {
     if (!entry.path().filename().string().starts_with("peers-")) continue;
     const auto time = fs::last_write_time(entry.path() / "complete", error);
     if (error) continue;  // never finished

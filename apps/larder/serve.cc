@@ -10,13 +10,15 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/engine.h"
-#include "kv/policy.h"
 #include "larder/command.h"
+#include "larder/measure.h"
 #include "larder/model_flags.h"
 #include "larder/terminal.h"
+#include "larder/tier_flags.h"
 #include "serve/auth.h"
 #include "serve/engine_backend.h"
 #include "serve/server.h"
+#include "store/evict/policy.h"
 
 namespace larder {
 namespace {
@@ -24,13 +26,6 @@ namespace {
 std::string PolicyNames() {
   std::string out;
   for (const SchedulePolicyEntry& entry : SchedulePolicies())
-    out += fmt::format("{}{}", out.empty() ? "" : ", ", entry.name);
-  return out;
-}
-
-std::string EvictPolicyNames() {
-  std::string out;
-  for (const EvictPolicyEntry& entry : EvictPolicies())
     out += fmt::format("{}{}", out.empty() ? "" : ", ", entry.name);
   return out;
 }
@@ -43,7 +38,8 @@ LogLevel LevelOf(const std::string& name) {
 
 std::string Address(const ServeOptions& options, uint16_t port) {
   const bool v6 = options.host.find(':') != std::string::npos;
-  return fmt::format("http://{}{}{}:{}", v6 ? "[" : "", options.host, v6 ? "]" : "", port);
+  return fmt::format("{}://{}{}{}:{}", options.tls_cert.empty() ? "http" : "https", v6 ? "[" : "",
+                     options.host, v6 ? "]" : "", port);
 }
 
 class Serve final : public Command {
@@ -60,6 +56,9 @@ class Serve final : public Command {
                "requests that may wait; further ones get a 429");
     params.Size("kv-limit", &kv_limit_, 0, uint64_t{1} << 50,
                 "memory for cached keys and values, tables included; 0: half of what is free after loading");
+    tier_flags_.Declare(params);
+    params.Bool("always-restore", &engine_.always_restore,
+                "read stored blocks also where computing them again is estimated to be faster");
     params.String("policy", &engine_.policy, "scheduling, the first that decides wins: " + PolicyNames());
     params.String("evict-policy", &engine_.cache.policy,
                   "which cached blocks go first: " + EvictPolicyNames());
@@ -76,15 +75,20 @@ class Serve final : public Command {
     SignalWatch signals({SIGINT, SIGTERM});
     // What is wrong with the options shows before a large model is loaded.
     LARDER_TRY(CheckServeOptions(serve_));
+    LARDER_TRY(tier_flags_.Check());
     if (!serve_.api_keys.empty()) LARDER_TRY(ApiKeys::Load(serve_.api_keys));
     LARDER_TRY(CreateSchedulePolicies(engine_.policy));
     LARDER_TRY(CreateEvictPolicy(engine_.cache.policy));
+    const Stopwatch loading;
     LARDER_ASSIGN(auto model, flags_.Load());
     engine_.cache.limit_bytes = KvLimitOrDefault(kv_limit_);
-    LogInfo("loaded {}: weights {}, {} threads, cache up to {}", model->name(),
-            FormatSize(model->weight_bytes()), model->pool().threads(),
-            FormatSize(engine_.cache.limit_bytes));
+    LogInfo("loaded {} in {:.0f} ms: weights {}{}, {} threads, cache up to {}", model->name(),
+            loading.WallSeconds() * 1e3, FormatSize(model->weight_bytes()),
+            model->packed_path().empty() ? "" : " mapped from " + model->packed_path(),
+            model->pool().threads(), FormatSize(engine_.cache.limit_bytes));
     SystemClock clock;
+    LARDER_ASSIGN(const Tiers tiers, OpenTiers(tier_flags_, engine_.cache.limit_bytes, &clock));
+    tiers.AddTo(engine_);
     LARDER_ASSIGN(const auto engine, Engine::Create(std::move(model), engine_, &clock));
     LARDER_ASSIGN(const auto backend, EngineBackend::Create(engine.get(), chat_template_));
     LARDER_ASSIGN(const auto server, Server::Create(backend.get(), serve_));
@@ -116,6 +120,7 @@ class Serve final : public Command {
 
   ModelFlags flags_;
   ServeOptions serve_;
+  TierFlags tier_flags_;
   EngineOptions engine_;
   std::string chat_template_, log_level_ = "info";
   uint64_t kv_limit_ = 0;

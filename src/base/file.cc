@@ -24,26 +24,48 @@ std::unexpected<Error> OsError(const char* verb, const std::string& path) {
               std::strerror(code));
 }
 
-Result<size_t> RegularSize(int fd, const std::string& path) {
+Result<struct stat> RegularFile(int fd, const std::string& path) {
   struct stat info{};
   if (fstat(fd, &info) != 0) return OsError("stat", path);
   if (!S_ISREG(info.st_mode)) return Fail(ErrorKind::kInvalid, "{} is not a regular file", path);
-  return static_cast<size_t>(info.st_size);
+  return info;
+}
+
+int64_t Nanoseconds(const timespec& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; }
+
+FileIdentity IdentityOfStat(const struct stat& info) {
+  return {.inode = info.st_ino,
+          .size = static_cast<uint64_t>(info.st_size),
+          .modified_ns = Nanoseconds(info.st_mtim),
+          .changed_ns = Nanoseconds(info.st_ctim)};
 }
 
 }  // namespace
 
+Result<FileIdentity> IdentityOf(const std::string& path) {
+  struct stat info{};
+  if (stat(path.c_str(), &info) != 0) return OsError("stat", path);
+  return IdentityOfStat(info);
+}
+
 Result<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
   Fd file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.fd < 0) return OsError("open", path);
-  LARDER_ASSIGN(const size_t size, RegularSize(file.fd, path));
-  std::span<const std::byte> bytes;
-  if (size > 0) {
+  LARDER_ASSIGN(const struct stat info, RegularFile(file.fd, path));
+  std::unique_ptr<MappedFile> out(new MappedFile);
+  out->path_ = path;
+  out->identity_ = IdentityOfStat(info);
+  out->owner_ = info.st_uid;
+  if (const auto size = static_cast<size_t>(info.st_size); size > 0) {
     void* p = mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);
     if (p == MAP_FAILED) return OsError("map", path);
-    bytes = {static_cast<const std::byte*>(p), size};
+    out->bytes_ = {static_cast<const std::byte*>(p), size};
   }
-  return std::unique_ptr<MappedFile>(new MappedFile(path, bytes));
+  return out;
+}
+
+void MappedFile::PreferLargePages() const {
+  if (!bytes_.empty()) madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_HUGEPAGE);
 }
 
 MappedFile::~MappedFile() {
@@ -53,7 +75,8 @@ MappedFile::~MappedFile() {
 Result<std::string> ReadFile(const std::string& path, size_t max_bytes) {
   Fd file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.fd < 0) return OsError("open", path);
-  LARDER_ASSIGN(const size_t size, RegularSize(file.fd, path));
+  LARDER_ASSIGN(const struct stat info, RegularFile(file.fd, path));
+  const auto size = static_cast<size_t>(info.st_size);
   if (size > max_bytes)
     return Fail(ErrorKind::kInvalid, "{} has {} bytes; at most {} are read", path, size, max_bytes);
   std::string out(size, '\0');

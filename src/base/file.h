@@ -1,7 +1,9 @@
 // Files, behind one small interface so that a test can inject what disks do.
 #pragma once
 
+#include <compare>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -9,6 +11,17 @@
 #include "base/result.h"
 
 namespace larder {
+
+// What the operating system says of a file without reading it. While nothing of this changes, neither do the
+// bytes: every write and every replacement changes the time of the last change, which no program can set
+// back. Within the granularity of that time, up to two seconds, this is not so. The device is left out:
+// overlay and network file systems get another number with every mount.
+struct FileIdentity {
+  uint64_t inode = 0, size = 0;
+  int64_t modified_ns = 0, changed_ns = 0;  // since 1970
+  auto operator<=>(const FileIdentity&) const = default;
+};
+Result<FileIdentity> IdentityOf(const std::string& path);  // kNotFound, kIo
 
 // A whole file mapped read-only. The bytes live as long as this object.
 class MappedFile {
@@ -20,11 +33,18 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
+  const FileIdentity& identity() const { return identity_; }  // when it was mapped
+  uint32_t owner() const { return owner_; }                   // user id
+
+  // Asks for large memory pages, where the file system has them. A refusal changes nothing.
+  void PreferLargePages() const;
 
  private:
-  MappedFile(std::string path, std::span<const std::byte> bytes) : path_(std::move(path)), bytes_(bytes) {}
+  MappedFile() = default;
   std::string path_;
   std::span<const std::byte> bytes_;
+  FileIdentity identity_;
+  uint32_t owner_ = 0;
 };
 
 Result<std::string> ReadFile(const std::string& path, size_t max_bytes = 64u << 20);

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <random>
 
 namespace larder {
 namespace {
@@ -33,8 +34,9 @@ Status SyncFolderOf(const std::string& path) {
 }  // namespace
 
 Result<std::unique_ptr<FileWriter>> FileWriter::Create(const std::string& path) {
-  std::string temporary = fmt::format("{}.{}.part", path, getpid());
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  // A name of its own, also beside another thread, process or container that writes the same file.
+  std::string temporary = fmt::format("{}.{:08x}.part", path, std::random_device()());
+  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (fd < 0) return OsError("create", temporary);
   return std::unique_ptr<FileWriter>(new FileWriter(path, std::move(temporary), fd));
 }

@@ -16,6 +16,12 @@ namespace {
 // From here on a buffer is its own mapping.
 constexpr size_t kMapThreshold = 64 * 1024;
 
+#ifdef MADV_COLLAPSE
+constexpr int kCollapse = MADV_COLLAPSE;
+#else
+constexpr int kCollapse = 25;  // since Linux 6.1, not yet in the library's header
+#endif
+
 uint64_t ReadNumber(const char* path) {
   std::ifstream in(path);
   uint64_t value = 0;
@@ -24,7 +30,9 @@ uint64_t ReadNumber(const char* path) {
 
 }  // namespace
 
-Result<AlignedBuffer> AlignedBuffer::Allocate(size_t size) {
+void MergeIntoLargePages(std::byte* data, size_t size) { madvise(data, size, kCollapse); }
+
+Result<AlignedBuffer> AlignedBuffer::Allocate(size_t size, LargePages pages) {
   AlignedBuffer out;
   if (size == 0) return out;
   if (size >= kMapThreshold) {
@@ -32,7 +40,7 @@ Result<AlignedBuffer> AlignedBuffer::Allocate(size_t size) {
     if (p == MAP_FAILED) return Fail(ErrorKind::kExhausted, "cannot allocate {} bytes of memory", size);
     // Neighbouring mappings become one for the kernel, so small buffers share large pages, too. Without them
     // a weight matrix or a block costs an address translation every 4 KiB. A refusal changes nothing.
-    madvise(p, size, MADV_HUGEPAGE);
+    if (pages == LargePages::kYes) madvise(p, size, MADV_HUGEPAGE);
     out.data_ = static_cast<std::byte*>(p);
   } else {
     const size_t rounded = (size + kVectorAlign - 1) / kVectorAlign * kVectorAlign;
@@ -45,9 +53,19 @@ Result<AlignedBuffer> AlignedBuffer::Allocate(size_t size) {
   return out;
 }
 
+AlignedBuffer AlignedBuffer::OfPool(std::byte* data, size_t size) {
+  AlignedBuffer out;
+  out.data_ = data;
+  out.size_ = size;
+  out.of_pool_ = true;
+  return out;
+}
+
 void AlignedBuffer::Reset() {
   if (data_ == nullptr) return;
-  if (size_ >= kMapThreshold) {
+  if (of_pool_) {
+    of_pool_ = false;
+  } else if (size_ >= kMapThreshold) {
     munmap(data_, size_);
   } else {
     std::free(data_);

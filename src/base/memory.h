@@ -13,6 +13,15 @@ namespace larder {
 
 inline constexpr size_t kVectorAlign = 64;
 
+// Whether the operating system may back memory with pages of 2 MiB: they save address translations, but one
+// byte written may take all of it.
+enum class LargePages : uint8_t { kNo, kYes };
+inline constexpr size_t kLargePageBytes = 2 << 20;
+
+// Merges the small pages of this memory into large ones now, where the operating system can (Linux 6.1) and
+// at least one is there. A refusal changes the speed and nothing else. REQUIRES: whole large pages.
+void MergeIntoLargePages(std::byte* data, size_t size);
+
 // Owns `size` bytes aligned to 64, zeroed. Move only. Large buffers come straight from the operating system
 // and go back to it on destruction, so that what is freed is no longer resident.
 class AlignedBuffer {
@@ -27,7 +36,9 @@ class AlignedBuffer {
   AlignedBuffer(const AlignedBuffer&) = delete;
   AlignedBuffer& operator=(const AlignedBuffer&) = delete;
 
-  static Result<AlignedBuffer> Allocate(size_t size);  // kExhausted
+  static Result<AlignedBuffer> Allocate(size_t size, LargePages pages = LargePages::kYes);  // kExhausted
+  // A handle to memory that a pool owns; to be given back there, since nothing is freed here.
+  static AlignedBuffer OfPool(std::byte* data, size_t size);
   void Reset();
 
   std::byte* data() { return data_; }
@@ -44,11 +55,13 @@ class AlignedBuffer {
   void swap(AlignedBuffer& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+    std::swap(of_pool_, other.of_pool_);
   }
 
  private:
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  bool of_pool_ = false;
 };
 
 // Bytes of this process that are in physical memory now, as the operating system counts them; 0 if it does

@@ -110,7 +110,9 @@ void WriteResult(const Record& total, const AttentionRow& row, int head, int hea
 }
 
 // From one query's codes to the next one's.
-size_t CodeStride(const AttentionShape& shape) { return static_cast<size_t>((shape.head_dim + 31) / 32 * 32); }
+size_t CodeStride(const AttentionShape& shape) {
+  return static_cast<size_t>((shape.head_dim + 31) / 32 * 32);
+}
 
 // One item at work: a group of rows and a KV head.
 class Item {
@@ -288,12 +290,13 @@ class Item {
       uint64_t sees = 0;
       for (const uint64_t page : visible_[row]) sees |= page;
       if (sees == 0) continue;
-      tile[filled++] = {QueryOf(q),
-                        kType == KvType::kI16 ? codes_ + static_cast<size_t>(q) * CodeStride(shape_) : nullptr,
-                        kType == KvType::kI16 ? scales_[q] : ScaleOfScores(shape_),
-                        visible_[row].data(),
-                        provider_[provider_of_row_[row]].pages.data(),
-                        RecordOf(q)};
+      tile[filled++] = {
+          QueryOf(q),
+          kType == KvType::kI16 ? codes_ + static_cast<size_t>(q) * CodeStride(shape_) : nullptr,
+          kType == KvType::kI16 ? scales_[q] : ScaleOfScores(shape_),
+          visible_[row].data(),
+          provider_[provider_of_row_[row]].pages.data(),
+          RecordOf(q)};
       if (filled < count / tiles + (done < count % tiles ? 1 : 0)) continue;
       SpanTimesQueries<kType>(filled, tile, span_, head_dim());
       filled = 0;

@@ -396,7 +396,7 @@ void PanelTimesAmxRows(const Matrix& m, const Panel& panel, MatMulScratch::Impl&
 void PanelTimesTiles(const MatMulTarget& target, int64_t index, const Plan& plan, int64_t first_tile,
                      int64_t end_tile, MatMulScratch::Impl& scratch, int worker) {
   const Matrix& m = *target.weights;
-  Panel panel{m.data().as<uint8_t>() +
+  Panel panel{reinterpret_cast<const uint8_t*>(m.packed().data()) +
                   index * PanelBytes(m.form(), m.group(), m.has_min(), m.half_scales(), m.inputs()),
               nullptr,
               LayoutOfUnit(m.form(), m.group(), m.has_min(), m.half_scales()),

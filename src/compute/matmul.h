@@ -38,6 +38,10 @@ class Matrix {
   // source.
   static Result<Matrix> Pack(const MatrixSource& source, MathMode mode, ThreadPool& pool,
                              std::span<const int32_t> permutation = {});
+  // The matrix that Pack made of a source of this type and size, over a copy of its bytes that is aligned to
+  // kVectorAlign and outlives it. kCorrupt where so many bytes are no such matrix.
+  static Result<Matrix> View(TensorType type, int64_t outputs, int64_t inputs, MathMode mode,
+                             bool half_scales, std::span<const std::byte> packed);
 
   int64_t outputs() const { return outputs_; }
   int64_t inputs() const { return inputs_; }
@@ -45,16 +49,21 @@ class Matrix {
   int group() const { return group_; }  // 0 for kF32
   bool has_min() const { return has_min_; }
   bool half_scales() const { return half_scales_; }  // scales and minimums are stored as halves, exactly
-  uint64_t bytes() const { return data_.size(); }    // resident, padding included
-  const AlignedBuffer& data() const { return data_; }
+  uint64_t bytes() const { return packed_.size(); }  // padding included
+  std::span<const std::byte> packed() const { return packed_; }
 
  private:
+  // What is the same for every matrix of this type and size; no bytes, and half_scales is open.
+  static Result<Matrix> Shaped(TensorType type, int64_t outputs, int64_t inputs, MathMode mode);
+  Result<uint64_t> PackedBytes() const;
+
   int64_t outputs_ = 0, inputs_ = 0;
   WeightForm form_ = WeightForm::kF32;
   int group_ = 0;
   bool has_min_ = false;
   bool half_scales_ = false;
-  AlignedBuffer data_;
+  std::span<const std::byte> packed_;
+  AlignedBuffer owned_;  // empty: somebody else's bytes
 };
 
 // Reusable space for quantised activations and unpacked weights; grows, never shrinks.

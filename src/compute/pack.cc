@@ -19,8 +19,7 @@ bool IsHalf(float x) {
   return std::bit_cast<uint32_t>(HalfToFloat(FloatToHalf(x))) == std::bit_cast<uint32_t>(x);
 }
 
-Status CheckSource(const MatrixSource& source, const FormatInfo* format,
-                   std::span<const int32_t> permutation) {
+Status CheckSource(const MatrixSource& source, const FormatInfo* format) {
   if (format == nullptr) {
     return Fail(ErrorKind::kUnsupported,
                 "tensor type {} is not supported; convert the model to one of the listed types",
@@ -37,14 +36,18 @@ Status CheckSource(const MatrixSource& source, const FormatInfo* format,
                 "a row of {} elements is not a multiple of the {} elements of a {} block", source.inputs,
                 format->block_elements, format->name);
   }
+  return {};
+}
+
+Status CheckPermutation(std::span<const int32_t> permutation, int64_t outputs) {
   if (permutation.empty()) return {};
-  if (static_cast<int64_t>(permutation.size()) != source.outputs) {
+  if (static_cast<int64_t>(permutation.size()) != outputs) {
     return Fail(ErrorKind::kInvalid, "a permutation of {} entries does not fit {} rows", permutation.size(),
-                source.outputs);
+                outputs);
   }
   for (int32_t row : permutation) {
-    if (row < 0 || row >= source.outputs) {
-      return Fail(ErrorKind::kInvalid, "row {} of a permutation is outside 0..{}", row, source.outputs - 1);
+    if (row < 0 || row >= outputs) {
+      return Fail(ErrorKind::kInvalid, "row {} of a permutation is outside 0..{}", row, outputs - 1);
     }
   }
   return {};
@@ -151,42 +154,67 @@ bool PackPanels(const PackJob& job, ThreadPool& pool) {
 
 }  // namespace
 
+Result<Matrix> Matrix::Shaped(TensorType type, int64_t outputs, int64_t inputs, MathMode mode) {
+  const FormatInfo* format = FindFormat(static_cast<uint32_t>(type));
+  LARDER_TRY(CheckSource({type, nullptr, outputs, inputs}, format));
+  Matrix matrix;
+  matrix.outputs_ = outputs;
+  matrix.inputs_ = inputs;
+  if (mode == MathMode::kFast && format->form != WeightForm::kF32) {
+    matrix.form_ = format->form;
+    matrix.group_ = format->group;
+    matrix.has_min_ = format->has_min;
+  }
+  return matrix;
+}
+
+Result<uint64_t> Matrix::PackedBytes() const {
+  const int64_t panel_bytes = PanelBytes(form_, group_, has_min_, half_scales_, inputs_);
+  const int64_t panels = (outputs_ + kPanelOutputs - 1) / kPanelOutputs;
+  if (panels > std::numeric_limits<int64_t>::max() / panel_bytes) {
+    return Fail(ErrorKind::kExhausted, "a matrix of {} x {} elements does not fit memory", outputs_, inputs_);
+  }
+  return static_cast<uint64_t>(panels * panel_bytes);
+}
+
 Result<Matrix> Matrix::Pack(const MatrixSource& source, MathMode mode, ThreadPool& pool,
                             std::span<const int32_t> permutation) {
-  const FormatInfo* format = FindFormat(static_cast<uint32_t>(source.type));
-  LARDER_TRY(CheckSource(source, format, permutation));
-  LARDER_ASSIGN(const uint64_t row_bytes, RowBytes(*format, static_cast<uint64_t>(source.inputs)));
-
-  Matrix matrix;
-  matrix.outputs_ = source.outputs;
-  matrix.inputs_ = source.inputs;
-  const bool integer = mode == MathMode::kFast && format->form != WeightForm::kF32;
-  matrix.form_ = integer ? format->form : WeightForm::kF32;
-  matrix.group_ = integer ? format->group : 0;
-  matrix.has_min_ = integer && format->has_min;
+  LARDER_ASSIGN(Matrix matrix, Shaped(source.type, source.outputs, source.inputs, mode));
+  LARDER_TRY(CheckPermutation(permutation, source.outputs));
+  const FormatInfo& format = *FindFormat(static_cast<uint32_t>(source.type));
+  LARDER_ASSIGN(const uint64_t row_bytes, RowBytes(format, static_cast<uint64_t>(source.inputs)));
   // Most formats keep halves in the file; those that multiply two numbers into a scale need floats, which the
   // first row shows.
   for (const bool half_scales : {true, false}) {
-    matrix.half_scales_ = integer && half_scales;
-    const int64_t panel_bytes =
-        PanelBytes(matrix.form_, matrix.group_, matrix.has_min_, matrix.half_scales_, source.inputs);
-    const int64_t panels = (source.outputs + kPanelOutputs - 1) / kPanelOutputs;
-    if (panels > std::numeric_limits<int64_t>::max() / panel_bytes) {
-      return Fail(ErrorKind::kExhausted, "a matrix of {} x {} elements does not fit memory", source.outputs,
-                  source.inputs);
-    }
-    LARDER_ASSIGN(matrix.data_, AlignedBuffer::Allocate(static_cast<size_t>(panels * panel_bytes)));
-    const PackJob job{source,
-                      *format,
-                      permutation,
-                      matrix.form_,
-                      matrix.group_,
-                      matrix.half_scales_,
-                      static_cast<int64_t>(row_bytes),
-                      panel_bytes,
-                      matrix.data_.data()};
+    matrix.half_scales_ = matrix.form_ != WeightForm::kF32 && half_scales;
+    LARDER_ASSIGN(const uint64_t bytes, matrix.PackedBytes());
+    LARDER_ASSIGN(matrix.owned_, AlignedBuffer::Allocate(bytes));
+    const PackJob job{
+        source,
+        format,
+        permutation,
+        matrix.form_,
+        matrix.group_,
+        matrix.half_scales_,
+        static_cast<int64_t>(row_bytes),
+        PanelBytes(matrix.form_, matrix.group_, matrix.has_min_, matrix.half_scales_, source.inputs),
+        matrix.owned_.data()};
     if (PackPanels(job, pool)) break;
   }
+  matrix.packed_ = {matrix.owned_.data(), matrix.owned_.size()};
+  return matrix;
+}
+
+Result<Matrix> Matrix::View(TensorType type, int64_t outputs, int64_t inputs, MathMode mode, bool half_scales,
+                            std::span<const std::byte> packed) {
+  LARDER_ASSIGN(Matrix matrix, Shaped(type, outputs, inputs, mode));
+  matrix.half_scales_ = matrix.form_ != WeightForm::kF32 && half_scales;
+  LARDER_ASSIGN(const uint64_t bytes, matrix.PackedBytes());
+  if (packed.size() != bytes || reinterpret_cast<uintptr_t>(packed.data()) % kVectorAlign != 0) {
+    return Fail(ErrorKind::kCorrupt, "{} packed bytes are no matrix of {} x {} elements; it has {}",
+                packed.size(), outputs, inputs, bytes);
+  }
+  matrix.packed_ = packed;
   return matrix;
 }
 

@@ -31,6 +31,10 @@
 
 namespace larder {
 
+// Number of this layout. Raise it with every change of the bytes that Matrix::Pack makes: packed weights are
+// kept in files (docs/formats/packed-weights.md).
+inline constexpr uint32_t kPackedLayout = 1;
+
 inline constexpr int kPanelOutputs = 16;
 
 struct UnitLayout {

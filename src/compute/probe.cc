@@ -38,11 +38,11 @@ void AddFloats(FieldHasher& hasher, std::string_view tag, const std::vector<floa
   hasher.Add(tag, std::as_bytes(std::span<const float>(values)));
 }
 
-// A small matrix in every format. Five rows, a width that is a multiple of every block, outputs that end a
-// panel early.
+// A small matrix in every format. Rows for every kind of kernel (a tile unit's 16, a few of their own), a
+// width that is a multiple of every block, outputs that end a panel early.
 void ProbeMatMul(FieldHasher& hasher, MathMode mode, ThreadPool& pool) {
   constexpr int64_t kInputs = 256, kOutputs = 24;
-  constexpr int kRows = 5;
+  constexpr int kRows = 16 + 5;
   for (const FormatInfo& format : AllFormats()) {
     Sequence numbers;
     const Result<uint64_t> row_bytes = RowBytes(format, kInputs);

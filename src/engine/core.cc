@@ -4,6 +4,10 @@
 #include <cmath>
 #include <limits>
 
+#include "engine/arrivals.h"
+#include "kv/restore.h"
+#include "kv/tiers.h"
+
 namespace larder {
 namespace {
 
@@ -19,8 +23,10 @@ struct EngineCore::Choice {
   Live* live;
   int32_t index;
   ScheduledSequence scheduled;
-  std::vector<int32_t> tokens;     // prompt and output
-  std::unique_ptr<KvSequence> kv;  // while running
+  std::vector<int32_t> tokens;         // prompt and output
+  std::unique_ptr<KvSequence> kv;      // while running
+  std::shared_ptr<KvRestore> restore;  // while waiting for rows from below memory, until they are held
+  int32_t restores = 0;                // since it last ran
   OutputText text;
   TokenHistory history;
   bool done = false;
@@ -55,9 +61,11 @@ int64_t EngineCore::Choice::generated() const {
 }
 
 Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const EngineOptions& options,
-                                                       Clock* clock) {
+                                                       Clock* clock, std::function<void()> on_tiers) {
   std::unique_ptr<EngineCore> core(new EngineCore(model, options, clock));
   LARDER_ASSIGN(core->cache_, KvCache::Create(model->kv_shape(), model->kv_identity(), options.cache, clock));
+  core->cache_->SetTiers(
+      {.tiers = options.tiers, .notify = std::move(on_tiers), .group_bytes = options.tier_group_bytes});
   LARDER_ASSIGN(auto policies, CreateSchedulePolicies(options.policy));
   const SchedulerOptions scheduling{options.max_running, options.max_batch_rows, options.step_ms};
   core->judged_.resize(kLogitRows);
@@ -112,6 +120,8 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
   live->arrival_ns = clock_->NowNs();
   live->open_choices = live->request.n;
   const Request& r = live->request;
+  if (r.space) cache_->SetSpace(r.tenant, *r.space);
+  FollowHints(*cache_, r.tenant, r.hints, r.prompt);
   live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
   if (!r.forced_output.empty()) live->request.max_tokens = static_cast<int64_t>(r.forced_output.size());
   // Room for the answer, so that a step takes no memory; a long one may still grow.
@@ -153,7 +163,7 @@ EngineCore::Choice& EngineCore::ChoiceOf(const ScheduledSequence& sequence) {
   return *choices_.at(sequence.id);
 }
 
-bool EngineCore::Admit(ScheduledSequence& sequence) {
+SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
   Choice& choice = ChoiceOf(sequence);
   const Request& request = choice.live->request;
   const bool scores_prompt = request.prompt_logprobs >= 0 && choice.index == 0;
@@ -161,33 +171,100 @@ bool EngineCore::Admit(ScheduledSequence& sequence) {
   // exist.
   std::span<const int32_t> wanted(choice.tokens);
   if (!request.read_cache || scores_prompt) wanted = {};
-  auto opened = cache_->Open(request.tenant, wanted);
-  if (!opened) return false;
+  if (Loading(choice, wanted)) return Admission::kLoading;
+  auto opened = cache_->Open(request.tenant, wanted, choice.restore.get());
+  if (!opened) return Admission::kNoRoom;
   choice.kv = std::move(opened->sequence);
   sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
   Live& live = *choice.live;
   if (live.admitted_ns == 0) live.admitted_ns = clock_->NowNs();
   if (choice.index == 0 && sequence.preemptions == 0) {
-    live.report.read_memory = sequence.num_computed;
-    live.report.outcome = opened->outcome;
+    ReportRead(choice, opened->outcome);
     if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
     ++misses_[static_cast<size_t>(live.report.outcome.reason)];
   }
-  return true;
+  sequence.chunk_end = choice.restore == nullptr ? 0 : choice.restore->gap_end();
+  if (sequence.chunk_end == 0 && (choice.restore == nullptr || choice.restore->done()))
+    choice.restore = nullptr;
+  return Admission::kAdmitted;
+}
+
+// Whether rows of this prompt are on their way from below memory.
+bool EngineCore::Loading(Choice& choice, std::span<const int32_t> wanted) {
+  // Who joined another's read asks again, since that one may have wanted less; but not for ever.
+  constexpr int32_t kMostRestores = 3;
+  if (options_.tiers.empty() || wanted.empty()) return false;
+  while (choice.restore == nullptr && choice.restores < kMostRestores) {
+    ++choice.restores;
+    std::function<double(int64_t, int64_t)> recompute_ms;
+    if (!options_.always_restore) {
+      recompute_ms = [this](int64_t from, int64_t rows) { return scheduler_->PredictMs(from, rows); };
+    }
+    choice.restore = cache_->Restore(choice.live->request.tenant, wanted, std::move(recompute_ms));
+    if (choice.restore == nullptr || !choice.restore->done()) break;
+    if (choice.restore->joined()) choice.restore = nullptr;
+  }
+  if (choice.restore == nullptr) return false;
+  // Computing beside the reading holds up whoever else runs, and they keep the machine busy anyway.
+  if (choice.restore->started() && scheduler_->running() == 0) return false;
+  if (!choice.restore->done()) return true;
+  if (choice.restore->joined() && choice.restores < kMostRestores) {
+    choice.restore = nullptr;
+    return Loading(choice, wanted);
+  }
+  return false;
+}
+
+// Where the rows came from that are not computed; what came from a tier lies in memory by now.
+void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
+  CacheReport& report = choice.live->report;
+  report.outcome = outcome;
+  report.read_memory = choice.scheduled.num_computed;
+  for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
+    const int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
+    const int64_t rows = std::min(landed, report.read_memory);
+    report.read_tiers.emplace_back(options_.tiers[tier]->name(), rows);
+    report.read_memory -= rows;
+  }
+  const bool explained = outcome.reason == MissReason::kNone || outcome.reason == MissReason::kDiverged;
+  if (!explained && choice.restore != nullptr && choice.restore->slow()) {
+    report.outcome.reason = MissReason::kSlow;
+  }
 }
 
 bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
   KvSequence& kv = *ChoiceOf(sequence).kv;
   const int64_t missing = sequence.num_computed + rows - kv.length();
-  return missing <= 0 || cache_->Reserve(kv, missing).has_value();
+  if (missing <= 0 || cache_->Reserve(kv, missing)) return true;
+  // Who runs goes before who waits: what was brought up for the waiting goes again.
+  bool any = false;
+  for (const auto& [id, choice] : choices_) {
+    if (choice->kv == nullptr && choice->restore != nullptr) {
+      choice->restore = nullptr;
+      any = true;
+    }
+  }
+  return any && cache_->Reserve(kv, missing).has_value();
 }
 
 void EngineCore::Release(ScheduledSequence& sequence) {
   Choice& choice = ChoiceOf(sequence);
   if (choice.kv != nullptr) cache_->Close(std::move(choice.kv));
+  choice.restore = nullptr;
+  choice.restores = 0;
+  sequence.chunk_end = 0;
+}
+
+HintAnswer EngineCore::Apply(const Hint& hint) { return ApplyHint(*cache_, !options_.tiers.empty(), hint); }
+
+std::vector<std::pair<std::string, int64_t>> EngineCore::Lookup(const std::string& tenant,
+                                                                std::span<const int32_t> tokens) {
+  return {{"memory", cache_->Probe(tenant, tokens)}};
 }
 
 bool EngineCore::Step() {
+  cache_->PollTiers();
+  cache_->leases().Expire();
   const int64_t begin = clock_->NowNs();
   const std::vector<Scheduler::Work>& work = scheduler_->Plan();
   const std::vector<ScheduledSequence*> stuck = scheduler_->TakeStuck();
@@ -202,7 +279,7 @@ bool EngineCore::Step() {
                            cache_->limit_bytes())});
   }
   // A stuck sequence was alone, so nothing planned belongs to a request that just failed.
-  if (work.empty()) return unfinished() > 0;
+  if (work.empty()) return unfinished() > 0 && scheduler_->loading() == 0;
   const int64_t planned = clock_->NowNs();
   stats_.scheduling_us_last = static_cast<double>(planned - begin) / 1e3;
   double row_context = 0;
@@ -245,9 +322,21 @@ void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
                known = static_cast<size_t>(model_->tokenizer().size());
   if (hidden_.size() < wanted_.size() * width) hidden_.resize(wanted_.size() * width);
   int64_t begin_ns = clock_->NowNs();
-  model_->Forward(rows_, hidden_.data());
+  ArrivalHooks arrivals(model_->kv_shape());
+  for (const Scheduler::Work& w : work) arrivals.Add(ChoiceOf(*w.sequence).restore.get(), w.sequence->id);
+  model_->Forward(rows_, hidden_.data(), arrivals.empty() ? nullptr : &arrivals);
   int64_t model_ns = clock_->NowNs() - begin_ns;
-  for (const Scheduler::Work& w : work) AfterRows(w);
+  for (const Scheduler::Work& w : work) {
+    Choice& choice = ChoiceOf(*w.sequence);
+    if (arrivals.Failed(w.sequence->id)) {
+      // What was computed from layers that never came is worthless; the rows that came are found again.
+      std::erase_if(wanted_, [&](const WantedRow& row) { return row.choice == &choice; });
+      scheduler_->Requeue(w.sequence);
+      continue;
+    }
+    if (choice.restore != nullptr && choice.restore->started()) choice.restore = nullptr;  // all layers came
+    AfterRows(w);
+  }
   for (size_t begin = 0; begin < wanted_.size(); begin += kLogitRows) {
     const size_t n = std::min(kLogitRows, wanted_.size() - begin);
     if (logits_.size() < n * vocabulary) logits_.resize(n * vocabulary);
@@ -299,6 +388,29 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
     live.report.written += end - length;
   }
   work.sequence->num_computed = end;
+  if (end == work.sequence->chunk_end) ContinueBehindGap(choice);
+}
+
+// A block that could not be read has been computed; those behind it were read and are taken now.
+void EngineCore::ContinueBehindGap(Choice& choice) {
+  std::array<int64_t, kMaxTiers> before;
+  for (size_t tier = 0; tier < options_.tiers.size(); ++tier) before[tier] = choice.restore->rows(tier);
+  cache_->Extend(*choice.kv, *choice.restore);
+  ScheduledSequence& sequence = choice.scheduled;
+  const int64_t computed = sequence.num_computed;
+  sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
+  if (choice.index == 0 && sequence.preemptions == 0) {
+    CacheReport& report = choice.live->report;
+    int64_t gained = sequence.num_computed - computed;
+    for (size_t tier = 0; tier < report.read_tiers.size(); ++tier) {
+      const int64_t rows = std::min(choice.restore->rows(tier) - before[tier], gained);
+      report.read_tiers[tier].second += rows;
+      gained -= rows;
+    }
+    report.read_memory += gained;
+  }
+  sequence.chunk_end = choice.restore->gap_end();
+  if (sequence.chunk_end == 0) choice.restore = nullptr;
 }
 
 // The first prompt token has nothing before it that could judge it.
@@ -397,7 +509,13 @@ void EngineCore::TakeToken(Choice& choice, Judged& judged) {
 
 void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text, std::string matched) {
   choice.done = true;
-  choice.live->report.preemptions += choice.scheduled.preemptions;
+  Live& live = *choice.live;
+  if (choice.kv != nullptr && (reason == FinishReason::kStop || reason == FinishReason::kLength)) {
+    for (LeaseReport& lease : RetainByHints(*cache_, *choice.kv, live.request.hints, choice.index == 0)) {
+      live.report.leases.push_back(std::move(lease));
+    }
+  }
+  live.report.preemptions += choice.scheduled.preemptions;
   scheduler_->Remove(&choice.scheduled);
   stats_.preemptions += choice.scheduled.preemptions;
   --choice.live->open_choices;
@@ -414,6 +532,7 @@ void EngineCore::FinishIfDone(Live& live) {
     stats_.ttft_ms_sum += static_cast<double>(live.first_token_ns - live.arrival_ns) / 1e6;
   }
   live.usage.cached_tokens = live.report.read_memory;
+  for (const auto& [tier, rows] : live.report.read_tiers) live.usage.cached_tokens += rows;
   stats_.prompt_tokens += static_cast<uint64_t>(live.usage.prompt_tokens);
   stats_.cached_tokens += static_cast<uint64_t>(live.usage.cached_tokens);
   ++stats_.requests_finished;
@@ -451,6 +570,8 @@ void EngineCore::ReadStats(EngineStats& stats) const {
   stats.waiting = scheduler_->waiting();
   stats.attention_pages_read = model_->attention_pages_read();
   stats.kv = cache_->stats();
+  stats.leases = cache_->leases().stats();
+  stats.events = cache_->events().last("", true);
   for (size_t i = 0; i < misses_.size(); ++i) {
     if (misses_[i] > 0) stats.misses.emplace_back(MissReasonName(static_cast<MissReason>(i)), misses_[i]);
   }

@@ -17,19 +17,26 @@ namespace larder {
 
 class EngineCore final : private SchedulerCache {
  public:
-  static Result<std::unique_ptr<EngineCore>> Create(Model* model, const EngineOptions& options, Clock* clock);
+  // `on_tiers` is called from a tier's thread when Step has something to do again.
+  static Result<std::unique_ptr<EngineCore>> Create(Model* model, const EngineOptions& options, Clock* clock,
+                                                    std::function<void()> on_tiers = nullptr);
   ~EngineCore() override;
 
   // Errors as Engine::Submit. The sink hears of it from the next Step on.
   Status Validate(const Request& request) const;
   void Add(Engine::RequestId id, Request request, std::shared_ptr<RequestSink> sink);
   void Cancel(Engine::RequestId id);
-  // One step of the model over whatever the scheduler chose. false: there was nothing to do.
+  // One step of the model over whatever the scheduler chose. false: there is nothing to do, until something
+  // is added or on_tiers was called.
   bool Step();
 
   int64_t context() const { return context_; }
   int64_t unfinished() const { return static_cast<int64_t>(requests_.size()); }
   EngineStats Stats() const;
+  HintAnswer Apply(const Hint& hint);
+  // Tokens of the text that each tier has, memory first.
+  std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
+                                                      std::span<const int32_t> tokens);
   void ReadStats(EngineStats& out) const;  // the same, into memory that is kept
   KvCache& cache() { return *cache_; }
   const Scheduler& scheduler() const { return *scheduler_; }
@@ -56,9 +63,13 @@ class EngineCore final : private SchedulerCache {
   };
 
   EngineCore(Model* model, const EngineOptions& options, Clock* clock);
-  bool Admit(ScheduledSequence& sequence) override;
+  Admission Admit(ScheduledSequence& sequence) override;
+  bool Loading(Choice& choice, std::span<const int32_t> wanted);
+  void ContinueBehindGap(Choice& choice);
+  void ReportRead(Choice& choice, const CacheOutcome& outcome);
   bool Reserve(ScheduledSequence& sequence, int64_t rows) override;
   void Release(ScheduledSequence& sequence) override;
+  bool RoomComing() override { return cache_->RoomComing(); }
 
   void RunModel(std::span<const Scheduler::Work> work);
   void FinishEnded();

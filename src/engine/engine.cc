@@ -7,9 +7,17 @@
 #include <thread>
 #include <utility>
 
+#include "base/log.h"
 #include "engine/core.h"
+#include "engine/lease_file.h"
 
 namespace larder {
+namespace {
+
+constexpr size_t kSavedLeases = 4096;
+constexpr int64_t kSaveIntervalNs = 1'000'000'000;
+
+}  // namespace
 
 struct Engine::Impl {
   std::unique_ptr<Model> model;
@@ -20,12 +28,19 @@ struct Engine::Impl {
   std::condition_variable wake, idle;
   std::vector<std::function<void()>> inbox;  // guarded by mutex; run between two steps
   bool stopping = false, draining = false;   // guarded by mutex
+  bool poked = false;                        // guarded by mutex: a tier has answered
   int64_t unfinished = 0;                    // guarded by mutex: submitted and not yet ended
   EngineStats stats;                         // guarded by mutex: as of the last step
   RequestId next_id = 1;                     // guarded by mutex
+  // Of the thread.
+  Clock* clock;
+  std::unique_ptr<LeaseFile> lease_file;  // null: leases end with the process
+  uint64_t saved_leases = 0;              // KvLeases::version
+  int64_t saved_ns = 0;
   std::jthread thread;
 
   void Loop();
+  void SaveLeases(bool busy);
   void Post(std::function<void()> work);
   template <class T>
   T Ask(std::function<T()> question, T otherwise);
@@ -40,21 +55,34 @@ void Engine::Impl::Loop() {
     bool ending;
     {
       std::unique_lock lock(mutex);
-      if (!busy) wake.wait(lock, [&] { return stopping || !inbox.empty(); });
+      if (!busy) wake.wait(lock, [&] { return stopping || poked || !inbox.empty(); });
+      poked = false;
       ending = stopping;
       work.swap(inbox);
     }
     for (auto& item : work) item();
     work.clear();
     // What was submitted is known to the core now; its destructor tells the sinks.
-    if (ending) return;
+    if (ending) return SaveLeases(false);
     busy = core->Step();
+    SaveLeases(busy);
     core->ReadStats(now);
     std::lock_guard lock(mutex);
     std::swap(stats, now);
     unfinished = core->unfinished() + static_cast<int64_t>(inbox.size());
     if (unfinished == 0) idle.notify_all();
   }
+}
+
+// While there is work, once a second; before there is none, whatever has changed.
+void Engine::Impl::SaveLeases(bool busy) {
+  const KvLeases& leases = core->cache().leases();
+  if (lease_file == nullptr || leases.version() == saved_leases) return;
+  const int64_t now_ns = clock->NowNs();
+  if (busy && now_ns - saved_ns < kSaveIntervalNs) return;
+  lease_file->Save(leases.Save(kSavedLeases));
+  saved_leases = leases.version();
+  saved_ns = now_ns;
 }
 
 void Engine::Impl::Post(std::function<void()> work) {
@@ -85,7 +113,19 @@ Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, Eng
   auto impl = std::make_unique<Impl>();
   impl->model = std::move(model);
   impl->options = options;
-  LARDER_ASSIGN(impl->core, EngineCore::Create(impl->model.get(), options, clock));
+  const auto on_tiers = [raw = impl.get()] {
+    {
+      std::lock_guard lock(raw->mutex);
+      raw->poked = true;
+    }
+    raw->wake.notify_one();
+  };
+  LARDER_ASSIGN(impl->core, EngineCore::Create(impl->model.get(), options, clock, on_tiers));
+  impl->clock = clock;
+  if (!options.lease_file.empty()) {
+    impl->lease_file = std::make_unique<LeaseFile>(options.lease_file, clock);
+    impl->core->cache().leases().Remember(impl->lease_file->Load());
+  }
   impl->stats = impl->core->Stats();
   Impl* raw = impl.get();
   impl->thread = std::jthread([raw] { raw->Loop(); });
@@ -99,6 +139,7 @@ Engine::~Engine() {
   }
   impl_->wake.notify_one();
   impl_->thread.join();
+  impl_->core.reset();  // its tiers may still call on_tiers
 }
 
 const Model& Engine::model() const { return *impl_->model; }
@@ -106,6 +147,14 @@ int64_t Engine::context() const { return impl_->core->context(); }
 
 Result<Engine::RequestId> Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) {
   LARDER_TRY(impl_->core->Validate(request));
+  if (Keyring* keyring = impl_->options.keyring; keyring != nullptr && !impl_->options.tiers.empty()) {
+    // A tenant whose space cannot be had is served from memory.
+    if (const auto space = keyring->SpaceOf(request.tenant)) {
+      request.space = *space;
+    } else {
+      LogWarn("tenant '{}' is kept in memory only: {}", request.tenant, space.error().message);
+    }
+  }
   RequestId id;
   {
     std::lock_guard lock(impl_->mutex);
@@ -139,8 +188,31 @@ bool Engine::Drain(int64_t timeout_ms) {
 }
 
 EngineStats Engine::Stats() const {
-  std::lock_guard lock(impl_->mutex);
-  return impl_->stats;
+  EngineStats stats;
+  {
+    std::lock_guard lock(impl_->mutex);
+    stats = impl_->stats;
+  }
+  for (const Tier* tier : impl_->options.tiers) stats.tiers.emplace_back(tier->name(), tier->stats());
+  return stats;
+}
+
+Status Engine::Wipe(const std::string& tenant) {
+  Keyring* keyring = impl_->options.keyring;
+  Result<SpaceId> space = Fail(ErrorKind::kNotFound, "no tiers");
+  if (keyring != nullptr && !impl_->options.tiers.empty()) {
+    space = keyring->Forget(tenant);
+    if (!space && space.error().kind != ErrorKind::kNotFound) return std::unexpected(space.error());
+  }
+  impl_->Ask<bool>(
+      [core = impl_->core.get(), tenant] {
+        core->cache().Forget(tenant);
+        return true;
+      },
+      false);
+  if (!space) return {};
+  for (Tier* tier : impl_->options.tiers) LARDER_TRY(tier->Wipe(*space));
+  return {};
 }
 
 std::vector<KvBlockInfo> Engine::Blocks(const std::string& tenant, size_t limit) {
@@ -150,6 +222,38 @@ std::vector<KvBlockInfo> Engine::Blocks(const std::string& tenant, size_t limit)
 
 uint64_t Engine::ClearCache(const std::string& tenant) {
   return impl_->Ask<uint64_t>([core = impl_->core.get(), tenant] { return core->cache().Clear(tenant); }, 0);
+}
+
+HintAnswer Engine::Apply(Hint hint) {
+  return impl_->Ask<HintAnswer>(
+      [core = impl_->core.get(), hint = std::move(hint)] { return core->Apply(hint); },
+      {HintStatus::kRejected, 0, "the server is shutting down"});
+}
+
+std::vector<std::pair<std::string, int64_t>> Engine::Lookup(const std::string& tenant,
+                                                            std::vector<int32_t> tokens) {
+  return impl_->Ask<std::vector<std::pair<std::string, int64_t>>>(
+      [core = impl_->core.get(), tenant, tokens = std::move(tokens)] { return core->Lookup(tenant, tokens); },
+      {});
+}
+
+std::vector<KvLeaseInfo> Engine::Leases(const std::string& tenant, size_t limit) {
+  return impl_->Ask<std::vector<KvLeaseInfo>>(
+      [core = impl_->core.get(), tenant, limit] { return core->cache().leases().List(tenant, limit); }, {});
+}
+
+int64_t Engine::CachedRows(const std::string& tenant) {
+  return impl_->Ask<int64_t>([core = impl_->core.get(), tenant] { return core->cache().CachedRows(tenant); },
+                             0);
+}
+
+EventPage Engine::Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) {
+  EventPage page;
+  if (ReadEvents(impl_->core->cache().events(), tenant, all, cursor, limit, page)) return page;
+  page.next = cursor;
+  return impl_->Ask<EventPage>([core = impl_->core.get(), tenant, all, cursor,
+                                limit] { return ReadSnapshot(core->cache(), tenant, all, cursor, limit); },
+                               page);
 }
 
 Status Engine::CheckCacheInvariants() {

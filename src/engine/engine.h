@@ -10,10 +10,13 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "engine/hints.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "kv/cache.h"
 #include "model/model.h"
+#include "store/sealer.h"
+#include "store/tier.h"
 
 namespace larder {
 
@@ -25,6 +28,14 @@ struct EngineOptions {
   int64_t max_batch_rows = 512;
   std::string policy = "fcfs";  // scheduling policy
   KvCacheOptions cache;
+  // Below memory, fastest first, and whose records are whose. They outlive the engine. Without a keyring
+  // nothing goes below.
+  std::vector<Tier*> tiers;
+  Keyring* keyring = nullptr;
+  std::string lease_file;  // where leases outlive the process (engine/lease_file.h); "": they do not
+  // Rows from below are read also where computing them is estimated to be faster.
+  bool always_restore = false;
+  uint64_t tier_group_bytes = 256 << 10;  // kv/tiers.h
 };
 
 struct EngineStats {
@@ -37,6 +48,9 @@ struct EngineStats {
   double model_us_last = 0;                                   // of the last step: rows and logits
   std::vector<std::pair<std::string_view, uint64_t>> misses;  // by reason
   KvStats kv{};
+  KvLeaseStats leases{};
+  uint64_t events = 0;  // of the cache's blocks, so far
+  std::vector<std::pair<std::string, TierStats>> tiers;
 };
 
 class Engine {
@@ -63,6 +77,17 @@ class Engine {
   // Runs on the engine's thread between two steps.
   std::vector<KvBlockInfo> Blocks(const std::string& tenant, size_t limit);
   uint64_t ClearCache(const std::string& tenant);
+  // Durably forgets everything that was stored for a tenant, in memory and below: its key first, so that
+  // nothing that is left anywhere can be read, then what is pending, then the records. Running requests end
+  // undisturbed.
+  Status Wipe(const std::string& tenant);
+  HintAnswer Apply(Hint hint);
+  // Tokens of the text that each tier has, memory first.
+  std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant, std::vector<int32_t> tokens);
+  std::vector<KvLeaseInfo> Leases(const std::string& tenant, size_t limit);
+  int64_t CachedRows(const std::string& tenant);  // in memory
+  // What happened to blocks of the tenant, or of `all`, since the cursor, or what is there now.
+  EventPage Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit);
   Status CheckCacheInvariants();
   // The last decisions of the scheduler, oldest first.
   std::vector<SchedulerDecision> Decisions(size_t limit);

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/hints.h"
 #include "kv/outcome.h"
+#include "store/tier.h"
 
 namespace larder {
 
@@ -28,7 +30,8 @@ struct SamplingParams {
 struct Request {
   std::string id;  // for logs and answers
   std::string tenant;
-  std::vector<int32_t> prompt;  // at least one token
+  std::optional<SpaceId> space = {};  // of the tenant's records below memory; the engine fills it in
+  std::vector<int32_t> prompt;        // at least one token
   SamplingParams sampling;
   int32_t n = 1;            // choices; they share the prompt
   int64_t max_tokens = -1;  // -1: up to the context length
@@ -42,6 +45,7 @@ struct Request {
   int32_t priority = 0;          // lower runs first
   bool explain = false;
   bool read_cache = true;
+  CacheHints hints = {};
   std::vector<int32_t> forced_output;  // replay: emitted whatever the logits say; ends after the last
 };
 
@@ -68,12 +72,14 @@ struct Usage {
 
 // What the cache did for a request.
 struct CacheReport {
-  int64_t read_memory = 0;  // rows read from memory
-  int64_t recomputed = 0;   // prompt rows computed
-  int64_t written = 0;      // rows added to the cache (prompt and output)
+  int64_t read_memory = 0;                                  // rows read from memory
+  std::vector<std::pair<std::string, int64_t>> read_tiers;  // rows read from below it: "disk", "redis"
+  int64_t recomputed = 0;                                   // prompt rows computed
+  int64_t written = 0;                                      // rows added to the cache (prompt and output)
   int32_t preemptions = 0;
   double queue_ms = 0, prefill_ms = 0;
   CacheOutcome outcome;
+  std::vector<LeaseReport> leases;  // that it took at its end, or was refused
 };
 
 struct ChoiceEnd {

@@ -65,8 +65,17 @@ void Scheduler::Remove(ScheduledSequence* sequence) {
   sequence->state = SequenceState::kFinished;
 }
 
+void Scheduler::Requeue(ScheduledSequence* sequence) {
+  cache_->Release(*sequence);
+  std::erase(running_, sequence);
+  sequence->state = SequenceState::kWaiting;
+  sequence->num_computed = 0;
+  waiting_.insert(waiting_.begin(), sequence);
+}
+
 const std::vector<Scheduler::Work>& Scheduler::Plan() {
   work_.clear();
+  loading_ = 0;
   Step step{.work = work_, .budget = options_.max_batch_rows};
   PlanRunning(step, true);
   PlanRunning(step, false);
@@ -90,7 +99,10 @@ void Scheduler::PlanRunning(Step& step, bool decoders) {
 }
 
 int64_t Scheduler::ChunkRows(const Step& step, const ScheduledSequence& sequence) const {
-  const int64_t most = std::min(Remaining(sequence), step.budget);
+  int64_t most = std::min(Remaining(sequence), step.budget);
+  if (sequence.chunk_end > sequence.num_computed) {
+    most = std::min(most, sequence.chunk_end - sequence.num_computed);
+  }
   if (!step.has_decoders) return most;
   const double other_ms = cost_.Predict(step.rows, step.row_context);
   return cost_.RowsWithin(options_.step_ms, sequence.num_computed, other_ms, std::min(kMinChunk, most), most);
@@ -98,6 +110,10 @@ int64_t Scheduler::ChunkRows(const Step& step, const ScheduledSequence& sequence
 
 bool Scheduler::ReserveOrPreempt(Step& step, ScheduledSequence& sequence, int64_t rows) {
   while (!cache_->Reserve(sequence, rows)) {
+    if (cache_->RoomComing()) {
+      ++loading_;
+      return false;
+    }
     ScheduledSequence* victim = nullptr;
     for (const auto& policy : policies_) {
       victim = policy->Victim(running_, sequence);
@@ -121,12 +137,8 @@ void Scheduler::Preempt(Step& step, ScheduledSequence& victim) {
   const auto planned =
       std::find_if(step.work.begin(), step.work.end(), [&](const Work& w) { return w.sequence == &victim; });
   if (planned != step.work.end()) step.Drop(planned);
-  cache_->Release(victim);
-  std::erase(running_, &victim);
-  victim.state = SequenceState::kWaiting;
-  victim.num_computed = 0;
+  Requeue(&victim);
   ++victim.preemptions;
-  waiting_.insert(waiting_.begin(), &victim);
 }
 
 // A running sequence that is about to compute rows which the candidate needs too: waiting for it costs
@@ -137,6 +149,23 @@ const ScheduledSequence* Scheduler::SharedWithRunning(const ScheduledSequence& c
     if (CommonPrefix(*other->tokens, *candidate.tokens) > other->num_computed) return other;
   }
   return nullptr;
+}
+
+double Scheduler::PredictMs(int64_t from, int64_t rows) const {
+  double ms = 0;
+  for (int64_t done = 0; done < rows; done += options_.max_batch_rows) {
+    const int64_t chunk = std::min(options_.max_batch_rows, rows - done);
+    ms += cost_.Predict(chunk, RowContext(from + done, chunk));
+  }
+  return ms;
+}
+
+// Nobody runs who will give back room, and none comes by itself. What is on its way up has room already, and
+// gives it back when it has run.
+bool Scheduler::IsStuck() {
+  if (!running_.empty()) return false;
+  if (cache_->RoomComing()) ++loading_;
+  return loading_ == 0;
 }
 
 void Scheduler::PlanAdmissions(Step& step) {
@@ -156,8 +185,14 @@ void Scheduler::PlanAdmissions(Step& step) {
       Log("wait-for-prefix", author, head->id, static_cast<int64_t>(other->id));
       continue;
     }
-    if (!cache_->Admit(*head)) {
-      if (running_.empty()) stuck_.push_back(head);
+    const SchedulerCache::Admission admission = cache_->Admit(*head);
+    if (admission == SchedulerCache::Admission::kLoading) {
+      ++loading_;
+      Log("load", author, head->id, 0);
+      continue;
+    }
+    if (admission == SchedulerCache::Admission::kNoRoom) {
+      if (IsStuck()) stuck_.push_back(head);
       return;
     }
     // A full hit recomputes one row; anything else is a prefill.
@@ -165,7 +200,7 @@ void Scheduler::PlanAdmissions(Step& step) {
     if (!cache_->Reserve(*head, rows)) {
       cache_->Release(*head);
       head->num_computed = 0;
-      if (running_.empty()) stuck_.push_back(head);
+      if (IsStuck()) stuck_.push_back(head);
       return;
     }
     std::erase(waiting_, head);

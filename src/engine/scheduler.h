@@ -26,6 +26,7 @@ struct ScheduledSequence {
   SequenceState state = SequenceState::kWaiting;
   int64_t num_tokens = 0;    // prompt + generated
   int64_t num_computed = 0;  // rows done
+  int64_t chunk_end = 0;     // no step crosses this row; 0: none
   int32_t preemptions = 0;
   std::string tenant;
   const std::vector<int32_t>* tokens = nullptr;  // owner: the engine
@@ -69,10 +70,17 @@ Result<std::vector<std::unique_ptr<SchedulePolicy>>> CreateSchedulePolicies(
 class SchedulerCache {
  public:
   virtual ~SchedulerCache() = default;
-  // Opens the sequence's hold; sets num_computed to the rows that need not be computed. false: no room now.
-  virtual bool Admit(ScheduledSequence& sequence) = 0;
+  enum class Admission : uint8_t {
+    kAdmitted,
+    kNoRoom,
+    kLoading  // its prompt's rows are on their way from below memory; ask again
+  };
+  // Opens the sequence's hold; sets num_computed to the rows that need not be computed.
+  virtual Admission Admit(ScheduledSequence& sequence) = 0;
   // Makes the next `rows` rows after num_computed writable. false: no room now, nothing changed.
   virtual bool Reserve(ScheduledSequence& sequence, int64_t rows) = 0;
+  // After a refusal: room will come by itself soon, so nobody needs to give up anything for it.
+  virtual bool RoomComing() { return false; }
   virtual void Release(ScheduledSequence& sequence) = 0;  // drops the hold; the rows stay cached
 };
 
@@ -112,6 +120,9 @@ class Scheduler {
   void Add(ScheduledSequence* sequence);     // state becomes kWaiting; the pointer is kept until Remove
   void Remove(ScheduledSequence* sequence);  // finished or cancelled, in any state; releases its hold
 
+  // Back to the head of the queue, with nothing computed; the step that it was in changed nothing for it.
+  void Requeue(ScheduledSequence* sequence);
+
   struct Work {
     ScheduledSequence* sequence;
     int64_t rows;  // [num_computed, num_computed + rows)
@@ -126,10 +137,15 @@ class Scheduler {
 
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
   int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  // Sequences that at the last Plan waited for what comes by itself: their rows, or room.
+  int64_t loading() const { return loading_; }
+  // What computing rows [from, from + rows) alone would take.
+  double PredictMs(int64_t from, int64_t rows) const;
   std::vector<SchedulerDecision> Decisions(size_t limit) const;  // oldest first
 
  private:
   struct Step;
+  bool IsStuck();
   void PlanRunning(Step& step, bool decoders);
   void PlanAdmissions(Step& step);
   int64_t ChunkRows(const Step& step, const ScheduledSequence& sequence) const;
@@ -145,6 +161,7 @@ class Scheduler {
   std::vector<ScheduledSequence*> running_, waiting_, stuck_;
   std::vector<Work> work_;                              // of the last Plan
   std::vector<ScheduledSequence*> order_, candidates_;  // scratch of Plan
+  int64_t loading_ = 0;
   StepCost cost_;
   std::vector<SchedulerDecision> log_;  // a ring
   size_t log_next_ = 0;

@@ -24,8 +24,18 @@ uint64_t KvCache::Impl::TenantCost(const std::string& name) const {
 }
 
 Status KvCache::Impl::MakeRoom(uint64_t blocks, uint64_t metadata) {
+  std::array<uint64_t, kMaxKvKinds> counts{};
+  counts.fill(blocks);
+  Status room = MakeRoomFor(counts, metadata);
+  // While others run there will be room again; alone, a request could wait for a pin for ever.
+  while (!room && sequences.size() <= 1 && leases.BreakOne()) room = MakeRoomFor(counts, metadata);
+  return room;
+}
+
+Status KvCache::Impl::MakeRoomFor(const std::array<uint64_t, kMaxKvKinds>& blocks, uint64_t metadata) {
+  leases.Expire();
   uint64_t bytes = metadata;
-  for (int kind = 0; kind < kinds(); ++kind) bytes += blocks * pool.Cost(kind);
+  for (int kind = 0; kind < kinds(); ++kind) bytes += blocks[static_cast<size_t>(kind)] * pool.Cost(kind);
   const uint64_t held = used_bytes() - pool.free_bytes() - unheld_bytes;
   if (bytes > options.limit_bytes || held > options.limit_bytes - bytes) {
     return Fail(ErrorKind::kExhausted,
@@ -38,7 +48,7 @@ Status KvCache::Impl::MakeRoom(uint64_t blocks, uint64_t metadata) {
     std::array<size_t, kMaxKvKinds> keep{};
     uint64_t from_free = 0;
     for (int kind = 0; kind < kinds(); ++kind) {
-      const size_t reused = std::min<size_t>(pool.free_blocks(kind), blocks);
+      const size_t reused = std::min<size_t>(pool.free_blocks(kind), blocks[static_cast<size_t>(kind)]);
       keep[static_cast<size_t>(kind)] = reused;
       from_free += reused * pool.Cost(kind);
     }
@@ -51,11 +61,12 @@ Status KvCache::Impl::MakeRoom(uint64_t blocks, uint64_t metadata) {
 }
 
 bool KvCache::Impl::EvictOne() {
-  const EvictKey* victim = evictor.Next();
-  if (victim == nullptr) return false;
+  const auto victim = evictor.Next();
+  if (!victim) return false;
   KvNode& node = *victim->node;
   if (victim->kind >= 0) {
     const int kind = victim->kind;
+    TellRemoved(node, 1u << kind);
     pool.Return(kind, TakeBlock(node, kind));
     ++totals.evicted_blocks;
     evictor.Update(node);
@@ -64,7 +75,8 @@ bool KvCache::Impl::EvictOne() {
   KvNode& parent = *node.parent;
   ghosts.Add(parent.name, node.published(), clock->WallMs());
   for (int kind = 0; kind < kinds(); ++kind) totals.evicted_blocks += KindBytes(node, kind) > 0;
-  FreeNode(node);
+  leases.Shrink(node);
+  FreeNode(node, true);
   evictor.Update(parent);
   return true;
 }
@@ -99,15 +111,18 @@ KvNode& KvCache::Impl::NewNode(int32_t tenant, int32_t depth, BlockSet blocks) {
   ++totals.nodes;
   metadata_bytes += node_cost;
   unheld_bytes += node_cost;
-  for (int kind = 0; kind < kinds(); ++kind)
-    PutBlock(*node, kind, std::move(blocks[static_cast<size_t>(kind)]));
+  for (int kind = 0; kind < kinds(); ++kind) {
+    AlignedBuffer& block = blocks[static_cast<size_t>(kind)];
+    if (block.size() > 0) PutBlock(*node, kind, std::move(block));
+  }
   return *node;
 }
 
-void KvCache::Impl::FreeNode(KvNode& node) {
-  LARDER_CHECK(node.holders == 0 && node.children.empty());
+void KvCache::Impl::FreeNode(KvNode& node, bool evicted) {
+  LARDER_CHECK(node.holders == 0 && node.children.empty() && node.lease_ends == 0);
   RemoveResume(node);
-  evictor.Forget(node);
+  TellRemoved(node, ResidentKinds(node));
+  evictor.Forget(node, evicted);
   for (int kind = 0; kind < kinds(); ++kind) {
     if (KindBytes(node, kind) > 0) pool.Return(kind, TakeBlock(node, kind));
   }
@@ -125,6 +140,7 @@ void KvCache::Impl::PutBlock(KvNode& node, int kind, AlignedBuffer block) {
   node.slots[static_cast<size_t>(kind)].block = std::move(block);
   unheld_bytes += pool.Cost(kind);
   ++totals.blocks;
+  TellStored(node, 1u << kind);
 }
 
 AlignedBuffer KvCache::Impl::TakeBlock(KvNode& node, int kind) {

@@ -17,10 +17,23 @@ size_t GhostsFor(const KvCacheOptions& options) {
   return static_cast<size_t>(std::clamp<int64_t>(options.ghosts, 0, static_cast<int64_t>(affordable)));
 }
 
+size_t EventsFor(const KvCacheOptions& options) {
+  const uint64_t affordable = options.limit_bytes / 256 / KvEvents::BytesFor(1);
+  return static_cast<size_t>(std::clamp<int64_t>(options.events, 1, static_cast<int64_t>(affordable + 1)));
+}
+
 size_t NodesFor(const KvCacheOptions& options, uint64_t block_cost) {
   // A table that is too small only makes chains longer.
   return static_cast<size_t>(
       std::min(options.limit_bytes / block_cost, options.limit_bytes / 256 / sizeof(KvNode*)));
+}
+
+// What a tenant's names begin with: its space where it has one, so that they end with it.
+std::string RootText(const std::string& tenant, const std::optional<SpaceId>& space) {
+  if (!space) return tenant;
+  std::string text = "space:";
+  for (const uint8_t byte : *space) text += fmt::format("{:02x}", byte);
+  return text;
 }
 
 int NameKind(const KvShape& shape) {
@@ -38,17 +51,20 @@ KvCache::Impl::Impl(KvCache* owner, KvShape kv_shape, const KvIdentity& identity
       options(std::move(kv_options)),
       clock(kv_clock),
       names(shape, identity, options.weaken_name),
-      pool(shape),
+      pool(shape, options.limit_bytes),
       tree(NodesFor(options, pool.Cost(NameKind(shape)))),
       evictor(&shape, std::move(policy), options.resume_stride),
       ghosts(GhostsFor(options)),
+      events(EventsFor(options)),
+      leases(*this, options.hard_lease_share),
       name_kind(NameKind(shape)),
       node_cost(NodeCost(kinds())) {
-  metadata_bytes = sizeof(Impl) + tree.bytes() + ghosts.bytes();
+  metadata_bytes = sizeof(Impl) + tree.bytes() + ghosts.bytes() + events.bytes() + kEvictOrderBytes;
 }
 
 KvCache::Impl::~Impl() {
   LARDER_CHECK(sequences.empty());
+  tiers.reset();
   for (const auto& tenant : tenants) {
     if (tenant != nullptr) ClearBelow(tenant->root);
   }
@@ -80,8 +96,9 @@ const KvShape& KvCache::shape() const { return impl_->shape; }
 uint64_t KvCache::used_bytes() const { return impl_->used_bytes(); }
 uint64_t KvCache::limit_bytes() const { return impl_->options.limit_bytes; }
 
-Result<KvCache::Opened> KvCache::Open(const std::string& tenant, std::span<const int32_t> tokens) {
-  return impl_->Open(tenant, tokens);
+Result<KvCache::Opened> KvCache::Open(const std::string& tenant, std::span<const int32_t> tokens,
+                                      const KvRestore* mine) {
+  return impl_->Open(tenant, tokens, mine);
 }
 int64_t KvCache::Probe(const std::string& tenant, std::span<const int32_t> tokens) const {
   const auto at = impl_->tenant_index.find(tenant);
@@ -101,9 +118,49 @@ void KvCache::Close(std::unique_ptr<KvSequence> sequence) {
   if (sequence != nullptr) impl_->CloseSequence(*sequence);
 }
 uint64_t KvCache::Clear(const std::string& tenant) { return impl_->Clear(tenant); }
+int64_t KvCache::CachedRows(const std::string& tenant) const { return impl_->CachedRows(tenant); }
+KvLeases& KvCache::leases() { return impl_->leases; }
+KvEvents& KvCache::events() { return impl_->events; }
+std::vector<KvEvent> KvCache::Snapshot(const std::string& tenant, uint64_t& cursor, size_t limit) const {
+  return impl_->Snapshot(tenant, cursor, limit);
+}
 std::vector<KvBlockInfo> KvCache::List(const std::string& tenant, size_t limit) const {
   return impl_->List(tenant, limit);
 }
+
+void KvCache::SetTiers(KvTiersOptions tiers) {
+  LARDER_CHECK(impl_->tiers == nullptr);
+  if (!tiers.tiers.empty()) impl_->tiers = std::make_unique<KvTiers>(*impl_, std::move(tiers));
+}
+void KvCache::SetSpace(const std::string& tenant, const SpaceId& space) { impl_->SetSpace(tenant, space); }
+void KvCache::Forget(const std::string& tenant) {
+  if (const auto space = impl_->spaces.find(tenant); space != impl_->spaces.end()) {
+    impl_->wiped.insert(space->second);
+    impl_->spaces.erase(space);
+  }
+  impl_->Retire(tenant);
+  impl_->pool.Trim(std::array<size_t, kMaxKvKinds>{});
+}
+std::shared_ptr<KvRestore> KvCache::Restore(const std::string& tenant, std::span<const int32_t> tokens,
+                                            std::function<double(int64_t, int64_t)> recompute_ms) {
+  if (impl_->tiers == nullptr) return nullptr;
+  const auto index = impl_->TenantFor(tenant);
+  if (!index) return nullptr;
+  auto restore = impl_->tiers->Begin(*index, tokens, std::move(recompute_ms));
+  if (restore == nullptr) impl_->DropTenantIfUnused(*index);
+  return restore;
+}
+int64_t KvCache::Extend(KvSequence& sequence, KvRestore& restore) {
+  LARDER_CHECK(sequence.length_ == sequence.capacity_ && sequence.length_ == restore.gap_end());
+  impl_->tiers->CloseGap(restore, *sequence.path_[Impl::BlocksFor(sequence.length_) - 1]);
+  return impl_->ExtendByHits(sequence, restore.tokens());
+}
+bool KvCache::PollTiers() { return impl_->tiers != nullptr && impl_->tiers->Poll(); }
+bool KvCache::RoomComing() const { return impl_->tiers != nullptr && impl_->tiers->RoomComing(); }
+void KvCache::FlushTiers() {
+  if (impl_->tiers != nullptr) impl_->tiers->Flush();
+}
+
 Status KvCache::CheckInvariants() const { return impl_->CheckInvariants(); }
 
 KvStats KvCache::stats() const {
@@ -117,7 +174,11 @@ KvStats KvCache::stats() const {
   return stats;
 }
 
-KvCache::Impl::Match KvCache::Impl::FindMatch(const KvNode& root, std::span<const int32_t> tokens) const {
+KvCache::Impl::Match KvCache::Impl::FindMatch(const KvNode& root, std::span<const int32_t> tokens,
+                                              const KvRestore* mine) const {
+  const auto usable = [mine](const KvNode& node) {
+    return node.arriving == nullptr || node.arriving == mine;
+  };
   Match match;
   match.last = &root;
   while (match.rows < static_cast<int64_t>(tokens.size()) && !match.last->children.empty()) {
@@ -135,9 +196,11 @@ KvCache::Impl::Match KvCache::Impl::FindMatch(const KvNode& root, std::span<cons
     if (full == nullptr) {
       // Unsealed, or sealed without a name because other tokens have it.
       match.next = tree.LongestChild(*match.last, rest);
+      if (match.next.child != nullptr && !usable(*match.next.child)) match.next = {};
       if (match.next.rows < kPageTokens) break;
       full = match.next.child;
     }
+    if (!usable(*full)) break;
     match.path.push_back(full);
     match.rows += kPageTokens;
     match.last = full;
@@ -200,13 +263,14 @@ void KvCache::Impl::ExplainDivergence(const Match& match, std::span<const int32_
   }
 }
 
-Result<KvCache::Opened> KvCache::Impl::Open(const std::string& tenant, std::span<const int32_t> tokens) {
+Result<KvCache::Opened> KvCache::Impl::Open(const std::string& tenant, std::span<const int32_t> tokens,
+                                            const KvRestore* mine) {
   if (tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
     return Fail(ErrorKind::kInvalid, "a sequence of {} tokens is longer than positions can count",
                 tokens.size());
   }
   LARDER_ASSIGN(const int32_t index, TenantFor(tenant));
-  Match match = FindMatch(root(index), tokens);
+  Match match = FindMatch(root(index), tokens, mine);
   const int64_t rows = UsableRows(match.path, match.rows);
   Opened opened{nullptr, Explain(match, tokens, rows)};
   match.path.resize(BlocksFor(rows));
@@ -218,6 +282,7 @@ Result<KvCache::Opened> KvCache::Impl::Open(const std::string& tenant, std::span
   }
   opened.sequence = *std::move(sequence);
   Touch(match.path, true);
+  if (tiers != nullptr) tiers->Used(match.path);
   totals.hits_rows += static_cast<uint64_t>(rows);
   totals.missed_rows += tokens.size() - static_cast<uint64_t>(rows);
   totals.collisions += match.collision;
@@ -266,7 +331,16 @@ void KvCache::Impl::CloseSequence(KvSequence& sequence) {
   const auto path = std::span(sequence.path_).first(BlocksFor(sequence.length_));
   KvNode* tail = path.empty() ? nullptr : path.back();
   Touch(path, false);
+  if (tiers != nullptr) {
+    // What was refused or dropped meanwhile. That is no further use, and no touch: below, suffixes go before
+    // prefixes anyway.
+    for (KvNode* node : path) {
+      if (node->sealed()) tiers->Keep(*node);
+    }
+    if (tail != nullptr && !tail->sealed()) tiers->Computed(*tail);
+  }
   if (tail != nullptr) AddResume(*tail, static_cast<int>(sequence.length_ - tail->start()));
+  leases.Revive(path);
   ReleasePath(sequence, 0);
   if (tail != nullptr) SettleTail(*tail);
   metadata_bytes -= SequenceCost(sequence.table_rows_);
@@ -287,7 +361,8 @@ Result<int32_t> KvCache::Impl::TenantFor(const std::string& name) {
   KvNode& top = (*slot)->root;
   top.depth = -1;
   top.tenant = index;
-  top.name = names.Root(name_kind, name);
+  if (const auto space = spaces.find(name); space != spaces.end()) (*slot)->space = space->second;
+  top.name = names.Root(name_kind, RootText(name, (*slot)->space));
   tenant_index.emplace(name, index);
   metadata_bytes += TenantCost(name);
   return index;
@@ -295,17 +370,38 @@ Result<int32_t> KvCache::Impl::TenantFor(const std::string& name) {
 
 void KvCache::Impl::DropTenantIfUnused(int32_t index) {
   auto& tenant = tenants[static_cast<size_t>(index)];
+  if (tenant->retired) ClearBelow(tenant->root);
   if (tenant->sequences > 0 || !tenant->root.children.empty()) return;
   metadata_bytes -= TenantCost(tenant->name);
-  tenant_index.erase(tenant->name);
+  if (!tenant->retired) tenant_index.erase(tenant->name);
   tenant.reset();
+}
+
+// A tenant whose names began without a space, or with another one, begins anew.
+void KvCache::Impl::SetSpace(const std::string& tenant, const SpaceId& space) {
+  if (wiped.contains(space)) return;  // of a request from before
+  const auto [at, added] = spaces.emplace(tenant, space);
+  if (!added && at->second == space) return;
+  at->second = space;
+  Retire(tenant);
+}
+
+void KvCache::Impl::Retire(const std::string& tenant) {
+  const auto at = tenant_index.find(tenant);
+  if (at == tenant_index.end()) return;
+  const int32_t index = at->second;
+  tenants[static_cast<size_t>(index)]->retired = true;
+  tenant_index.erase(at);
+  DropTenantIfUnused(index);
 }
 
 uint64_t KvCache::Impl::Clear(const std::string& tenant) {
   uint64_t dropped = 0;
   for (size_t i = 0; i < tenants.size(); ++i) {
     if (tenants[i] == nullptr || (!tenant.empty() && tenants[i]->name != tenant)) continue;
+    quiet_events = !tenants[i]->retired;
     dropped += ClearBelow(tenants[i]->root);
+    if (std::exchange(quiet_events, false)) TellCleared(*tenants[i]);
     DropTenantIfUnused(static_cast<int32_t>(i));
   }
   pool.Trim(std::array<size_t, kMaxKvKinds>{});
@@ -313,6 +409,7 @@ uint64_t KvCache::Impl::Clear(const std::string& tenant) {
 }
 
 uint64_t KvCache::Impl::ClearBelow(KvNode& top) {
+  leases.EndAll(top.tenant);
   std::vector<KvNode*> order = {&top};
   for (size_t i = 0; i < order.size(); ++i) {
     const auto& children = order[i]->children;
@@ -326,7 +423,9 @@ uint64_t KvCache::Impl::ClearBelow(KvNode& top) {
       continue;
     }
     for (int kind = 0; kind < kinds(); ++kind) {
-      if (KindBytes(node, kind) > 0 && !evictor.Held(node, kind)) pool.Return(kind, TakeBlock(node, kind));
+      if (KindBytes(node, kind) == 0 || evictor.Held(node, kind)) continue;
+      TellRemoved(node, 1u << kind);
+      pool.Return(kind, TakeBlock(node, kind));
     }
     evictor.Update(node);
   }

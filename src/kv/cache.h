@@ -31,14 +31,20 @@
 #include "base/result.h"
 #include "kv/lanes.h"
 #include "kv/outcome.h"
-#include "kv/policy.h"
 #include "kv/row_store.h"
 #include "kv/shape.h"
+#include "store/evict/policy.h"
+#include "store/tier.h"
 
 namespace larder {
 
 class KvCache;
+class KvEvents;
+class KvLeases;
+class KvRestore;
+struct KvEvent;
 struct KvNode;
+struct KvTiersOptions;
 
 // A running sequence's hold on the cache. Made by KvCache::Open or Fork, ended by KvCache::Close; the cache
 // outlives it.
@@ -61,6 +67,7 @@ class KvSequence final : public RowStore {
 
  private:
   friend class KvCache;
+  friend class KvLeases;
   KvSequence(KvCache* cache, const KvShape* shape, int32_t root);
   KvCache* cache_;  // null once closed
   const KvShape* shape_;
@@ -76,8 +83,10 @@ class KvSequence final : public RowStore {
 struct KvCacheOptions {
   uint64_t limit_bytes = 1ull << 30;
   std::string policy = "lru";
-  int64_t resume_stride = 512;  // C of design.md: a complete window is kept before every multiple of this
-  int64_t ghosts = 65536;       // names of evicted blocks that are remembered, to explain misses
+  int64_t resume_stride = 512;     // C of design.md: a complete window is kept before every multiple of this
+  int64_t ghosts = 65536;          // names of evicted blocks that are remembered, to explain misses
+  int64_t events = 8192;           // last events that are remembered (kv/events.h)
+  double hard_lease_share = 0.25;  // of the limit: what pins may hold together (kv/leases.h)
   // Tests weaken the name to plant collisions; null: the full digest.
   std::function<Digest(const Digest&)> weaken_name;
 };
@@ -113,7 +122,9 @@ class KvCache {
   // Finds and holds the longest usable prefix of `tokens` that is cached for `tenant`. All of it may be a
   // hit: who needs logits runs the last row again without writing it. kExhausted when not even the tables
   // fit.
-  Result<Opened> Open(const std::string& tenant, std::span<const int32_t> tokens);
+  // `mine`: the restore that brought its rows, whose layers may still be arriving.
+  Result<Opened> Open(const std::string& tenant, std::span<const int32_t> tokens,
+                      const KvRestore* mine = nullptr);
   // The same look-up without holding or touching anything: rows that Open would find now.
   int64_t Probe(const std::string& tenant, std::span<const int32_t> tokens) const;
 
@@ -133,10 +144,42 @@ class KvCache {
   // Lets go of everything; the rows stay cached, the end counts as a resume point.
   void Close(std::unique_ptr<KvSequence> sequence);
 
+  // What lies below memory (kv/tiers.h). At most once, before the first sequence.
+  void SetTiers(KvTiersOptions tiers);
+  // The tenant's space (store/sealer.h): its names begin with it, its records belong to it, and without one
+  // it lives in memory only. Another space than before retires what the tenant has here.
+  void SetSpace(const std::string& tenant, const SpaceId& space);
+  // The tenant's space is being wiped: drops what nobody holds; what is held goes when it is let go, and
+  // nothing of it is found or written any more.
+  void Forget(const std::string& tenant);
+  // Begins to bring from below what memory lacks of this prompt; when it is done(), Open finds it. Keep it
+  // until then. `recompute_ms(from, rows)` is what computing them would cost; null: read in any case. Answers
+  // null if there is nothing to bring.
+  std::shared_ptr<KvRestore> Restore(const std::string& tenant, std::span<const int32_t> tokens,
+                                     std::function<double(int64_t, int64_t)> recompute_ms);
+  // At the end of the block that did not arrive (restore.gap_end()), computed and published by now: takes the
+  // later blocks that did arrive into the sequence. Answers how many rows that are.
+  int64_t Extend(KvSequence& sequence, KvRestore& restore);
+  // Takes what the tiers have answered meanwhile; whether there was anything.
+  bool PollTiers();
+  // Whether room will come without anybody closing anything: PollTiers will bring it.
+  bool RoomComing() const;
+  void FlushTiers();  // what was put before is written or given up when it returns
+
   KvStats stats() const;
   std::vector<KvBlockInfo> List(const std::string& tenant, size_t limit) const;
-  // Drops everything nobody holds, of one tenant or (empty) of all. Returns blocks dropped.
+  // Drops everything nobody holds, of one tenant or (empty) of all; their leases end. Returns blocks dropped.
   uint64_t Clear(const std::string& tenant);
+  int64_t CachedRows(const std::string& tenant) const;  // in memory
+
+  // What keeps texts in memory while nobody runs on them.
+  KvLeases& leases();
+  // What has happened to blocks. Reading it is for any thread.
+  KvEvents& events();
+  // The full blocks that are in memory now, of one tenant or (empty) of all, as stored events without a
+  // number: at most `limit` from `cursor` (0 first) on, which is set to where the next call goes on, 0 at the
+  // end.
+  std::vector<KvEvent> Snapshot(const std::string& tenant, uint64_t& cursor, size_t limit) const;
   uint64_t used_bytes() const;
   uint64_t limit_bytes() const;
 
@@ -150,6 +193,9 @@ class KvCache {
 
  private:
   friend class KvSequence;
+  friend class KvLeases;
+  friend class KvTiers;
+  friend class KvRestore;
   struct Impl;
   explicit KvCache(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -6,17 +6,22 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_set>
 #include <vector>
 
 #include "kv/cache.h"
+#include "kv/events.h"
 #include "kv/evictor.h"
 #include "kv/ghosts.h"
+#include "kv/leases.h"
 #include "kv/names.h"
 #include "kv/node.h"
 #include "kv/pool.h"
+#include "kv/tiers.h"
 #include "kv/tree.h"
 
 namespace larder {
@@ -25,7 +30,9 @@ struct KvCache::Impl {
   struct Tenant {
     std::string name;
     KvNode root;
-    int64_t sequences = 0;
+    int64_t sequences = 0;         // and restores
+    std::optional<SpaceId> space;  // whose records in the tiers are this tenant's
+    bool retired = false;          // its space was wiped: only what runs still sees it
   };
   // One resident block per kind, before it belongs to a node.
   using BlockSet = std::array<AlignedBuffer, kMaxKvKinds>;
@@ -44,8 +51,9 @@ struct KvCache::Impl {
   ~Impl();
 
   // cache.cc
-  Result<Opened> Open(const std::string& tenant, std::span<const int32_t> tokens);
-  Match FindMatch(const KvNode& root, std::span<const int32_t> tokens) const;
+  Result<Opened> Open(const std::string& tenant, std::span<const int32_t> tokens, const KvRestore* mine);
+  // Nodes that are arriving are only found by their own restore, `mine`.
+  Match FindMatch(const KvNode& root, std::span<const int32_t> tokens, const KvRestore* mine = nullptr) const;
   CacheOutcome Explain(const Match& match, std::span<const int32_t> tokens, int64_t rows) const;
   void ExplainDivergence(const Match& match, std::span<const int32_t> tokens, CacheOutcome& outcome) const;
   Result<std::unique_ptr<KvSequence>> NewSequence(int32_t tenant, std::span<KvNode* const> path,
@@ -54,6 +62,8 @@ struct KvCache::Impl {
   void CloseSequence(KvSequence& sequence);
   Result<int32_t> TenantFor(const std::string& name);
   void DropTenantIfUnused(int32_t index);
+  void SetSpace(const std::string& tenant, const SpaceId& space);
+  void Retire(const std::string& tenant);
   uint64_t Clear(const std::string& tenant);
   uint64_t ClearBelow(KvNode& top);
 
@@ -66,6 +76,7 @@ struct KvCache::Impl {
   void Seal(KvSequence& sequence, size_t index);
   void MoveOver(KvNode& own, KvNode& other);
   void AdvanceWindows(KvSequence& sequence);
+  int64_t ExtendByHits(KvSequence& sequence, std::span<const int32_t> tokens);
   void RewindWindows(KvSequence& sequence, int64_t length);
   Status Truncate(KvSequence& sequence, int64_t length);
   // Lets go of blocks [from, end) of the path, last first; unpublished ones are freed.
@@ -87,11 +98,12 @@ struct KvCache::Impl {
   // Room for `blocks` blocks of every kind and `metadata` bytes, evicting if that helps; else nothing
   // changes.
   Status MakeRoom(uint64_t blocks, uint64_t metadata);
+  Status MakeRoomFor(const std::array<uint64_t, kMaxKvKinds>& blocks, uint64_t metadata);  // by kind
   bool EvictOne();
   Result<BlockSet> TakeBlocks();
   void ReturnBlocks(BlockSet blocks);
   KvNode& NewNode(int32_t tenant, int32_t depth, BlockSet blocks);
-  void FreeNode(KvNode& node);
+  void FreeNode(KvNode& node, bool evicted = false);
   void PutBlock(KvNode& node, int kind, AlignedBuffer block);
   AlignedBuffer TakeBlock(KvNode& node, int kind);
   void Hold(KvNode& node);
@@ -106,6 +118,14 @@ struct KvCache::Impl {
   // list.cc
   std::vector<KvBlockInfo> List(const std::string& tenant, size_t limit) const;
   KvBlockInfo Describe(const KvNode& node) const;
+
+  // snapshot.cc
+  uint32_t ResidentKinds(const KvNode& node) const;  // bit k: the block of kind k
+  void TellStored(const KvNode& node, uint32_t kinds);
+  void TellRemoved(const KvNode& node, uint32_t kinds);
+  void TellCleared(const Tenant& tenant);
+  std::vector<KvEvent> Snapshot(const std::string& tenant, uint64_t& cursor, size_t limit) const;
+  int64_t CachedRows(const std::string& tenant) const;
 
   // check.cc
   struct Checker;
@@ -129,17 +149,23 @@ struct KvCache::Impl {
   KvTree tree;
   Evictor evictor;
   GhostList ghosts;
+  KvEvents events;
+  bool quiet_events = false;  // while a tenant is cleared: one event tells it all
+  KvLeases leases;
   int name_kind = 0;  // whose chain the index uses: the kind that sees everything, if there is one
   std::vector<std::unique_ptr<Tenant>> tenants;  // null: free for another
   std::map<std::string, int32_t> tenant_index;
+  std::map<std::string, SpaceId> spaces;  // of tenants, also of those that have nothing here
+  std::set<SpaceId> wiped;
   std::unordered_set<KvSequence*> sequences;
   uint64_t node_cost;
   uint64_t metadata_bytes = 0;
   uint64_t unheld_bytes = 0;  // blocks nobody holds, and nodes nobody holds: what evicting could free
   uint64_t counter = 0;       // of touches
   uint64_t next_id = 0;
-  uint64_t page_run_bytes = 0;  // part of metadata_bytes: runs of private pages
-  KvStats totals{};             // counters that only grow, and blocks, sealed_blocks, held_blocks, nodes
+  uint64_t page_run_bytes = 0;     // part of metadata_bytes: runs of private pages
+  std::unique_ptr<KvTiers> tiers;  // null: memory is all
+  KvStats totals{};                // counters that only grow, and blocks, sealed_blocks, held_blocks, nodes
 };
 
 }  // namespace larder

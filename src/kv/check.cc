@@ -27,7 +27,9 @@ namespace {
 struct KvCache::Impl::Checker {
   struct Count {
     int64_t holders = 0;
-    std::array<int32_t, kMaxKvKinds> windows{}, needed{};
+    std::array<int32_t, kMaxKvKinds> windows{}, window_holds{}, needed{};  // of sequences; of others
+    int32_t leased = 0, lease_ends = 0, lease_class = 0;
+    std::array<int32_t, kMaxKvKinds> window_leased{};
   };
 
   explicit Checker(Impl& checked) : impl(checked) {}
@@ -35,16 +37,27 @@ struct KvCache::Impl::Checker {
   Status Run() {
     LARDER_TRY(CollectTrees());
     for (const KvSequence* sequence : impl.sequences) LARDER_TRY(CountSequence(*sequence));
+    if (impl.tiers != nullptr) {
+      impl.tiers->VisitHolds([this](const KvNode& node, int kind) {
+        if (kind < 0) {
+          ++counts[&node].holders;
+        } else {
+          ++counts[&node].window_holds[static_cast<size_t>(kind)];
+        }
+      });
+    }
+    CountLeases();
     for (const KvNode* node : nodes) CountResume(*node);
     for (const KvNode* node : nodes) LARDER_TRY(CheckNode(*node));
     return CheckTotals();
   }
 
   Status CollectTrees() {
-    uint64_t used_tenants = 0;
+    uint64_t used_tenants = 0, retired = 0;
     for (const auto& tenant : impl.tenants) {
       if (tenant == nullptr) continue;
       ++used_tenants;
+      retired += tenant->retired;
       std::vector<const KvNode*> open = {&tenant->root};
       while (!open.empty()) {
         const KvNode& parent = *open.back();
@@ -59,7 +72,7 @@ struct KvCache::Impl::Checker {
         }
       }
     }
-    LARDER_EQUAL("tenants", used_tenants, impl.tenant_index.size());
+    LARDER_EQUAL("tenants", used_tenants - retired, impl.tenant_index.size());
     return {};
   }
 
@@ -124,6 +137,38 @@ struct KvCache::Impl::Checker {
     return {};
   }
 
+  void CountLeases() {
+    impl.leases.VisitHolds([this](const KvNode& node, int kind) {
+      Count& count = counts[&node];
+      if (kind < 0) {
+        ++count.holders;
+        ++count.leased;
+      } else {
+        ++count.window_holds[static_cast<size_t>(kind)];
+        ++count.window_leased[static_cast<size_t>(kind)];
+      }
+    });
+    impl.leases.VisitEnds([this](const KvNode& node, int32_t lease_class) {
+      Count& count = counts[&node];
+      ++count.lease_ends;
+      count.lease_class = std::max(count.lease_class, lease_class);
+    });
+  }
+
+  // What hard leases hold of a node, each block once.
+  Status CountLeased(const KvNode& node, const Count& count) {
+    LARDER_HOLDS(node, node.leased == count.leased && node.lease_ends == count.lease_ends);
+    LARDER_HOLDS(node, node.lease_class == count.lease_class);
+    leased_bytes += node.leased > 0 ? impl.node_cost : 0;
+    for (int kind = 0; kind < impl.kinds(); ++kind) {
+      const auto k = static_cast<size_t>(kind);
+      const bool window = impl.window(kind) > 0;
+      LARDER_HOLDS(node, node.slots[k].leased == count.window_leased[k]);
+      if ((window ? node.slots[k].leased : node.leased) > 0) leased_bytes += impl.KindBytes(node, kind);
+    }
+    return {};
+  }
+
   void CountResume(const KvNode& node) {
     for (uint64_t rest = node.resume; rest != 0; rest &= rest - 1) {
       const int64_t end = node.start() + std::countr_zero(rest) + 1;
@@ -137,9 +182,14 @@ struct KvCache::Impl::Checker {
     }
   }
 
+  static int32_t WindowHolders(const Count& count, int kind) {
+    return count.windows[static_cast<size_t>(kind)] + count.window_holds[static_cast<size_t>(kind)];
+  }
+
   Status CheckNode(const KvNode& node) {
     const Count& count = counts[&node];
     LARDER_HOLDS(node, node.holders == count.holders);
+    LARDER_TRY(CountLeased(node, count));
     LARDER_HOLDS(node, node.writer == nullptr || impl.sequences.contains(node.writer));
     LARDER_HOLDS(node, node.rows == kPageTokens || (node.resume >> node.rows) == 0);
     for (int kind = 0; kind < impl.kinds(); ++kind) {
@@ -147,7 +197,7 @@ struct KvCache::Impl::Checker {
       const bool resident = slot.block.size() > 0;
       LARDER_HOLDS(node, resident || impl.window(kind) > 0);
       LARDER_HOLDS(node, slot.needed == count.needed[static_cast<size_t>(kind)]);
-      if (impl.window(kind) > 0) LARDER_HOLDS(node, slot.holders == count.windows[static_cast<size_t>(kind)]);
+      if (impl.window(kind) > 0) LARDER_HOLDS(node, slot.holders == WindowHolders(count, kind));
       LARDER_TRY(CheckCandidate(node, kind, slot.evict));
       if (!resident) continue;
       LARDER_HOLDS(node, memory.insert(slot.block.data()).second);
@@ -159,7 +209,7 @@ struct KvCache::Impl::Checker {
         unheld_bytes += impl.pool.Cost(kind);
       }
     }
-    LARDER_TRY(CheckCandidate(node, -1, node.evict));
+    LARDER_HOLDS(node, (node.leaf_place != kNotOffered) == Evictor::IsLeaf(node));
     if (node.holders == 0) unheld_bytes += impl.node_cost;
     sealed += node.sealed();
     return {};
@@ -170,19 +220,28 @@ struct KvCache::Impl::Checker {
     if (handle.set == nullptr) return {};
     LARDER_HOLDS(node,
                  handle.at->node == &node && handle.at->kind == kind && handle.at->last_use == node.last_use);
-    LARDER_HOLDS(node, handle.at->score == impl.evictor.Score(node));
+    LARDER_HOLDS(node, handle.at->lease_class == node.lease_class);
     return {};
   }
 
   Status CheckTotals() const {
+    if (!impl.evictor.Sound()) return Fail(ErrorKind::kCorrupt, "the order of eviction is not in order");
     LARDER_EQUAL("nodes", nodes.size(), impl.totals.nodes);
     LARDER_EQUAL("blocks", blocks, impl.totals.blocks);
     LARDER_EQUAL("held blocks", held_blocks, impl.totals.held_blocks);
     LARDER_EQUAL("sealed blocks", sealed, impl.totals.sealed_blocks);
     LARDER_EQUAL("bytes nobody holds", unheld_bytes, impl.unheld_bytes);
-    LARDER_EQUAL("bytes of blocks", block_bytes + impl.pool.free_bytes(), impl.pool.bytes());
-    uint64_t metadata =
-        sizeof(Impl) + impl.tree.bytes() + impl.ghosts.bytes() + nodes.size() * impl.node_cost;
+    LARDER_EQUAL("bytes of hard leases", leased_bytes, impl.leases.hard_bytes());
+    if (leased_bytes > impl.leases.stats().hard_limit_bytes) {
+      return Fail(ErrorKind::kCorrupt, "{} bytes held for leases, {} allowed", leased_bytes,
+                  impl.leases.stats().hard_limit_bytes);
+    }
+    const uint64_t landing = impl.tiers == nullptr ? 0 : impl.tiers->landing_bytes();
+    LARDER_EQUAL("bytes of blocks", block_bytes + impl.pool.free_bytes() + landing, impl.pool.bytes());
+    uint64_t metadata = sizeof(Impl) + impl.tree.bytes() + impl.ghosts.bytes() + kEvictOrderBytes +
+                        nodes.size() * impl.node_cost;
+    metadata += impl.events.bytes() + impl.leases.bytes();
+    if (impl.tiers != nullptr) metadata += impl.tiers->landing_metadata();
     for (const auto& tenant : impl.tenants) metadata += tenant == nullptr ? 0 : impl.TenantCost(tenant->name);
     for (const KvSequence* sequence : impl.sequences) metadata += impl.SequenceCost(sequence->table_rows_);
     LARDER_EQUAL("bytes of metadata", metadata + impl.page_run_bytes, impl.metadata_bytes);
@@ -197,7 +256,7 @@ struct KvCache::Impl::Checker {
   std::vector<const KvNode*> nodes;  // in trees, then not yet published
   std::unordered_map<const KvNode*, Count> counts;
   std::unordered_set<const std::byte*> memory;
-  uint64_t blocks = 0, held_blocks = 0, sealed = 0, block_bytes = 0, unheld_bytes = 0;
+  uint64_t blocks = 0, held_blocks = 0, sealed = 0, block_bytes = 0, unheld_bytes = 0, leased_bytes = 0;
 };
 
 Status KvCache::Impl::CheckInvariants() { return Checker(*this).Run(); }

@@ -42,6 +42,14 @@ Digest NameChain::Root(int kind, std::string_view tenant) const {
       .Finish();
 }
 
+Digest NameChain::OfKind(int kind, const Digest& name) const {
+  return FieldHasher()
+      .Add("larder", std::string_view("kv-other-kind"))
+      .Add("kind", kinds_[static_cast<size_t>(kind)])
+      .Add("block", name)
+      .Finish();
+}
+
 Digest NameChain::Block(const Digest& parent, std::span<const int32_t> tokens) const {
   const Digest name = FieldHasher()
                           .Add("larder", std::string_view("kv-block"))

@@ -25,6 +25,8 @@ class NameChain {
   Digest Root(int kind, std::string_view tenant) const;
   // The name of the block that holds `tokens` (1..64) after `parent`, a root or the name of a full block.
   Digest Block(const Digest& parent, std::span<const int32_t> tokens) const;
+  // The name of another kind's block of the same tokens as the block `name`.
+  Digest OfKind(int kind, const Digest& name) const;
 
  private:
   std::vector<Digest> kinds_;  // identity of each kind, without the tenant

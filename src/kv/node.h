@@ -10,27 +10,25 @@
 
 #include "base/hash.h"
 #include "base/memory.h"
-#include "kv/policy.h"
 #include "kv/shape.h"
+#include "store/evict/order.h"
 
 namespace larder {
 
+class KvRestore;
 class KvSequence;
 struct KvNode;
 
-// A candidate for eviction, ordered: lowest score first, then least recently used, then oldest.
+// A window block that may be evicted, ordered: lowest class first, then least recently used, then oldest.
 struct EvictKey {
-  EvictScore score;
+  int32_t lease_class;  // of the node
   uint64_t last_use;
   uint64_t id;  // of the node
-  int kind;     // whose window block; -1: the whole node
+  int kind;     // whose block
   KvNode* node;
 
   friend std::weak_ordering operator<=>(const EvictKey& a, const EvictKey& b) {
-    for (size_t i = 0; i < a.score.size(); ++i) {
-      if (a.score[i] < b.score[i]) return std::weak_ordering::less;
-      if (b.score[i] < a.score[i]) return std::weak_ordering::greater;
-    }
+    if (const auto order = a.lease_class <=> b.lease_class; order != 0) return order;
     if (const auto order = a.last_use <=> b.last_use; order != 0) return order;
     if (const auto order = a.id <=> b.id; order != 0) return order;
     return a.kind <=> b.kind;
@@ -58,6 +56,7 @@ struct KvNode {
     int32_t holders =
         0;  // windows: sequences that hold this block. A kind that sees everything follows the node.
     int32_t needed = 0;  // windows: resume points whose window includes it
+    int32_t leased = 0;  // windows: hard leases that hold this block; part of `holders`
     EvictHandle evict;
   };
 
@@ -72,26 +71,35 @@ struct KvNode {
   bool indexed = false;  // found by its name; false if other tokens have the same name (a collision)
   KvSequence* writer = nullptr;
   int64_t holders = 0;
-  uint64_t resume = 0;  // bit r-1: a sequence may want to resume after row r
+  int32_t leased = 0;       // hard leases that hold it; part of `holders`
+  int32_t lease_ends = 0;   // leases that end here, hard or soft
+  int32_t lease_class = 0;  // 0, or 1 + the highest priority of the soft ones
+  uint64_t resume = 0;      // bit r-1: a sequence may want to resume after row r
   uint64_t last_use = 0, uses = 0, birth = 0;
+  KvRestore* arriving = nullptr;  // whose reads have not brought all of its layers yet; only theirs to use
+  uint8_t stored = 0;             // bit t: these rows were given to tier t
   std::array<Slot, kMaxKvKinds> slots;
-  EvictHandle evict;
+  EvictRank rank;                     // of the eviction policy, once it knows the node
+  uint32_t leaf_place = kNotOffered;  // among the nodes that may go
+  bool ranked = false;                // the policy knows it
   std::set<KvNode*, ByTokens> children;
   std::set<KvNode*, ByTokens>::iterator sibling;  // in parent->children
   KvNode* next_name = nullptr;                    // chains of the tree's two hash tables
   KvNode* next_content = nullptr;
 
   bool sealed() const { return rows == kPageTokens; }
+  bool idle() const { return holders == leased; }  // nobody runs on it, nothing moves it
   std::span<const int32_t> published() const { return {tokens.data(), static_cast<size_t>(rows)}; }
   int64_t start() const { return int64_t{depth} * kPageTokens; }  // position of the first row
 };
 
-// What a node costs besides its blocks: itself, its place among its siblings, its candidates in ordered sets.
+// What a node costs besides its blocks: itself, its place among its siblings, its window blocks in ordered
+// sets, its place in the order of eviction and what the policy may keep about it.
 inline uint64_t NodeCost(int kinds) {
   constexpr uint64_t kAllocatorSlack = 16;
   constexpr uint64_t kTreeEntry = 4 * sizeof(void*) + kAllocatorSlack;
   return sizeof(KvNode) + kAllocatorSlack + kTreeEntry + sizeof(KvNode*) +
-         (kTreeEntry + sizeof(EvictKey)) * static_cast<uint64_t>(1 + kinds);
+         (kTreeEntry + sizeof(EvictKey)) * static_cast<uint64_t>(kinds) + 2 * sizeof(KvNode*);
 }
 
 }  // namespace larder

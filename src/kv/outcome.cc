@@ -20,6 +20,8 @@ std::string_view MissReasonName(MissReason reason) {
       return "collision";
     case MissReason::kRefused:
       return "refused";
+    case MissReason::kSlow:
+      return "slow";
   }
   return "unknown";
 }

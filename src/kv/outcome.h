@@ -17,6 +17,7 @@ enum class MissReason : uint8_t {
   kWindow,       // the rows exist, but not the complete window a sliding layer needs to resume there
   kCollision,    // a name matched and its tokens did not: verified bad
   kRefused,      // the request asked not to read the cache
+  kSlow,         // a tier has it, but failed, took too long, or computing was estimated to be faster
 };
 std::string_view MissReasonName(MissReason reason);  // "never seen", "diverged", ...
 

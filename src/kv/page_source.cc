@@ -1,55 +1,82 @@
 #include "kv/page_source.h"
 
+#include <bit>
 #include <utility>
 
 #include "kv/pool.h"
 
 namespace larder {
+namespace {
+
+constexpr uint32_t kMostRuns = 1u << 16;
+constexpr uint16_t kAllFree = 0xffff;
+static_assert(kRunPages == 16);
+// The pool and what it touches of its tables, which have a page of their own each.
+constexpr uint64_t kPoolCost = 64 << 10;
+constexpr uint64_t kTablesPerRun = 64;
+
+}  // namespace
 
 RunPageSource::RunPageSource(size_t page_bytes, std::unique_ptr<RunBudget> budget)
     : page_bytes_(page_bytes), budget_(std::move(budget)) {}
 
-RunPageSource::~RunPageSource() { LARDER_CHECK(runs_.empty()); }
+RunPageSource::~RunPageSource() { LARDER_CHECK(runs_ == 0); }
 
-uint64_t RunPageSource::RunCost() const {
-  constexpr uint64_t kTables =
-      256 + kRunPages * sizeof(uint32_t);  // the run, its entry, its list of free pages
-  return AllocationCost(page_bytes_ * kRunPages) + kTables;
+uint64_t RunPageSource::RunCost() const { return AllocationCost(page_bytes_ * kRunPages) + kTablesPerRun; }
+
+Status RunPageSource::NewRun() {
+  const uint64_t cost = RunCost() + (runs_ == 0 ? kPoolCost : 0);
+  LARDER_TRY(budget_->Charge(cost));
+  const Status status = [&]() -> Status {
+    if (runs_ == 0) {
+      LARDER_ASSIGN(
+          pool_, ObjectPool<>::Create(
+                     {.object_bytes = page_bytes_ * kRunPages, .max_objects = kMostRuns, .slab_objects = 1}));
+    }
+    const uint32_t run = pool_->Get();
+    if (run == kNoObject)
+      return Fail(ErrorKind::kExhausted, "no memory for another {} private pages; {} are in use", kRunPages,
+                  runs_ * kRunPages);
+    free_.resize(std::max<size_t>(free_.size(), run + 1));
+    free_[run] = kAllFree;
+    open_.push_back(run);
+    ++runs_;
+    return {};
+  }();
+  if (!status) {
+    if (runs_ == 0) pool_.reset();
+    budget_->Refund(cost);
+  }
+  return status;
 }
 
 Result<std::byte*> RunPageSource::Take() {
-  if (open_.empty()) {
-    LARDER_TRY(budget_->Charge(RunCost()));
-    auto memory = AlignedBuffer::Allocate(page_bytes_ * kRunPages);
-    if (!memory) {
-      budget_->Refund(RunCost());
-      return std::unexpected(std::move(memory).error());
-    }
-    const std::byte* first = memory->data();
-    Run& run = runs_[first];
-    run.memory = *std::move(memory);
-    for (uint32_t page = kRunPages; page-- > 0;) run.free.push_back(page);
-    open_.push_back(&run);
-  }
-  Run& run = *open_.back();
-  std::byte* page = run.memory.data() + page_bytes_ * run.free.back();
-  run.free.pop_back();
-  if (run.free.empty()) open_.pop_back();
-  return page;
+  if (open_.empty()) LARDER_TRY(NewRun());
+  const uint32_t run = open_.back();
+  const auto page = static_cast<unsigned>(std::countr_zero(free_[run]));
+  free_[run] = static_cast<uint16_t>(free_[run] & (free_[run] - 1));
+  if (free_[run] == 0) open_.pop_back();
+  return pool_->At(run) + page_bytes_ * page;
 }
 
 void RunPageSource::Return(std::byte* page) {
-  auto at = runs_.upper_bound(page);
-  LARDER_CHECK(at != runs_.begin());
-  Run& run = (--at)->second;
-  const size_t offset = static_cast<size_t>(page - run.memory.data());
-  LARDER_CHECK(offset < run.memory.size() && offset % page_bytes_ == 0);
-  if (run.free.empty()) open_.push_back(&run);
-  run.free.push_back(static_cast<uint32_t>(offset / page_bytes_));
-  if (run.free.size() < kRunPages) return;
-  std::erase(open_, &run);
-  runs_.erase(at);
-  budget_->Refund(RunCost());
+  LARDER_CHECK(pool_ != nullptr);
+  const auto [run, offset] = pool_->Find(page);
+  const size_t index = offset / page_bytes_;
+  LARDER_CHECK(offset % page_bytes_ == 0 && index < kRunPages && (free_[run] >> index & 1) == 0);
+  if (free_[run] == 0) open_.push_back(run);
+  free_[run] = static_cast<uint16_t>(free_[run] | 1u << index);
+  if (free_[run] != kAllFree) return;
+  std::erase(open_, run);
+  pool_->Put(run);
+  --runs_;
+  if (runs_ > 0) {
+    pool_->Trim(1);
+    budget_->Refund(RunCost());
+  } else {
+    pool_.reset();
+    budget_->Refund(RunCost() + kPoolCost);
+  }
 }
 
 }  // namespace larder

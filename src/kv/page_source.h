@@ -1,12 +1,13 @@
-// Single pages for private lane tables, carved from runs out of the cache's budget. Private to src/kv.
+// Single pages for private lane tables, carved from runs out of the cache's budget. A run is an object of an
+// ObjectPool (base/pool); it is charged when its memory is taken, and refunded and given back when its last
+// page returns. Private to src/kv.
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <vector>
 
-#include "base/memory.h"
+#include "base/pool/object_pool.h"
 #include "kv/lanes.h"
 
 namespace larder {
@@ -30,16 +31,15 @@ class RunPageSource final : public PageSource {
   void Return(std::byte* page) override;
 
  private:
-  struct Run {
-    AlignedBuffer memory;
-    std::vector<uint32_t> free;  // pages not taken
-  };
   uint64_t RunCost() const;
+  Status NewRun();
 
   const size_t page_bytes_;
   std::unique_ptr<RunBudget> budget_;
-  std::map<const std::byte*, Run> runs_;  // by address of their first page
-  std::vector<Run*> open_;                // with free pages
+  std::unique_ptr<ObjectPool<>> pool_;  // of runs; null while no page is taken
+  std::vector<uint16_t> free_;          // by run: bit i: its page i is not taken
+  std::vector<uint32_t> open_;          // runs with free pages
+  size_t runs_ = 0;
 };
 
 }  // namespace larder

@@ -1,11 +1,15 @@
 #include "kv/pool.h"
 
+#include <algorithm>
 #include <utility>
+
+#include "base/params.h"
 
 namespace larder {
 namespace {
 
 constexpr size_t kKeepFree = 8;  // blocks of a kind; more go back to the operating system
+constexpr uint64_t kMostBlocks = 1u << 30;
 constexpr uint64_t kSystemPage = 4096;
 constexpr uint64_t kAllocatorHeader = 64;  // for alignment and bookkeeping of what is not its own mapping
 
@@ -16,50 +20,65 @@ uint64_t AllocationCost(uint64_t size) {
   return (size + unit - 1) / unit * unit + kAllocatorHeader;
 }
 
-BlockPool::BlockPool(const KvShape& shape) {
+BlockPool::BlockPool(const KvShape& shape, uint64_t limit_bytes) {
   for (size_t kind = 0; kind < shape.kinds().size(); ++kind) {
     const size_t payload = shape.BlockBytes(static_cast<int>(kind));
-    sizes_.push_back({payload, AllocationCost(payload), {}});
-    sizes_.back().free.reserve(kKeepFree);
+    // The pool's tables have some 30 bytes for each block that it may have.
+    const uint64_t pages = (payload + kSystemPage - 1) / kSystemPage * kSystemPage;
+    const uint64_t cost = pages + kAllocatorHeader;
+    const uint64_t most = std::min(limit_bytes / cost + 1, kMostBlocks);
+    sizes_.push_back({payload, cost, static_cast<uint32_t>(most), nullptr, 0});
   }
 }
 
 Result<AlignedBuffer> BlockPool::Take(int kind) {
   Size& size = sizes_[static_cast<size_t>(kind)];
-  if (!size.free.empty()) {
-    AlignedBuffer block = std::move(size.free.back());
-    size.free.pop_back();
-    return block;
+  if (size.pool == nullptr) {
+    LARDER_ASSIGN(
+        size.pool,
+        ObjectPool<>::Create({.object_bytes = size.payload, .max_objects = size.most, .slab_objects = 1}));
   }
-  LARDER_ASSIGN(AlignedBuffer block, AlignedBuffer::Allocate(size.payload));
-  bytes_ += size.cost;
-  return block;
+  const uint32_t block = size.pool->Get();
+  if (block == kNoObject)
+    return Fail(ErrorKind::kExhausted, "the operating system has no {} more for a block of KV memory",
+                FormatSize(size.cost));
+  if (size.free > 0) {
+    --size.free;
+  } else {
+    bytes_ += size.cost;
+  }
+  return AlignedBuffer::OfPool(size.pool->At(block), size.payload);
 }
 
 void BlockPool::Return(int kind, AlignedBuffer block) {
   Size& size = sizes_[static_cast<size_t>(kind)];
   LARDER_CHECK(block.size() == size.payload);
-  if (size.free.size() < kKeepFree) {
-    size.free.push_back(std::move(block));
-  } else {
-    bytes_ -= size.cost;
-  }
+  size.pool->Put(size.pool->Find(block.data()).object);
+  ++size.free;
+  if (size.free > kKeepFree) TrimSize(size, kKeepFree);
 }
 
 uint64_t BlockPool::free_bytes() const {
   uint64_t sum = 0;
-  for (const Size& size : sizes_) sum += size.cost * size.free.size();
+  for (const Size& size : sizes_) sum += size.cost * size.free;
   return sum;
 }
 
+void BlockPool::TrimSize(Size& size, size_t keep) {
+  if (size.free <= keep) return;
+  const uint32_t given = size.pool->Trim(static_cast<uint32_t>(size.free - keep));
+  size.free -= given;
+  bytes_ -= size.cost * given;
+}
+
 void BlockPool::Trim(std::span<const size_t> keep) {
-  for (size_t kind = 0; kind < sizes_.size(); ++kind) {
-    Size& size = sizes_[kind];
-    while (size.free.size() > keep[kind]) {
-      size.free.pop_back();
-      bytes_ -= size.cost;
-    }
-  }
+  for (size_t kind = 0; kind < sizes_.size(); ++kind) TrimSize(sizes_[kind], keep[kind]);
+}
+
+uint64_t BlockPool::LargePageBytes() const {
+  uint64_t sum = 0;
+  for (const Size& size : sizes_) sum += size.pool == nullptr ? 0 : size.pool->LargePageBytes();
+  return sum;
 }
 
 }  // namespace larder

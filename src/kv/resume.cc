@@ -62,7 +62,9 @@ void KvCache::Impl::RemoveResume(KvNode& node) {
   }
 }
 
+// `to` replaces `from`: who wanted to go on there, or leased it.
 void KvCache::Impl::InheritResume(KvNode& from, KvNode& to) {
+  leases.Move(from, to);
   for (uint64_t rest = from.resume; rest != 0; rest &= rest - 1) AddResume(to, std::countr_zero(rest) + 1);
 }
 
@@ -71,14 +73,14 @@ void KvCache::Impl::Touch(std::span<KvNode* const> path, bool use) {
   for (size_t i = path.size(); i-- > 0;) {
     path[i]->last_use = ++counter;
     path[i]->uses += use;
-    evictor.Update(*path[i]);
+    evictor.Use(*path[i], use);
   }
 }
 
 // Drops idle tails that `node` says again and continues. REQUIRES: nobody waits for a pointer to them.
 void KvCache::Impl::Supersede(KvNode& node) {
   for (KvNode* sibling : tree.PrefixSiblings(node)) {
-    if (sibling->holders > 0 || sibling->sealed() || !sibling->children.empty()) continue;
+    if (!sibling->idle() || sibling->sealed() || !sibling->children.empty()) continue;
     if (!WindowsComplete(node, sibling->rows) && WindowsComplete(*sibling, sibling->rows)) continue;
     InheritResume(*sibling, node);
     FreeNode(*sibling);
@@ -89,9 +91,9 @@ void KvCache::Impl::Supersede(KvNode& node) {
 void KvCache::Impl::SettleTail(KvNode& node) {
   if (node.sealed()) return;
   Supersede(node);
-  if (node.holders > 0) return;
+  if (!node.idle()) return;
   KvNode* longer = tree.ExtendingSibling(node);
-  if (longer == nullptr) return;
+  if (longer == nullptr || longer->arriving != nullptr) return;
   if (!WindowsComplete(*longer, node.rows) && WindowsComplete(node, node.rows)) return;
   InheritResume(node, *longer);
   FreeNode(node);

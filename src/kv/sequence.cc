@@ -147,6 +147,7 @@ void KvCache::Impl::Publish(KvSequence& sequence, std::span<const int32_t> token
     const auto part = tokens.first(std::min(tokens.size(), static_cast<size_t>(kPageTokens - node.rows)));
     tokens = tokens.subspan(part.size());
     tree.Append(node, part);
+    node.stored = 0;
     sequence.tokens_.insert(sequence.tokens_.end(), part.begin(), part.end());
     sequence.length_ += static_cast<int64_t>(part.size());
     if (node.parent == nullptr) {
@@ -167,20 +168,26 @@ void KvCache::Impl::Seal(KvSequence& sequence, size_t index) {
   node.content = ContentHash(node.parent->content, node.published());
   ++totals.sealed_blocks;
   KvNode* kept = tree.ExtendingSibling(node);  // of a full block: the same tokens, sealed before
-  if (kept != nullptr) {
+  if (kept != nullptr && kept->arriving != nullptr) {
+    // Not yet good to move over to; its read may fail. This one stays without a name beside it.
+    kept = &node;
+  } else if (kept != nullptr) {
     MoveOver(node, *kept);
   } else {
     kept = &node;
     // A name that other tokens have already: the block stays without one, and is found among its siblings.
     if (tree.Insert(node) != nullptr) ++totals.collisions;
+    TellStored(node, ResidentKinds(node));
   }
   Supersede(*kept);
+  if (tiers != nullptr) tiers->Computed(*kept);
 }
 
 // Somebody else sealed the same block before: whoever holds `own`, at whatever row, uses that one instead.
 // Then there is never a second place where the text's continuation could be.
 void KvCache::Impl::MoveOver(KvNode& own, KvNode& other) {
   const size_t index = static_cast<size_t>(own.depth);
+  const std::vector<uint64_t> leased = leases.Detach(own);
   std::vector<KvSequence*> movers;
   for (KvSequence* sequence : sequences) {
     if (sequence->path_.size() > index && sequence->path_[index] == &own) movers.push_back(sequence);
@@ -193,6 +200,7 @@ void KvCache::Impl::MoveOver(KvNode& own, KvNode& other) {
     sequence->path_[index] = &other;
     Release(own);
   }
+  if (tiers != nullptr) tiers->MoveHolds(own, other);
   for (int kind = 0; kind < kinds(); ++kind) {
     const size_t k = static_cast<size_t>(kind);
     if (window(kind) > 0) {
@@ -210,9 +218,59 @@ void KvCache::Impl::MoveOver(KvNode& own, KvNode& other) {
     }
   }
   evictor.Update(other);
+  leases.Attach(leased, other);
   InheritResume(own, other);
   FreeNode(own);
   ++totals.deduplicated_blocks;
+}
+
+// Takes what follows the sequence's last full block and is here by now. Rows gained.
+int64_t KvCache::Impl::ExtendByHits(KvSequence& sequence, std::span<const int32_t> tokens) {
+  const int64_t before = sequence.length_;
+  std::vector<KvNode*> found;
+  const KvNode* last = sequence.path_.back();
+  int rows = kPageTokens;  // of the last one found
+  for (auto rest = tokens.subspan(static_cast<size_t>(before)); !rest.empty() && rows == kPageTokens;) {
+    const auto chunk = rest.first(std::min(rest.size(), static_cast<size_t>(kPageTokens)));
+    const KvTree::Agreement next = tree.LongestChild(*last, chunk);
+    if (next.rows == 0 || next.child->arriving != nullptr) break;
+    found.push_back(next.child);
+    last = next.child;
+    rows = next.rows;
+    rest = rest.subspan(static_cast<size_t>(rows));
+  }
+  while (!found.empty() && !WindowsComplete(*found.back(), rows)) {
+    found.pop_back();
+    rows = kPageTokens;
+  }
+  if (found.empty()) return 0;
+  // Held before room is made, or they might be what goes.
+  for (KvNode* node : found) Hold(*node);
+  const auto target = before + static_cast<int64_t>(found.size() - 1) * kPageTokens + rows;
+  const uint64_t tables = target > sequence.table_rows_
+                              ? SequenceCost(TableRows(target)) - SequenceCost(sequence.table_rows_)
+                              : 0;
+  if (!MakeRoom(0, tables)) {
+    for (size_t i = found.size(); i-- > 0;) Release(*found[i]);
+    return 0;
+  }
+  GrowTables(sequence, target);
+  for (KvNode* node : found) {
+    sequence.path_.push_back(node);
+    for (int kind = 0; kind < kinds(); ++kind) {
+      const size_t k = static_cast<size_t>(kind);
+      const bool resident = KindBytes(*node, kind) > 0;
+      // Windows that are not here lie before the new end's; AdvanceWindows must find nothing to let go of.
+      if (window(kind) > 0 && resident) HoldWindow(*node, kind);
+      sequence.blocks_[k].push_back(node->slots[k].block.data());
+    }
+  }
+  const auto gained = tokens.subspan(static_cast<size_t>(before), static_cast<size_t>(target - before));
+  sequence.tokens_.insert(sequence.tokens_.end(), gained.begin(), gained.end());
+  sequence.length_ = sequence.capacity_ = target;
+  AdvanceWindows(sequence);
+  Touch(found, true);
+  return target - before;
 }
 
 void KvCache::Impl::AdvanceWindows(KvSequence& sequence) {
@@ -221,7 +279,8 @@ void KvCache::Impl::AdvanceWindows(KvSequence& sequence) {
     int64_t& start = sequence.window_start_[static_cast<size_t>(kind)];
     const int64_t first = WindowStart(sequence.length_, window(kind)) / kPageTokens;
     for (; start < first; ++start) {
-      ReleaseWindow(*sequence.path_[static_cast<size_t>(start)], kind);
+      KvNode& node = *sequence.path_[static_cast<size_t>(start)];
+      if (KindBytes(node, kind) > 0) ReleaseWindow(node, kind);
       sequence.blocks_[static_cast<size_t>(kind)][static_cast<size_t>(start)] = nullptr;
     }
   }

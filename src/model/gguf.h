@@ -51,6 +51,7 @@ class GgufFile {
   const std::vector<std::pair<std::string, GgufValue>>& metadata() const { return metadata_; }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   std::span<const std::byte> bytes() const { return bytes_; }
+  const MappedFile* mapped() const { return file_.get(); }  // nullptr: parsed from bytes
   // Type and value of metadata()[i] as they lie in the file, for writing them again.
   std::span<const std::byte> RawValue(size_t i) const { return raw_values_[i]; }
 

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/log.h"
 #include "compute/probe.h"
 #include "model/forward.h"
 #include "model/rope.h"
@@ -21,7 +22,34 @@ struct Model::Impl {
   KvShape kv_shape;
   Digest weights_digest, numerics;
   std::unique_ptr<ForwardPass> forward;
+
+  Status LoadWeights();
 };
+
+// From packed weights that were kept; else they are packed, kept, and then used as the next start will.
+Status Model::Impl::LoadWeights() {
+  const PackedPlaces places(*file->mapped(),
+                            options.math == MathMode::kFast ? options.packed : PackedOptions{});
+  if (auto packed = places.Find(*pool)) {
+    const Digest digest = packed->source_digest();
+    auto mapped = MapWeights(*file, spec, std::move(packed));
+    if (mapped) {
+      weights_digest = digest;
+      weights = *std::move(mapped);
+      return {};
+    }
+    LogInfo("packed weights are not used: {}", mapped.error().message);
+  }
+  // Hashing the file runs beside packing it.
+  std::jthread hashing([this] { weights_digest = Sha256(file->bytes()); });
+  std::vector<PackedMatrix> made;
+  LARDER_ASSIGN(weights, PackWeights(*file, spec, options.math, *pool, options.progress, &made));
+  hashing.join();
+  if (auto packed = places.Keep(weights_digest, made, *pool)) {
+    if (auto mapped = MapWeights(*file, spec, std::move(packed))) weights = *std::move(mapped);
+  }
+  return {};
+}
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
@@ -43,12 +71,9 @@ Result<std::unique_ptr<Model>> Model::Load(const std::string& path, ModelOptions
   for (const LayerSpec& layer : m.spec.layers) windows.push_back(layer.window);
   LARDER_ASSIGN(m.kv_shape, KvShape::Create(windows, m.spec.kv_heads, m.spec.head_dim, m.options.kv_type));
   m.pool = std::make_unique<ThreadPool>(m.options.threads > 0 ? m.options.threads : AvailableCores());
-  // Hashing the file runs beside repacking it.
-  std::jthread hashing([&m] { m.weights_digest = Sha256(m.file->bytes()); });
-  LARDER_ASSIGN(m.weights, LoadWeights(*m.file, m.spec, m.options.math, *m.pool, m.options.progress));
+  LARDER_TRY(m.LoadWeights());
   m.numerics = NumericsProbe(m.options.math, *m.pool);
   m.forward = std::make_unique<ForwardPass>(m.spec, m.weights, m.options.kv_type, *m.pool);
-  hashing.join();
   return std::unique_ptr<Model>(new Model(std::move(impl)));
 }
 
@@ -59,6 +84,10 @@ const KvShape& Model::kv_shape() const { return impl_->kv_shape; }
 const Digest& Model::weights_digest() const { return impl_->weights_digest; }
 MathMode Model::math() const { return impl_->options.math; }
 uint64_t Model::weight_bytes() const { return impl_->weights.bytes(); }
+const std::string& Model::packed_path() const {
+  static const std::string none;
+  return impl_->weights.packed ? impl_->weights.packed->path() : none;
+}
 ThreadPool& Model::pool() { return *impl_->pool; }
 const std::string& Model::name() const { return impl_->name; }
 uint64_t Model::attention_pages_read() const { return impl_->forward->attention().pages_read(); }

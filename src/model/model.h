@@ -15,6 +15,7 @@
 #include "kv/row_store.h"
 #include "kv/shape.h"
 #include "model/gguf.h"
+#include "model/packed_places.h"
 #include "model/spec.h"
 #include "model/tokenizer.h"
 
@@ -49,6 +50,7 @@ struct ModelOptions {
   KvType kv_type = KvType::kI16;
   int threads = 0;                       // 0: AvailableCores()
   std::function<void(double)> progress;  // 0..1 while loading
+  PackedOptions packed;                  // in fast mode: where weights are kept as they are computed with
 };
 
 class Model {
@@ -64,7 +66,9 @@ class Model {
   KvIdentity kv_identity() const;
   const Digest& weights_digest() const;
   MathMode math() const;
-  uint64_t weight_bytes() const;  // resident, packed
+  uint64_t weight_bytes() const;  // packed
+  // The file of packed weights that is mapped and shared; "": they are this model's own memory.
+  const std::string& packed_path() const;
   ThreadPool& pool();
   const std::string& name() const;  // general.name or the file's stem
 

@@ -8,47 +8,27 @@
 namespace larder {
 namespace {
 
+// Makes a matrix of a tensor: its rows in this order, if any is given.
+using MakeMatrix = std::function<Result<Matrix>(const GgufTensor& tensor, int64_t outputs, int64_t inputs,
+                                                std::span<const int32_t> order)>;
+
 class Loader {
  public:
-  Loader(const GgufFile& file, const ModelSpec& spec, MathMode math, ThreadPool& pool,
-         const std::function<void(double)>& progress)
-      : file_(file), spec_(spec), math_(math), pool_(pool), progress_(progress) {}
+  Loader(const GgufFile& file, const ModelSpec& spec, MakeMatrix make)
+      : file_(file), spec_(spec), make_(std::move(make)) {}
 
   Result<ModelWeights> Load() {
-    LARDER_TRY(CheckMemory());
     ModelWeights w;
     LARDER_ASSIGN(w.embedding, file_.Tensor("token_embd.weight", {spec_.width, spec_.vocabulary}));
     LARDER_ASSIGN(w.output_norm, Vector("output_norm.weight", spec_.width));
     w.layers.resize(spec_.layers.size());
     for (size_t i = 0; i < w.layers.size(); ++i) LARDER_TRY(Layer(static_cast<int>(i), w.layers[i]));
-    LARDER_ASSIGN(w.head, Pack(spec_.tied_head ? "token_embd.weight" : "output.weight", spec_.vocabulary,
+    LARDER_ASSIGN(w.head, Make(spec_.tied_head ? "token_embd.weight" : "output.weight", spec_.vocabulary,
                                spec_.width, {}));
-    if (progress_) progress_(1.0);
     return w;
   }
 
  private:
-  // The packed size is close to the file's; float mode needs four bytes an element. Refused before anything
-  // is taken.
-  Status CheckMemory() {
-    uint64_t need = 0;
-    for (const GgufTensor& tensor : file_.tensors()) {
-      const uint64_t elements = static_cast<uint64_t>(tensor.inner()) * static_cast<uint64_t>(tensor.rows());
-      need +=
-          math_ == MathMode::kF32 || tensor.format->form == WeightForm::kF32 ? elements * 4 : tensor.bytes;
-      total_elements_ += elements;
-    }
-    const uint64_t available = AvailableBytes();
-    if (need > available) {
-      return Fail(ErrorKind::kExhausted,
-                  "the model's tensors need {} MiB of memory and {} MiB are available; use a smaller or more "
-                  "strongly "
-                  "quantised file",
-                  need >> 20, available >> 20);
-    }
-    return {};
-  }
-
   Result<std::vector<float>> Vector(const std::string& name, int64_t n) {
     LARDER_ASSIGN(const GgufTensor* tensor, file_.Tensor(name, {n}));
     std::vector<float> out(static_cast<size_t>(n));
@@ -56,15 +36,12 @@ class Loader {
     return out;
   }
 
-  Result<Matrix> Pack(const std::string& name, int64_t outputs, int64_t inputs,
-                      std::span<const int32_t> permutation) {
+  Result<Matrix> Make(const std::string& name, int64_t outputs, int64_t inputs,
+                      std::span<const int32_t> order) {
     LARDER_ASSIGN(const GgufTensor* tensor, file_.Tensor(name, {inputs, outputs}));
-    auto packed =
-        Matrix::Pack({tensor->format->type, tensor->data, outputs, inputs}, math_, pool_, permutation);
-    if (!packed) return Fail(packed.error().kind, "tensor {}: {}", name, packed.error().message);
-    done_elements_ += static_cast<uint64_t>(outputs) * static_cast<uint64_t>(inputs);
-    if (progress_) progress_(static_cast<double>(done_elements_) / static_cast<double>(total_elements_ + 1));
-    return packed;
+    auto matrix = make_(*tensor, outputs, inputs, order);
+    if (!matrix) return Fail(matrix.error().kind, "tensor {}: {}", name, matrix.error().message);
+    return matrix;
   }
 
   Status Layer(int index, LayerWeights& w) {
@@ -78,13 +55,13 @@ class Loader {
     }
     LARDER_ASSIGN(w.attention_norm, Vector(b + "attn_norm.weight", width));
     LARDER_ASSIGN(w.feed_forward_norm, Vector(b + "ffn_norm.weight", width));
-    LARDER_ASSIGN(w.q, Pack(b + "attn_q.weight", q_out, width, q_order));
-    LARDER_ASSIGN(w.k, Pack(b + "attn_k.weight", kv_out, width, k_order));
-    LARDER_ASSIGN(w.v, Pack(b + "attn_v.weight", kv_out, width, {}));
-    LARDER_ASSIGN(w.attention_out, Pack(b + "attn_output.weight", width, q_out, {}));
-    LARDER_ASSIGN(w.gate, Pack(b + "ffn_gate.weight", spec_.feed_forward, width, {}));
-    LARDER_ASSIGN(w.up, Pack(b + "ffn_up.weight", spec_.feed_forward, width, {}));
-    LARDER_ASSIGN(w.down, Pack(b + "ffn_down.weight", width, spec_.feed_forward, {}));
+    LARDER_ASSIGN(w.q, Make(b + "attn_q.weight", q_out, width, q_order));
+    LARDER_ASSIGN(w.k, Make(b + "attn_k.weight", kv_out, width, k_order));
+    LARDER_ASSIGN(w.v, Make(b + "attn_v.weight", kv_out, width, {}));
+    LARDER_ASSIGN(w.attention_out, Make(b + "attn_output.weight", width, q_out, {}));
+    LARDER_ASSIGN(w.gate, Make(b + "ffn_gate.weight", spec_.feed_forward, width, {}));
+    LARDER_ASSIGN(w.up, Make(b + "ffn_up.weight", spec_.feed_forward, width, {}));
+    LARDER_ASSIGN(w.down, Make(b + "ffn_down.weight", width, spec_.feed_forward, {}));
     if (spec_.qkv_bias) {
       LARDER_ASSIGN(w.q_bias, Bias(b + "attn_q.bias", q_out, q_order));
       LARDER_ASSIGN(w.k_bias, Bias(b + "attn_k.bias", kv_out, k_order));
@@ -111,11 +88,28 @@ class Loader {
 
   const GgufFile& file_;
   const ModelSpec& spec_;
-  const MathMode math_;
-  ThreadPool& pool_;
-  const std::function<void(double)>& progress_;
-  uint64_t total_elements_ = 0, done_elements_ = 0;
+  const MakeMatrix make_;
 };
+
+uint64_t Elements(const GgufTensor& tensor) {
+  return static_cast<uint64_t>(tensor.inner()) * static_cast<uint64_t>(tensor.rows());
+}
+
+// The packed size is close to the file's; float mode needs four bytes an element. Refused before anything is
+// taken.
+Status CheckMemory(const GgufFile& file, MathMode math) {
+  uint64_t need = 0;
+  for (const GgufTensor& tensor : file.tensors()) {
+    const bool floats = math == MathMode::kF32 || tensor.format->form == WeightForm::kF32;
+    need += floats ? Elements(tensor) * 4 : tensor.bytes;
+  }
+  const uint64_t available = AvailableBytes();
+  if (need <= available) return {};
+  return Fail(ErrorKind::kExhausted,
+              "the model's tensors need {} MiB of memory and {} MiB are available; use a smaller or more "
+              "strongly quantised file",
+              need >> 20, available >> 20);
+}
 
 }  // namespace
 
@@ -140,9 +134,38 @@ std::vector<int32_t> RotaryPermutation(int heads, int head_dim, int rotary_dim) 
   return order;
 }
 
-Result<ModelWeights> LoadWeights(const GgufFile& file, const ModelSpec& spec, MathMode math, ThreadPool& pool,
-                                 const std::function<void(double)>& progress) {
-  return Loader(file, spec, math, pool, progress).Load();
+Result<ModelWeights> PackWeights(const GgufFile& file, const ModelSpec& spec, MathMode math, ThreadPool& pool,
+                                 const std::function<void(double)>& progress,
+                                 std::vector<PackedMatrix>* made) {
+  LARDER_TRY(CheckMemory(file, math));
+  uint64_t total = 1, done = 0;
+  for (const GgufTensor& tensor : file.tensors()) total += Elements(tensor);
+  const auto make = [&](const GgufTensor& tensor, int64_t outputs, int64_t inputs,
+                        std::span<const int32_t> order) -> Result<Matrix> {
+    LARDER_ASSIGN(Matrix matrix,
+                  Matrix::Pack({tensor.format->type, tensor.data, outputs, inputs}, math, pool, order));
+    done += Elements(tensor);
+    if (progress) progress(static_cast<double>(done) / static_cast<double>(total));
+    if (made != nullptr) {
+      made->push_back({tensor.name, tensor.format->type, outputs, inputs, ChecksumOfOrder(order),
+                       matrix.half_scales(), matrix.packed()});
+    }
+    return matrix;
+  };
+  LARDER_ASSIGN(ModelWeights weights, Loader(file, spec, make).Load());
+  if (progress) progress(1.0);
+  return weights;
+}
+
+Result<ModelWeights> MapWeights(const GgufFile& file, const ModelSpec& spec,
+                                std::unique_ptr<const PackedFile> packed) {
+  const auto make = [&](const GgufTensor& tensor, int64_t outputs, int64_t inputs,
+                        std::span<const int32_t> order) {
+    return packed->Get(tensor.name, tensor.format->type, outputs, inputs, order);
+  };
+  LARDER_ASSIGN(ModelWeights weights, Loader(file, spec, make).Load());
+  weights.packed = std::move(packed);
+  return weights;
 }
 
 }  // namespace larder

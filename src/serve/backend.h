@@ -36,6 +36,15 @@ class ServeBackend {
   virtual EngineStats Stats() const = 0;
   virtual std::vector<KvBlockInfo> Blocks(const std::string& tenant, size_t limit) = 0;
   virtual uint64_t ClearCache(const std::string& tenant) = 0;
+  virtual Status Wipe(const std::string& tenant) = 0;
+  virtual HintAnswer Apply(Hint hint) = 0;
+  virtual std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
+                                                              std::vector<int32_t> tokens) = 0;
+  virtual std::vector<KvLeaseInfo> Leases(const std::string& tenant, size_t limit) = 0;
+  virtual int64_t CachedRows(const std::string& tenant) = 0;
+  virtual EventPage Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) = 0;
+  virtual std::vector<std::string> KvKinds()
+      const = 0;  // names of the kinds of layers, as events number them
 };
 
 }  // namespace larder

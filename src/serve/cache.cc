@@ -20,6 +20,23 @@ void WriteBlock(JsonWriter& json, const KvBlockInfo& block) {
   json.EndArray().Field("tokens", block.tokens).EndObject();
 }
 
+void WriteTier(JsonWriter& json, const TierStats& tier) {
+  json.BeginObject().Field("used_bytes", tier.used_bytes).Field("limit_bytes", tier.limit_bytes);
+  json.Field("pending_bytes", tier.pending_bytes).Field("records", tier.records);
+  json.Field("healthy", tier.healthy);
+  json.Field("hits", tier.hits).Field("misses", tier.misses);
+  json.Field("read_records", tier.read_records).Field("read_bytes", tier.read_bytes);
+  json.Field("written_records", tier.write_records).Field("written_bytes", tier.write_bytes);
+  json.Field("dropped_writes", tier.dropped_writes).Field("evicted_records", tier.evicted_records);
+  json.Field("bad_records", tier.bad_records).Field("failures", tier.failures);
+  json.Field("slow_reads", tier.slow_reads);
+  const auto mean_ms = [](uint64_t ns, uint64_t n) {
+    return n == 0 ? 0.0 : static_cast<double>(ns) / 1e6 / static_cast<double>(n);
+  };
+  json.Field("read_ms_mean", mean_ms(tier.read_ns, tier.read_records));
+  json.Field("write_ms_mean", mean_ms(tier.write_ns, tier.write_records)).EndObject();
+}
+
 ApiResult<int64_t> Limit(const HttpRequest& request) {
   if (request.query.find("limit") == std::string::npos) return kDefaultBlocks;
   const std::string text = request.QueryParameter("limit").value_or("");
@@ -41,6 +58,10 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
   json.Key("memory").BeginObject();
   json.Field("used_bytes", kv.used_bytes).Field("limit_bytes", kv.limit_bytes);
   json.Field("block_bytes", kv.block_bytes).Field("metadata_bytes", kv.metadata_bytes).EndObject();
+  for (const auto& [name, tier] : stats.tiers) {
+    json.Key(name);
+    WriteTier(json, tier);
+  }
   json.Key("requests").BeginObject();
   json.Field("running", stats.running)
       .Field("waiting", stats.waiting)
@@ -56,6 +77,10 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
   json.Field("sequences", kv.sequences).Field("collisions", kv.collisions).EndObject();
   json.Key("rows").BeginObject();
   json.Field("hit", kv.hits_rows).Field("missed", kv.missed_rows).Field("copied", kv.copied_rows).EndObject();
+  json.Key("leases").BeginObject();
+  json.Field("count", stats.leases.leases).Field("hard", stats.leases.hard);
+  json.Field("hard_bytes", stats.leases.hard_bytes).Field("hard_limit_bytes", stats.leases.hard_limit_bytes);
+  json.EndObject();
   json.Key("misses").BeginObject();
   for (const auto& [reason, count] : VisibleMisses(context, request.tenant, stats)) json.Field(reason, count);
   json.EndObject().EndObject();
@@ -77,6 +102,15 @@ HttpResponse HandleCacheBlocks(ServeContext& context, const HttpRequest& request
 HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request) {
   JsonWriter json;
   json.BeginObject().Field("dropped_blocks", context.backend->ClearCache(request.tenant)).EndObject();
+  return {.body = json.Take()};
+}
+
+// Of the tenant who asks, and durable: see Engine::Wipe.
+HttpResponse HandleCacheWipe(ServeContext& context, const HttpRequest& request) {
+  if (const Status wiped = context.backend->Wipe(request.tenant); !wiped)
+    return ErrorResponse(ToApiError(wiped.error(), context.draining, 1));
+  JsonWriter json;
+  json.BeginObject().Field("wiped", true).EndObject();
   return {.body = json.Take()};
 }
 

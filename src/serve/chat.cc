@@ -3,6 +3,7 @@
 #include <deque>
 #include <optional>
 
+#include "serve/chat_marks.h"
 #include "serve/chat_request.h"
 #include "serve/endpoints.h"
 #include "serve/generation.h"
@@ -270,11 +271,15 @@ ApiResult<Request> PrepareChat(const ServeContext& context, const HttpRequest& h
   DeclareChatFields(fields, params);
   if (ApiStatus status = fields.Read(http.body); !status) return std::unexpected(status.error());
   if (ApiStatus status = CheckChat(params); !status) return std::unexpected(status.error());
+  params.generation.hints.session_header = http.Header("x-session-id");
   ApiResult<Request> request = MakeRequest(context, params.generation, http.tenant, http.id);
   if (!request) return request;
   ApiResult<std::vector<int32_t>> prompt = ChatPrompt(context, params.prompt);
   if (!prompt) return std::unexpected(prompt.error());
   request->prompt = *std::move(prompt);
+  const ApiResult<std::vector<Retention>> marks = ChatMarks(context, params.prompt, request->prompt);
+  if (!marks) return std::unexpected(marks.error());
+  std::ranges::copy(*marks, std::back_inserter(request->hints.retain));
   const auto size = static_cast<int64_t>(request->prompt.size());
   if (ApiStatus status = CheckLength(context, size, request->max_tokens); !status)
     return std::unexpected(status.error());

@@ -139,6 +139,7 @@ ApiStatus NormaliseMessage(Json& message, size_t index, bool knows_developer) {
   ApiResult<std::string> text = ContentText(content, where + ".content");
   if (!text) return std::unexpected(text.error());
   message["content"] = *std::move(text);
+  message.erase("cache_control");  // about the message (chat_marks.h), not part of it
   return NormaliseToolCalls(message, where);
 }
 
@@ -173,6 +174,10 @@ ApiResult<Json> TemplateTools(const ChatPromptParams& params) {
                       "'tools[{}]' must be {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}.", i);
     }
   }
+  for (Json& tool : tools) {
+    tool.erase("cache_control");
+    tool["function"].erase("cache_control");
+  }
   return tools.empty() ? Json() : tools;
 }
 
@@ -198,6 +203,8 @@ ApiResult<std::string> CutAfterFinalMessage(std::string rendered, const Json& me
 std::string TokenText(const Tokenizer& tokenizer, int32_t token) {
   return token == kNoToken ? std::string() : ValidUtf8(tokenizer.TokenBytes(token, true));
 }
+
+}  // namespace
 
 ApiResult<std::string> RenderConversation(const ServeContext& context, const ChatPromptParams& params) {
   ApiResult<Json> messages = NormalisedMessages(context, params);
@@ -226,8 +233,6 @@ ApiResult<std::string> RenderConversation(const ServeContext& context, const Cha
   if (continues) return CutAfterFinalMessage(*std::move(rendered), *messages);
   return *std::move(rendered);
 }
-
-}  // namespace
 
 ApiStatus CheckChat(ChatParams& params) {
   if (params.top_logprobs > 0 && !params.logprobs) {

@@ -29,6 +29,8 @@ void DeclareChatFields(Fields& fields, ChatParams& params);
 // Checks across fields. After it `prompt.tools` is empty where tools must not be used.
 ApiStatus CheckChat(ChatParams& params);
 
+// The conversation as text, by the chat template.
+ApiResult<std::string> RenderConversation(const ServeContext& context, const ChatPromptParams& params);
 // The conversation as tokens. Control tokens in the rendered text are recognised; BOS comes once.
 ApiResult<std::vector<int32_t>> ChatPrompt(const ServeContext& context, const ChatPromptParams& params);
 

@@ -194,6 +194,7 @@ ApiResult<std::vector<Request>> PrepareCompletion(const ServeContext& context, c
   const bool replay = !generation.forced_output.empty();
   if (!generation.max_tokens && !generation.max_completion_tokens && !replay)
     generation.max_tokens = kDefaultMaxTokens;
+  generation.hints.session_header = http.Header("x-session-id");
   ApiResult<Request> pattern = MakeRequest(context, generation, http.tenant, http.id);
   if (!pattern) return std::unexpected(pattern.error());
   if (params.logprobs) pattern->logprobs = static_cast<int32_t>(*params.logprobs);

@@ -26,6 +26,19 @@ HttpResponse HandleVersion(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheBlocks(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleCacheWipe(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleCacheHints(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleCacheLeases(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleCacheEvents(ServeContext& context, const HttpRequest& request);
+
+HttpResponse HandleLmcacheQueryInstance(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleLmcacheLookup(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleLmcachePin(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleLmcacheClear(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleLmcacheMove(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleLmcacheCompress(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleLmcacheHealth(ServeContext& context, const HttpRequest& request);
+HttpResponse HandleLmcacheCheckFinish(ServeContext& context, const HttpRequest& request);
 
 HttpResponse HandleMetrics(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleStatusPage(ServeContext& context, const HttpRequest& request);

@@ -52,6 +52,12 @@ Result<uint64_t> EngineBackend::Submit(Request request, std::shared_ptr<RequestS
   return engine_->Submit(std::move(request), std::move(sink));
 }
 
+std::vector<std::string> EngineBackend::KvKinds() const {
+  std::vector<std::string> names;
+  for (const KvKind& kind : engine_->model().kv_shape().kinds()) names.push_back(kind.name);
+  return names;
+}
+
 std::vector<KvBlockInfo> EngineBackend::Blocks(const std::string& tenant, size_t limit) {
   return engine_->Blocks(tenant, limit);
 }

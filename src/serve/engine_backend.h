@@ -30,6 +30,20 @@ class EngineBackend final : public ServeBackend {
   EngineStats Stats() const override { return engine_->Stats(); }
   std::vector<KvBlockInfo> Blocks(const std::string& tenant, size_t limit) override;
   uint64_t ClearCache(const std::string& tenant) override { return engine_->ClearCache(tenant); }
+  Status Wipe(const std::string& tenant) override { return engine_->Wipe(tenant); }
+  HintAnswer Apply(Hint hint) override { return engine_->Apply(std::move(hint)); }
+  std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
+                                                      std::vector<int32_t> tokens) override {
+    return engine_->Lookup(tenant, std::move(tokens));
+  }
+  std::vector<KvLeaseInfo> Leases(const std::string& tenant, size_t limit) override {
+    return engine_->Leases(tenant, limit);
+  }
+  int64_t CachedRows(const std::string& tenant) override { return engine_->CachedRows(tenant); }
+  EventPage Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) override {
+    return engine_->Events(tenant, all, cursor, limit);
+  }
+  std::vector<std::string> KvKinds() const override;
 
  private:
   explicit EngineBackend(Engine* engine) : engine_(engine) {}

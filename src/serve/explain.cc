@@ -24,10 +24,28 @@ void WriteMiss(JsonWriter& json, const Tokenizer& tokenizer, const CacheOutcome&
 
 void WriteCache(JsonWriter& json, const Tokenizer& tokenizer, const CacheReport& report) {
   json.Key("cache").BeginObject();
-  json.Key("read").BeginObject().Field("memory", report.read_memory).EndObject();
+  json.Key("read").BeginObject().Field("memory", report.read_memory);
+  for (const auto& [tier, rows] : report.read_tiers) json.Field(tier, rows);
+  json.EndObject();
   json.Field("recomputed", report.recomputed).Field("written", report.written);
   WriteMiss(json, tokenizer, report.outcome);
   json.EndObject();
+}
+
+// The leases that the request took, and those that it was refused.
+void WriteLeases(JsonWriter& json, const std::vector<LeaseReport>& leases) {
+  if (leases.empty()) return;
+  json.Key("lease").BeginArray();
+  for (const LeaseReport& lease : leases) {
+    const std::string_view status = lease.rows == 0        ? "rejected"
+                                    : lease.reason.empty() ? "accepted"
+                                                           : "clipped";
+    json.BeginObject().Field("status", status).Field("tokens", lease.rows);
+    json.Field("ttl_ms", lease.ttl_ms).Field("priority", lease.priority);
+    if (!lease.reason.empty()) json.Field("reason", lease.reason);
+    json.EndObject();
+  }
+  json.EndArray();
 }
 
 void WritePrompt(JsonWriter& json, const Tokenizer& tokenizer, const PromptReport& prompt) {
@@ -35,6 +53,7 @@ void WritePrompt(JsonWriter& json, const Tokenizer& tokenizer, const PromptRepor
   json.Field("queue_ms", prompt.report.queue_ms).Field("prefill_ms", prompt.report.prefill_ms);
   json.Field("preemptions", prompt.report.preemptions);
   json.Field("seed", prompt.seed);
+  WriteLeases(json, prompt.report.leases);
 }
 
 // The first miss stands for all in the sum; each prompt has its own beside it.
@@ -43,11 +62,14 @@ PromptReport Sum(const std::vector<PromptReport>& reports) {
   for (size_t i = 1; i < reports.size(); ++i) {
     const CacheReport& report = reports[i].report;
     sum.report.read_memory += report.read_memory;
+    for (size_t tier = 0; tier < report.read_tiers.size(); ++tier)
+      sum.report.read_tiers[tier].second += report.read_tiers[tier].second;
     sum.report.recomputed += report.recomputed;
     sum.report.written += report.written;
     sum.report.preemptions += report.preemptions;
     sum.report.queue_ms += report.queue_ms;
     sum.report.prefill_ms += report.prefill_ms;
+    sum.report.leases.insert(sum.report.leases.end(), report.leases.begin(), report.leases.end());
     if (sum.report.outcome.reason == MissReason::kNone) sum.report.outcome = report.outcome;
   }
   return sum;

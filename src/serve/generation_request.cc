@@ -39,24 +39,6 @@ void DeclareLength(Fields& fields, GenerationParams& params) {
   fields.Tokens("stop_token_ids", &params.stop_token_ids, "end at any of these tokens");
 }
 
-// Hints for policies: checked for their type, without effect on the answer.
-void DeclareHints(Fields& larder) {
-  using Type = FieldSpec::Type;
-  for (const char* name : {"program_id", "parent_program_id", "this_tool", "last_tool", "workflow_id",
-                           "agent", "batch_id", "adapter"}) {
-    larder.Hint(name, Type::kString, "hint for scheduling and retention");
-  }
-  for (const char* name : {"step", "fixed_prefix_tokens", "expected_output_tokens"}) {
-    larder.Hint(name, Type::kInt, "hint for scheduling and retention");
-  }
-  larder.Hint("last_tool_ms", Type::kFloat, "time the last tool took");
-  larder.Hint("is_last_step", Type::kBool, "no further turn will come");
-  larder.Hint("steps_to_execution", Type::kAnyObject, "plan of the workflow: agent -> steps");
-  larder.Hint("cache_control", Type::kAnyObject, "explicit retention");
-  larder.Hint("slo", Type::kAnyObject, "wanted latencies");
-  larder.Hint("context", Type::kAnyArray, "features for choosing an adapter");
-}
-
 }  // namespace
 
 void DeclareGenerationFields(Fields& fields, GenerationParams& params) {
@@ -77,7 +59,7 @@ void DeclareGenerationFields(Fields& fields, GenerationParams& params) {
   larder.Bool("read_cache", &params.read_cache, "false: compute everything again");
   larder.Tokens("forced_output", &params.forced_output,
                 "replay: these tokens come out whatever the model says");
-  DeclareHints(larder);
+  DeclareHintFields(fields, larder, params.hints);
 }
 
 ApiStatus CheckTokens(const ServeContext& context, const std::vector<int32_t>& tokens,
@@ -174,6 +156,9 @@ ApiResult<Request> MakeRequest(const ServeContext& context, const GenerationPara
   request.explain = params.explain;
   request.read_cache = params.read_cache;
   request.forced_output = params.forced_output;
+  ApiResult<CacheHints> hints = MakeHints(params.hints);
+  if (!hints) return std::unexpected(hints.error());
+  request.hints = *std::move(hints);
   return request;
 }
 

@@ -11,6 +11,7 @@
 #include "serve/context.h"
 #include "serve/errors.h"
 #include "serve/fields.h"
+#include "serve/hint_fields.h"
 
 namespace larder {
 
@@ -32,6 +33,7 @@ struct GenerationParams {
   bool return_token_ids = false;
   bool explain = false, read_cache = true;
   std::vector<int32_t> forced_output;
+  HintParams hints;
 };
 
 // Declares them all; `params` must outlive `fields`.

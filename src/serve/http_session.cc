@@ -13,8 +13,6 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
 
 #include <chrono>
 #include <exception>
@@ -24,6 +22,8 @@
 #include "base/log.h"
 #include "serve/errors.h"
 #include "serve/http_head.h"
+#include "serve/http_read.h"
+#include "serve/tls.h"
 
 namespace larder {
 
@@ -41,53 +41,10 @@ constexpr size_t kDiscardBytes = 64u << 20;  // of a refused request's body, rea
 constexpr size_t kKeptCapacity = 64u << 10;  // of a buffer between two answers
 constexpr auto kLinger = seconds(5);
 
-using Parser = http::request_parser<http::string_body>;
-
-HttpRequest ToRequest(const Parser::value_type& message) {
-  HttpRequest request;
-  request.method = std::string(message.method_string());
-  const std::string target(message.target());
-  const size_t question = target.find('?');
-  request.path = target.substr(0, question);
-  if (question != std::string::npos) request.query = target.substr(question + 1);
-  for (const auto& field : message) {
-    std::string name(field.name_string());
-    for (char& c : name) {
-      if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    }
-    request.headers.emplace_back(std::move(name), std::string(field.value()));
-  }
-  return request;
-}
-
-// Some clients send an empty line after a body.
-void SkipBlankLines(boost::beast::flat_buffer& buffer) {
-  const auto* text = static_cast<const char*>(buffer.data().data());
-  size_t count = 0;
-  while (count < buffer.size() && (text[count] == '\r' || text[count] == '\n')) ++count;
-  buffer.consume(count);
-}
-
-ApiError ReadError(const error_code& error) {
-  if (error == http::error::body_limit) {
-    return {.status = 413,
-            .message = "The body is larger than this server takes; send less or raise --max-body.",
-            .code = "body_too_large"};
-  }
-  if (error == http::error::header_limit) {
-    return {
-        .status = 431, .message = "The header is larger than this server takes.", .code = "header_too_large"};
-  }
-  return {.status = 400,
-          .message = "The request is not well-formed HTTP: " + error.message() + ".",
-          .code = "bad_http"};
-}
-
-ApiError TimeoutError() {
-  return {.status = 408,
-          .message = "The request did not arrive in time; send it again.",
-          .code = "request_timeout"};
-}
+constexpr std::string_view kSpeakTls =
+    "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 129\r\nConnection: "
+    "close\r\n\r\n"
+    R"({"error":{"message":"This port speaks HTTPS; use https://.","type":"invalid_request_error","param":null,"code":"https_required"}})";
 
 }  // namespace
 
@@ -109,13 +66,17 @@ class HttpSession final : public std::enable_shared_from_this<HttpSession> {
  private:
   enum class Step { kOk, kClosed, kTimeout };
   net::awaitable<void> Run();
+  net::awaitable<bool> Handshake();
   net::awaitable<bool> ServeOne();
+  net::awaitable<error_code> ReadSome(size_t bytes);
+  net::awaitable<error_code> ReadSealed(size_t bytes);
   net::awaitable<Step> Fill(size_t bytes = kReadBytes);
-  net::awaitable<error_code> ReadHead(Parser& parser);
-  net::awaitable<error_code> ReadBody(Parser& parser);
+  net::awaitable<error_code> ReadHead(RequestParser& parser);
+  net::awaitable<error_code> ReadBody(RequestParser& parser);
   net::awaitable<void> WaitForAnswer();
   net::awaitable<void> WaitUntilAnswered();
   net::awaitable<void> Refuse(HttpResponse response);
+  net::awaitable<void> Linger();
 
   void BeginTurn(const HttpRequest& request, bool keep_alive, unsigned version);
   void Answer(HttpResponse response);
@@ -149,7 +110,8 @@ class HttpSession final : public std::enable_shared_from_this<HttpSession> {
   AnswerHead head_;
   std::function<void()> on_gone_;
 
-  std::string unsent_, sending_;
+  std::string unsent_, sending_;   // as they go over the wire
+  std::optional<TlsChannel> tls_;  // none: plain HTTP
 };
 
 // Keeps the server's loop alive until the last answer is given up, and dies on its thread.
@@ -185,6 +147,7 @@ HttpSession::HttpSession(std::shared_ptr<SessionHost> host, int socket, bool ipv
       deadline_(*host_->io),
       write_deadline_(*host_->io),
       answered_(*host_->io) {
+  if (host_->tls != nullptr) tls_.emplace(*host_->tls, unsent_);
   host_->sessions.insert(this);
   ++context().connections_open;
   ++context().connections_accepted;
@@ -209,22 +172,68 @@ void HttpSession::Start() {
 
 net::awaitable<void> HttpSession::Run() {
   // co_await stands in statements of its own everywhere: GCC 12 gets it wrong inside conditions.
-  for (bool more = true; more && !shut_;) more = co_await ServeOne();
+  bool more = true;
+  if (tls_) more = co_await Handshake();
+  while (more && !shut_) more = co_await ServeOne();
+}
+
+// false: the connection has ended.
+net::awaitable<bool> HttpSession::Handshake() {
+  using State = TlsChannel::State;
+  Arm(seconds(context().options.read_timeout_s));
+  while (tls_->state() == State::kHandshake) {
+    const error_code error = co_await ReadSome(kFirstBytes);
+    if (shut_ || (error && tls_->state() == State::kHandshake)) co_return false;
+  }
+  if (tls_->state() != State::kPlainHttp && tls_->state() != State::kFailed) co_return true;
+  if (tls_->state() == State::kPlainHttp) unsent_ += kSpeakTls;
+  Flush();
+  Arm(kLinger);
+  co_await Linger();
+  co_return false;
+}
+
+// Reads once into the buffer. Under TLS that may add nothing: a part of a record, or of the handshake.
+net::awaitable<error_code> HttpSession::ReadSome(size_t bytes) {
+  error_code error;
+  if (tls_) {
+    error = co_await ReadSealed(bytes);
+  } else {
+    const size_t count = co_await socket_.async_read_some(buffer_.prepare(bytes),
+                                                          net::redirect_error(net::use_awaitable, error));
+    buffer_.commit(count);
+  }
+  co_return error;
+}
+
+net::awaitable<error_code> HttpSession::ReadSealed(size_t bytes) {
+  using State = TlsChannel::State;
+  if (tls_->state() == State::kClosed) co_return net::error::eof;
+  error_code error;
+  std::vector<char> sealed(bytes);
+  const size_t count =
+      co_await socket_.async_read_some(net::buffer(sealed), net::redirect_error(net::use_awaitable, error));
+  if (error || shut_) co_return error;
+  std::string plain;
+  tls_->Receive({sealed.data(), count}, plain);
+  buffer_.commit(net::buffer_copy(buffer_.prepare(plain.size()), net::buffer(plain)));
+  Flush();
+  if (tls_->state() == State::kFailed) co_return net::error::connection_aborted;
+  co_return error_code();
 }
 
 // Reads more into the buffer.
 net::awaitable<HttpSession::Step> HttpSession::Fill(size_t bytes) {
-  error_code error;
-  const size_t count = co_await socket_.async_read_some(buffer_.prepare(bytes),
-                                                        net::redirect_error(net::use_awaitable, error));
-  if (error && timed_out_) co_return Step::kTimeout;
-  if (error || shut_) co_return Step::kClosed;
-  buffer_.commit(count);
+  for (const size_t before = buffer_.size(); buffer_.size() == before;) {
+    const error_code error = co_await ReadSome(bytes);
+    if (error && timed_out_) co_return Step::kTimeout;
+    if (error || shut_) co_return Step::kClosed;
+  }
   co_return Step::kOk;
 }
 
 // need_more never comes out; a closed connection is end_of_stream, a slow one timed_out.
-net::awaitable<error_code> HttpSession::ReadHead(Parser& parser) {
+net::awaitable<error_code> HttpSession::ReadHead(RequestParser& parser) {
   for (;;) {
     error_code error;
     if (buffer_.size() > 0) {
@@ -239,7 +248,7 @@ net::awaitable<error_code> HttpSession::ReadHead(Parser& parser) {
   }
 }
 
-net::awaitable<error_code> HttpSession::ReadBody(Parser& parser) {
+net::awaitable<error_code> HttpSession::ReadBody(RequestParser& parser) {
   parser.eager(true);
   while (!parser.is_done()) {
     error_code error;
@@ -271,7 +280,7 @@ net::awaitable<bool> HttpSession::ServeOne() {
   SkipBlankLines(buffer_);
   if (buffer_.size() == 0) co_return true;
 
-  Parser parser;
+  RequestParser parser;
   parser.header_limit(static_cast<uint32_t>(context().options.max_header_bytes));
   parser.body_limit(context().options.max_body_bytes);
   Arm(seconds(context().options.read_timeout_s));
@@ -325,17 +334,13 @@ net::awaitable<void> HttpSession::WaitForAnswer() {
       co_await WaitUntilAnswered();
       continue;
     }
-    error_code error;
-    const size_t count = co_await socket_.async_read_some(buffer_.prepare(kFirstBytes),
-                                                          net::redirect_error(net::use_awaitable, error));
+    const error_code error = co_await ReadSome(kFirstBytes);
     if (error == net::error::operation_aborted && !shut_) continue;  // EndTurn woke us
     if (error == net::error::eof && answering_ && !on_gone_) {
       peer_closed_ = true;  // a quick answer may still be read: the client has closed its side only
     } else if (error) {
       Gone();
       Shut();
-    } else {
-      buffer_.commit(count);
     }
   }
 }
@@ -356,13 +361,21 @@ net::awaitable<void> HttpSession::Refuse(HttpResponse response) {
     co_await WaitUntilAnswered();
     if (timed_out_) co_return;
   }
-  error_code ignored;
-  if (!shut_) socket_.shutdown(net::ip::tcp::socket::shutdown_send, ignored);
-  for (size_t read = 0; !shut_ && read < kDiscardBytes;) {
-    buffer_.consume(buffer_.size());
-    const Step step = co_await Fill();
-    if (step != Step::kOk) co_return;
-    read += buffer_.size();
+  co_await Linger();
+}
+
+// Says that nothing follows, and reads and drops what still comes until the client has closed too.
+net::awaitable<void> HttpSession::Linger() {
+  if (shut_) co_return;
+  error_code error;
+  if (tls_) tls_->Farewell();
+  Flush();
+  socket_.shutdown(net::ip::tcp::socket::shutdown_send, error);
+  error.clear();
+  std::vector<char> dropped(kReadBytes);
+  for (size_t read = 0; !error && !shut_ && read < kDiscardBytes;) {
+    read += co_await socket_.async_read_some(net::buffer(dropped),
+                                             net::redirect_error(net::use_awaitable, error));
   }
 }
 
@@ -432,7 +445,11 @@ void HttpSession::OnGone(uint64_t turn, std::function<void()> function) {
 
 void HttpSession::Send(std::string_view data) {
   if (shut_) return;
-  unsent_ += data;
+  if (tls_) {
+    tls_->Send(data);
+  } else {
+    unsent_ += data;
+  }
   Flush();
 }
 
@@ -500,6 +517,10 @@ void HttpSession::Shut() {
   deadline_.cancel();
   write_deadline_.cancel();
   answered_.cancel();
+  if (tls_ && sending_.empty()) {
+    tls_->Farewell();
+    socket_.write_some(net::buffer(unsent_), ignored);
+  }
   socket_.shutdown(net::ip::tcp::socket::shutdown_both, ignored);
   socket_.close(ignored);
 }

@@ -2,7 +2,8 @@
 //
 // A coroutine reads for as long as the connection lives, also while a request is being answered: that is how
 // a client that hangs up is noticed. Requests that come early (pipelining) wait in the buffer. Answers are
-// written by a chain of callbacks. Everything of a connection runs on the one I/O thread.
+// written by a chain of callbacks. Everything of a connection runs on the one I/O thread. With TLS, bytes are
+// sealed and opened (tls.h) between the socket and all of this.
 #pragma once
 
 #include <functional>
@@ -19,11 +20,13 @@ class io_context;
 namespace larder {
 
 class HttpSession;
+class TlsContext;
 
 // What the connections of a server share. Its members belong to the I/O thread.
 struct SessionHost {
   ServeContext* context = nullptr;
   const Router* router = nullptr;
+  const TlsContext* tls = nullptr;  // null: plain HTTP
   std::shared_ptr<boost::asio::io_context> io;
   std::function<void(std::move_only_function<void()>)> run_handler;  // on a thread that may block
   std::unordered_set<HttpSession*> sessions;

@@ -94,6 +94,58 @@ void AddCache(Page& page, const ServeContext& context, const std::string& tenant
   }
 }
 
+void AddTiers(Page& page, const EngineStats& stats) {
+  const auto each = [&](std::string_view name, std::string_view type, std::string_view help, auto figure) {
+    page.Describe(name, type, help);
+    for (const auto& [tier, figures] : stats.tiers) {
+      page.Sample(name, fmt::format("{{tier=\"{}\"}}", tier), figure(figures));
+    }
+  };
+  if (stats.tiers.empty()) return;
+  using S = const TierStats&;
+  each("larder_tier_healthy", "gauge", "1: the tier answers.", [](S s) { return s.healthy ? 1 : 0; });
+  each("larder_tier_used_bytes", "gauge", "Bytes in use there.", [](S s) { return s.used_bytes; });
+  each("larder_tier_limit_bytes", "gauge", "Its limit; 0: not known.", [](S s) { return s.limit_bytes; });
+  each("larder_tier_pending_bytes", "gauge", "Bytes that wait to be written.",
+       [](S s) { return s.pending_bytes; });
+  each("larder_tier_records", "gauge", "Records there; 0: not known.", [](S s) { return s.records; });
+  each("larder_tier_hits_total", "counter", "Names looked for and found.", [](S s) { return s.hits; });
+  each("larder_tier_misses_total", "counter", "Names looked for and not found.",
+       [](S s) { return s.misses; });
+  each("larder_tier_read_bytes_total", "counter", "Bytes delivered.", [](S s) { return s.read_bytes; });
+  each("larder_tier_written_bytes_total", "counter", "Bytes written.", [](S s) { return s.write_bytes; });
+  each("larder_tier_dropped_writes_total", "counter", "Writes given up.",
+       [](S s) { return s.dropped_writes; });
+  each("larder_tier_evicted_records_total", "counter", "Records evicted.",
+       [](S s) { return s.evicted_records; });
+  each("larder_tier_bad_records_total", "counter", "Damaged records found.",
+       [](S s) { return s.bad_records; });
+  each("larder_tier_failures_total", "counter", "Calls that failed.", [](S s) { return s.failures; });
+  each("larder_tier_slow_reads_total", "counter", "Reads past their deadline.",
+       [](S s) { return s.slow_reads; });
+  each("larder_tier_read_seconds_total", "counter", "Latencies of the records read, added up.",
+       [](S s) { return static_cast<double>(s.read_ns) / 1e9; });
+  each("larder_tier_write_seconds_total", "counter", "Latencies of the records written, added up.",
+       [](S s) { return static_cast<double>(s.write_ns) / 1e9; });
+}
+
+void AddLeases(Page& page, const EngineStats& stats) {
+  const KvLeaseStats& leases = stats.leases;
+  page.Gauge("larder_kv_leases", "Leases on texts in memory.", leases.leases);
+  page.Gauge("larder_kv_leases_hard", "Those whose blocks are not evicted.", leases.hard);
+  page.Gauge("larder_kv_lease_bytes", "Bytes that hard leases hold.", leases.hard_bytes);
+  page.Gauge("larder_kv_lease_limit_bytes", "What they may hold together.", leases.hard_limit_bytes);
+  page.Describe("larder_kv_lease_changes_total", "counter", "What became of leases.");
+  const std::pair<std::string_view, uint64_t> changes[] = {
+      {"granted", leases.granted}, {"clipped", leases.clipped},       {"refused", leases.refused},
+      {"expired", leases.expired}, {"superseded", leases.superseded}, {"broken", leases.broken},
+      {"evicted", leases.evicted}};
+  for (const auto& [change, count] : changes) {
+    page.Sample("larder_kv_lease_changes_total", fmt::format("{{change=\"{}\"}}", change), count);
+  }
+  page.Counter("larder_kv_events_total", "Events of blocks, of all tenants.", stats.events);
+}
+
 void AddHttp(Page& page, const ServeContext& context) {
   page.Gauge("larder_http_connections", "Open connections.", context.connections_open.load());
   page.Counter("larder_http_connections_total", "Connections accepted.", context.connections_accepted.load());
@@ -126,6 +178,8 @@ HttpResponse HandleMetrics(ServeContext& context, const HttpRequest& request) {
   Page page;
   AddRequests(page, stats);
   AddCache(page, context, request.tenant, stats);
+  AddTiers(page, stats);
+  AddLeases(page, stats);
   AddHttp(page, context);
   AddFamiliarNames(page, context, stats);
   return {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = page.Take()};

@@ -35,6 +35,19 @@ constexpr Route kRoutes[] = {
     {"/cache/stats", "GET", HandleCacheStats, nullptr, false},
     {"/cache/blocks", "GET", HandleCacheBlocks, nullptr, false},
     {"/cache/clear", "POST", HandleCacheClear, nullptr, false},
+    {"/cache/wipe", "POST", HandleCacheWipe, nullptr, false},
+    {"/cache/hints", "POST", HandleCacheHints, nullptr, false},
+    {"/cache/leases", "GET", HandleCacheLeases, nullptr, false},
+    {"/cache/events", "GET", HandleCacheEvents, nullptr, false},
+    {"/cache/lmcache/query_instance", "POST", HandleLmcacheQueryInstance, nullptr, false},
+    {"/cache/lmcache/lookup", "POST", HandleLmcacheLookup, nullptr, false},
+    {"/cache/lmcache/pin", "POST", HandleLmcachePin, nullptr, false},
+    {"/cache/lmcache/clear", "POST", HandleLmcacheClear, nullptr, false},
+    {"/cache/lmcache/move", "POST", HandleLmcacheMove, nullptr, false},
+    {"/cache/lmcache/compress", "POST", HandleLmcacheCompress, nullptr, false},
+    {"/cache/lmcache/decompress", "POST", HandleLmcacheCompress, nullptr, false},
+    {"/cache/lmcache/health", "POST", HandleLmcacheHealth, nullptr, false},
+    {"/cache/lmcache/check_finish", "POST", HandleLmcacheCheckFinish, nullptr, false},
 };
 constexpr std::string_view kModelPrefix = "/models/";
 

@@ -21,6 +21,7 @@
 #include "serve/context.h"
 #include "serve/http_session.h"
 #include "serve/router.h"
+#include "serve/tls.h"
 
 namespace larder {
 
@@ -76,6 +77,15 @@ int64_t LongestTokenBytes(const Tokenizer& tokenizer) {
   return static_cast<int64_t>(longest);
 }
 
+// Null without TLS.
+Result<std::unique_ptr<TlsContext>> LoadTls(const ServeOptions& options) {
+  if (options.tls_cert.empty() && options.tls_key.empty()) return nullptr;
+  if (options.tls_cert.empty() || options.tls_key.empty())
+    return Fail(ErrorKind::kInvalid,
+                "TLS needs both a certificate and its key; give --tls-cert and --tls-key");
+  return TlsContext::Load(options.tls_cert, options.tls_key);
+}
+
 }  // namespace
 
 Status CheckServeOptions(const ServeOptions& options) {
@@ -86,6 +96,7 @@ Status CheckServeOptions(const ServeOptions& options) {
                 "to let everybody in",
                 options.host);
   }
+  LARDER_TRY(LoadTls(options));
   return {};
 }
 
@@ -102,6 +113,7 @@ struct Server::Impl {
   ServeContext context;
   std::shared_ptr<net::io_context> io;
   Router router;
+  std::unique_ptr<TlsContext> tls;
   std::shared_ptr<SessionHost> host;
   tcp::acceptor acceptor;
   net::steady_timer pause, flush;
@@ -141,7 +153,8 @@ void Server::Impl::Accepted(const error_code& error, tcp::socket socket) {
   error_code failure;
   if (context.connections_open >= static_cast<uint64_t>(context.options.max_connections)) {
     socket.non_blocking(true, failure);
-    socket.write_some(net::buffer(kTooMany.data(), kTooMany.size()), failure);
+    // Under TLS the client sees a closed connection: a handshake is work that a full server spares itself.
+    if (!tls) socket.write_some(net::buffer(kTooMany.data(), kTooMany.size()), failure);
     socket.shutdown(tcp::socket::shutdown_send, failure);
   } else {
     const bool ipv6 = socket.local_endpoint(failure).address().is_v6();
@@ -174,6 +187,7 @@ Server::~Server() = default;
 
 Result<std::unique_ptr<Server>> Server::Create(ServeBackend* backend, const ServeOptions& options) {
   LARDER_TRY(CheckServeOptions(options));
+  LARDER_ASSIGN(auto tls, LoadTls(options));
   auto impl = std::make_unique<Impl>();
   impl->context.backend = backend;
   impl->context.options = options;
@@ -190,6 +204,7 @@ Result<std::unique_ptr<Server>> Server::Create(ServeBackend* backend, const Serv
   impl->host->context = &impl->context;
   impl->host->router = &impl->router;
   impl->host->io = impl->io;
+  impl->host->tls = (impl->tls = std::move(tls)).get();
   impl->host->run_handler = [raw = impl.get()](std::move_only_function<void()> handler) {
     net::post(*raw->handlers, std::move(handler));
   };

@@ -1,7 +1,13 @@
 #include "store/keyring_file.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
+#include <cstring>
 #include <vector>
 
 #include "base/file.h"
@@ -19,13 +25,14 @@ std::span<const std::byte> AsBytes(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-// A wrapped key is bound to its tenant and its space, so that entries cannot be exchanged.
-std::vector<std::byte> KeyBound(std::string_view tenant, const SpaceId& id) {
+// A wrapped key is bound to its tenant, its space and its generation, so that entries cannot be exchanged.
+std::vector<std::byte> KeyBound(std::string_view tenant, const SpaceKey& entry) {
   std::vector<std::byte> bound;
   ByteWriter writer(bound);
   writer.Bytes(AsBytes(kKeyDomain));
   writer.Number(kVersion);
-  writer.Bytes(id);
+  writer.Bytes(entry.id);
+  writer.Number(entry.generation);
   writer.Bytes(AsBytes(tenant));
   return bound;
 }
@@ -36,8 +43,8 @@ Status WriteKey(ByteWriter& writer, std::string_view tenant, const SpaceKey& ent
   CipherNonce nonce;
   CipherTag tag;
   const auto plain = std::as_bytes(std::span(entry.key));
-  LARDER_TRY(cipher.Seal(master, KeyBound(tenant, entry.id), plain,
-                         std::as_writable_bytes(std::span(wrapped)), nonce, tag));
+  LARDER_TRY(cipher.Seal(master, KeyBound(tenant, entry), plain, std::as_writable_bytes(std::span(wrapped)),
+                         nonce, tag));
   writer.Bytes(nonce);
   writer.Bytes(tag);
   writer.Bytes(wrapped);
@@ -57,6 +64,7 @@ Status ReadEntry(ByteReader& reader, const CipherKey* master, const Cipher& ciph
   const std::string tenant(reinterpret_cast<const char*>(name.data()), name.size());
   SpaceKey entry;
   reader.Bytes(entry.id);
+  entry.generation = reader.Number<uint32_t>();
   if (master != nullptr) {
     CipherNonce nonce;
     CipherTag tag;
@@ -64,7 +72,7 @@ Status ReadEntry(ByteReader& reader, const CipherKey* master, const Cipher& ciph
     reader.Bytes(tag);
     reader.Bytes(entry.key);
     if (!reader.ok()) return Corrupt("it is cut off");
-    if (!cipher.Open(*master, KeyBound(tenant, entry.id), nonce, tag,
+    if (!cipher.Open(*master, KeyBound(tenant, entry), nonce, tag,
                      std::as_writable_bytes(std::span(entry.key))))
       return Corrupt("a key does not open");
   }
@@ -87,7 +95,85 @@ Status CheckSeal(ByteReader& reader, std::span<const std::byte> sealed, const Ci
   return {};
 }
 
+// Held for as long as it lives. A file beside the ring, since the ring itself is replaced.
+class RingLock {
+ public:
+  static Result<RingLock> Take(const std::string& ring) {
+    const std::string path = ring + ".lock";
+    RingLock lock(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    int taken = -1;
+    if (lock.fd_ >= 0) {
+      do taken = flock(lock.fd_, LOCK_EX);
+      while (taken != 0 && errno == EINTR);
+    }
+    if (taken != 0) return Fail(ErrorKind::kIo, "cannot lock {}: {}", path, std::strerror(errno));
+    return lock;
+  }
+  RingLock(RingLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  RingLock& operator=(RingLock&&) = delete;
+  ~RingLock() {
+    if (fd_ >= 0) close(fd_);
+  }
+
+ private:
+  explicit RingLock(int fd) : fd_(fd) {}
+  int fd_;
+};
+
 }  // namespace
+
+Status CheckTenant(std::string_view tenant) {
+  if (tenant.size() > kMaxTenantBytes)
+    return Fail(ErrorKind::kInvalid, "a tenant's name has at most {} bytes", kMaxTenantBytes);
+  return {};
+}
+
+std::unexpected<Error> KeyringFull() {
+  return Fail(ErrorKind::kExhausted, "the keyring is full with {} tenants; forget some", kMaxTenants);
+}
+
+Result<SpaceKey> MakeSpaceKey(const StoreKey& store_key, uint32_t generation) {
+  SpaceKey entry;
+  entry.generation = generation;
+  LARDER_TRY(FillRandom(entry.id));
+  if (store_key.get() != nullptr) LARDER_TRY(FillRandom(entry.key));
+  return entry;
+}
+
+Result<StoreKey> StoreKey::Read(const std::string& path) {
+  StoreKey out;
+  if (path.empty()) return out;
+  LARDER_ASSIGN(out.key_, ReadKeyFile(path));
+  return out;
+}
+
+Result<SpaceKeys> KeyringFile::Open() const {
+  LARDER_ASSIGN(const RingLock lock, RingLock::Take(path_));
+  LARDER_ASSIGN(std::optional<SpaceKeys> keys, Read());
+  if (!keys) LARDER_TRY(Write(keys.emplace()));
+  return *std::move(keys);
+}
+
+Result<SpaceKeys> KeyringFile::Edit(const std::function<Result<bool>(SpaceKeys&)>& edit) const {
+  LARDER_ASSIGN(const RingLock lock, RingLock::Take(path_));
+  LARDER_ASSIGN(std::optional<SpaceKeys> keys, Read());
+  if (!keys) return Fail(ErrorKind::kIo, "the keyring {} has disappeared; put it back or restart", path_);
+  LARDER_ASSIGN(const bool changed, edit(*keys));
+  if (changed) LARDER_TRY(Write(*keys));
+  return *std::move(keys);
+}
+
+Result<std::optional<SpaceKeys>> KeyringFile::Read() const {
+  const auto content = ReadFile(path_, kMaxKeyringBytes);
+  if (!content && content.error().kind == ErrorKind::kNotFound) return std::nullopt;
+  if (!content) return std::unexpected(content.error());
+  return ParseKeyring(*content, store_key_.get(), cipher_);
+}
+
+Status KeyringFile::Write(const SpaceKeys& keys) const {
+  LARDER_ASSIGN(const std::string content, FormatKeyring(keys, store_key_.get(), cipher_));
+  return WriteFileAtomically(path_, content);
+}
 
 Result<std::string> FormatKeyring(const SpaceKeys& keys, const CipherKey* master, const Cipher& cipher) {
   std::vector<std::byte> out;
@@ -100,6 +186,7 @@ Result<std::string> FormatKeyring(const SpaceKeys& keys, const CipherKey* master
     writer.Number(static_cast<uint32_t>(tenant.size()));
     writer.Bytes(AsBytes(tenant));
     writer.Bytes(entry.id);
+    writer.Number(entry.generation);
     if (master != nullptr) LARDER_TRY(WriteKey(writer, tenant, entry, *master, cipher));
   }
   if (master != nullptr) {

@@ -30,8 +30,14 @@ class Sealer {
                       std::span<std::byte> bytes) const = 0;
 };
 
-// Which id and key each tenant has. A file of its own (docs/formats/keyring.md), replaced atomically and
-// synced at each change.
+struct KeyringStats {
+  uint64_t tenants = 0;
+  uint64_t refused_entries = 0;  // in Redis: cut, forged, or sealed under another store key
+  uint64_t local_entries = 0;    // made without Redis, which did not answer
+};
+
+// Which id and key each tenant has. Open: a file of its own (docs/formats/keyring.md), replaced atomically
+// and synced at each change. Servers that share a Redis share the ids too: store/redis/shared_keyring.h.
 class Keyring {
  public:
   // `path` is made if it is not there. `store_key_file`: 32 bytes, or 64 hexadecimal digits and white space;
@@ -45,6 +51,7 @@ class Keyring {
   virtual Result<SpaceId> Forget(const std::string& tenant) = 0;
   // Null without a store key.
   virtual const Sealer* sealer() const = 0;
+  virtual KeyringStats stats() const = 0;
 };
 
 }  // namespace larder

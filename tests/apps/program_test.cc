@@ -8,27 +8,12 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "tests/apps/program.h"
+
 namespace larder {
 namespace {
 
 using nlohmann::json;
-
-struct Outcome {
-  int code = -1;
-  std::string out;  // standard output and error
-};
-
-Outcome Program(const std::string& arguments, const std::string& input = "/dev/null") {
-  const std::string command = std::string(LARDER_PROGRAM) + " " + arguments + " 2>&1 <" + input;
-  Outcome outcome;
-  FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) return outcome;
-  char chunk[4096];
-  for (size_t n; (n = fread(chunk, 1, sizeof chunk, pipe)) > 0;) outcome.out.append(chunk, n);
-  const int status = pclose(pipe);
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
 
 std::string ModelPath(const std::string& name) { return std::string(LARDER_TEST_DATA) + "/models/" + name; }
 
@@ -157,7 +142,7 @@ TEST(Program, BenchReportsTheParts) {
 }
 
 TEST(Program, BenchServeReportsEveryLayer) {
-  EXPECT_EQ(FigureRows("serve", "--lengths 16 --tokens 8 --sequences 3", "tokens_per_s"), 2 * 3);
+  EXPECT_EQ(FigureRows("serve", "--lengths 16 --tokens 8 --sequences 3", "first_token_ms"), 2 * 3);
   EXPECT_EQ(Program("bench serve --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code, 1);
 }
 

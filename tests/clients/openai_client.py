@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does the openai package work against a real server?
 
-    openai_client.py [--base-url http://127.0.0.1:PORT/v1] [--api-key KEY]
+    openai_client.py [--base-url http://127.0.0.1:PORT/v1] [--api-key KEY] [--ca FILE]
 
 Works with any model, also a tiny one of random weights: it checks forms, counts and equalities, not what is said. Without
 --base-url it takes LARDER_URL. A model without a chat template must refuse chats with the remedy; the rest is checked
@@ -12,8 +12,10 @@ import asyncio
 import json
 import math
 import os
+import ssl
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import openai
@@ -23,29 +25,40 @@ PATIENCE_SECONDS = 120
 
 
 class Checks:
-    def __init__(self, base_url, api_key):
+    def __init__(self, base_url, api_key, ca):
         self.base_url, self.root = base_url, base_url.removesuffix("/v1")
         self.api_key = api_key
-        self.client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=PATIENCE_SECONDS)
+        self.ca = ca
+        self.tls = ssl.create_default_context(cafile=ca)
+        self.client = self.connect()
         self.model = self.client.models.list().data[0].id
         self.chat_works = self.get("/tokenizer_info")["chat_template"] is not None
 
+    def connect(self):
+        http_client = openai.DefaultHttpxClient(verify=self.tls)
+        return openai.OpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=PATIENCE_SECONDS,
+                             http_client=http_client)
+
+    def open(self, request):
+        tls = {"context": self.tls} if self.root.startswith("https:") else {}
+        return urllib.request.urlopen(request, timeout=PATIENCE_SECONDS, **tls)
+
     def get(self, path):
         request = urllib.request.Request(self.root + path, headers={"Authorization": f"Bearer {self.api_key}"})
-        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+        with self.open(request) as answer:
             return json.load(answer)
 
     def post(self, path, body):
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
         request = urllib.request.Request(self.root + path, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+        with self.open(request) as answer:
             return json.load(answer)
 
     def raw_stream(self, path, body):
         """The events of a stream as they are on the wire, after the checks every stream must pass."""
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
         request = urllib.request.Request(self.base_url + path, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+        with self.open(request) as answer:
             assert answer.headers["Content-Type"].startswith("text/event-stream"), answer.headers["Content-Type"]
             raw = answer.read()
         text = raw.decode("utf-8")
@@ -191,7 +204,7 @@ class Checks:
         next(iter(stream))
         stream.close()
         self.client.close()  # the connection goes with it
-        self.client = openai.OpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=PATIENCE_SECONDS)
+        self.client = self.connect()
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.get("/v1/cache/stats")["requests"]["running"]:
             assert time.monotonic() < deadline, "a cancelled request is still running"
@@ -209,13 +222,29 @@ class Checks:
             return text
 
         async def every():
-            async with openai.AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0,
-                                          timeout=PATIENCE_SECONDS) as client:
+            async with openai.AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=PATIENCE_SECONDS,
+                                          http_client=openai.DefaultAsyncHttpxClient(verify=self.tls)) as client:
                 return await asyncio.gather(*(one(client, i) for i in range(STREAMS)))
 
         texts = asyncio.run(every())
         for i, text in enumerate(texts):
             assert text == texts[i % 8], "the same greedy request gives two answers beside others"
+
+    def check_tls(self):
+        """Nobody is served who does not know the certificate, or who speaks in the clear."""
+        if not self.ca:
+            return
+        stranger = openai.OpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0, timeout=PATIENCE_SECONDS)
+        try:
+            stranger.models.list()
+            raise AssertionError("an unknown certificate was taken")
+        except openai.APIConnectionError as error:
+            assert isinstance(error.__cause__.__cause__, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in repr(error.__cause__), error
+        try:
+            urllib.request.urlopen(self.root.replace("https:", "http:") + "/health", timeout=PATIENCE_SECONDS)
+            raise AssertionError("a request in the clear was answered")
+        except urllib.error.HTTPError as error:
+            assert error.code == 400 and json.load(error)["error"]["code"] == "https_required"
 
     def run(self):
         failed = 0
@@ -245,8 +274,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-url", default=os.environ.get("LARDER_URL", "http://127.0.0.1:8080") + "/v1")
     parser.add_argument("--api-key", default=os.environ.get("OPENAI_API_KEY", "none"))
+    parser.add_argument("--ca", default=os.environ.get("LARDER_CA"), help="file of the certificates that https:// trusts")
     arguments = parser.parse_args()
-    sys.exit(1 if Checks(arguments.base_url.rstrip("/"), arguments.api_key).run() else 0)
+    sys.exit(1 if Checks(arguments.base_url.rstrip("/"), arguments.api_key, arguments.ca).run() else 0)
 
 
 if __name__ == "__main__":

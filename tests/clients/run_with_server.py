@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
 """Starts a server, runs a client program against it, and sees that the server came through it well.
 
-    run_with_server.py --larder PROGRAM --model FILE [--tenants N] [--serve OPTION]... -- SCRIPT [ARGUMENT...]
+    run_with_server.py --larder PROGRAM --model FILE [--tenants N] [--tls] [--serve OPTION]... -- SCRIPT [ARGUMENT...]
 
 FILE may be smollm2 or gemma3: the files named by LARDER_SMOLLM2 and LARDER_GEMMA3. SCRIPT is run with LARDER_PYTHON (with
 this interpreter if --stdlib is given) and with these variables in its environment:
 
-    LARDER_URL       http://127.0.0.1:PORT
+    LARDER_URL       http://127.0.0.1:PORT, or https:// with --tls
+    LARDER_CA        with --tls: file of the certificate, made for this run
     LARDER_PID       of the server
     LARDER_KEYS      tenant-0=KEY,tenant-1=KEY,... if --tenants is given: the server then runs with these API keys
     OPENAI_API_KEY   the key of tenant-0, or "none"
 
 Fails if the script fails, if afterwards a request is still running or waiting, if the server is dead, or if SIGTERM does
 not end it cleanly. Exit code 77 (skipped) when LARDER_PYTHON or the model is not there; scripts/test sets all of them.
+--tls wants the program openssl.
 """
 import argparse
 import json
@@ -20,7 +22,9 @@ import os
 import pathlib
 import re
 import secrets
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -46,6 +50,17 @@ def find_model(name):
     return path
 
 
+def make_certificate(folder):
+    if not shutil.which("openssl"):
+        print("skipped: no openssl to make a certificate with")
+        sys.exit(SKIPPED)
+    certificate, key = pathlib.Path(folder) / "server.pem", pathlib.Path(folder) / "server.key"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                    "-subj", "/CN=larder test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+                   check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return certificate, key
+
+
 class Server:
     def __init__(self, arguments, folder):
         self.keys = {f"tenant-{i}": secrets.token_hex(16) for i in range(arguments.tenants)}
@@ -55,6 +70,11 @@ class Server:
             key_file = pathlib.Path(folder) / "keys"
             key_file.write_text("# tenants of this test\n" + "".join(f"{t}: {k}\n" for t, k in self.keys.items()))
             command += ["--api-keys", str(key_file)]
+        self.certificate, self.tls = None, None
+        if arguments.tls:
+            self.certificate, key = make_certificate(folder)
+            self.tls = ssl.create_default_context(cafile=self.certificate)
+            command += ["--tls-cert", str(self.certificate), "--tls-key", str(key)]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command + arguments.serve, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.url = None
@@ -70,14 +90,14 @@ class Server:
         request = urllib.request.Request(self.url + path)
         for key in list(self.keys.values())[:1]:
             request.add_header("Authorization", f"Bearer {key}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=self.tls) as answer:
             return json.loads(answer.read() or b"null")
 
     def wait_until_ready(self):
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             self.must_live()
-            listening = re.search(r"http://127\.0\.0\.1:([1-9]\d*)", self.log())
+            listening = re.search(r"https?://127\.0\.0\.1:([1-9]\d*)", self.log())
             if listening:
                 self.url = listening[0]
                 try:
@@ -121,6 +141,8 @@ def run_client(arguments, server):
         "LARDER_SERVER_PID": str(server.process.pid),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+    if server.certificate:
+        environment["LARDER_CA"] = str(server.certificate)
     done = subprocess.run([interpreter, *arguments.script], env=environment, timeout=arguments.timeout, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise Broken(f"{pathlib.Path(arguments.script[0]).name} ended with exit code {done.returncode}")
@@ -131,6 +153,7 @@ def main():
     parser.add_argument("--larder", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--tenants", type=int, default=0)
+    parser.add_argument("--tls", action="store_true", help="the server speaks HTTPS")
     parser.add_argument("--serve", action="append", default=[], metavar="OPTION", help="an option of larder serve: --serve=--threads=2")
     parser.add_argument("--stdlib", action="store_true", help="the script needs only Python's own library")
     parser.add_argument("--timeout", type=float, default=800, help="of the script, in seconds")

@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "base/hash.h"
 #include "compute/matmul_amx.h"
 #include "compute/packed.h"
 #include "simd_targets_for_test.h"
@@ -286,6 +287,48 @@ TEST(MatrixPack, KeepsTheFilesBitsPerWeight) {
     EXPECT_TRUE(matrix.half_scales());
     EXPECT_LE(matrix.bytes(), 64u * 64 * (type == TensorType::kQ8_0 ? 8.5 : 5.0) / 8);
   }
+}
+
+TEST(MatrixPack, AViewOfThePackedBytesIsTheSameMatrix) {
+  ThreadPool pool(1);
+  std::mt19937 random(17);
+  for (const FormatInfo& format : AllFormats()) {
+    SCOPED_TRACE(format.name);
+    const auto bytes = RandomWeights(format, 37, 256, random);
+    const Matrix matrix = Matrix::Pack({format.type, bytes.data(), 37, 256}, MathMode::kFast, pool).value();
+    const auto view =
+        Matrix::View(format.type, 37, 256, MathMode::kFast, matrix.half_scales(), matrix.packed());
+    ASSERT_TRUE(view.has_value());
+    const auto x = RandomActivations(3 * 256, random);
+    std::vector<float> expected(3 * 37), y(3 * 37);
+    MatMulScratch scratch;
+    const MatMulTarget packed{&matrix, expected.data(), 37}, viewed{&*view, y.data(), 37};
+    MatMul(pool, scratch, x.data(), 256, 3, {&packed, 1});
+    MatMul(pool, scratch, x.data(), 256, 3, {&viewed, 1});
+    EXPECT_EQ(y, expected);
+    for (const auto other :
+         {matrix.packed().first(matrix.packed().size() - 64), matrix.packed().subspan(1)}) {
+      const auto bad = Matrix::View(format.type, 37, 256, MathMode::kFast, matrix.half_scales(), other);
+      ASSERT_FALSE(bad.has_value());
+      EXPECT_EQ(bad.error().kind, ErrorKind::kCorrupt);
+    }
+  }
+}
+
+// Packed weights are kept in files. A change of these bytes needs another kPackedLayout, and then another
+// number here.
+TEST(MatrixPack, TheLayoutIsTheOneThatItsNumberNames) {
+  ThreadPool pool(1);
+  std::vector<uint64_t> checksums;
+  for (const FormatInfo& format : AllFormats()) {
+    std::mt19937 random(19);
+    const auto bytes = RandomWeights(format, 37, 256, random);
+    if (format.type == TensorType::kF32) continue;  // its numbers are the standard library's
+    const Matrix matrix = Matrix::Pack({format.type, bytes.data(), 37, 256}, MathMode::kFast, pool).value();
+    checksums.push_back(Checksum64(matrix.packed()));
+  }
+  EXPECT_EQ(kPackedLayout, 1u);
+  EXPECT_EQ(Checksum64(std::as_bytes(std::span(checksums))), 0xd4cd6433154a4ea6u);
 }
 
 TEST(MatrixPack, RefusesWhatDoesNotFit) {

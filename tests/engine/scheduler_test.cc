@@ -16,12 +16,12 @@ namespace {
 class CountingCache final : public SchedulerCache {
  public:
   explicit CountingCache(int64_t capacity) : capacity_(capacity) {}
-  bool Admit(ScheduledSequence& s) override {
+  Admission Admit(ScheduledSequence& s) override {
     s.num_computed = std::min(hits[s.id], s.num_tokens - 1);
-    if (used_ + s.num_computed > capacity_) return false;
+    if (used_ + s.num_computed > capacity_) return Admission::kNoRoom;
     held_[s.id] = s.num_computed;
     used_ += s.num_computed;
-    return true;
+    return Admission::kAdmitted;
   }
   bool Reserve(ScheduledSequence& s, int64_t rows) override {
     const int64_t need = s.num_computed + rows - held_[s.id];

@@ -162,17 +162,43 @@ TEST(Evict, ALimitThatHoldsNothingIsRefused) {
   EXPECT_EQ(cache.error().kind, ErrorKind::kInvalid);
 }
 
-TEST(Policies, UnknownNamesListTheKnown) {
-  const auto policy = CreateEvictPolicy("best");
-  ASSERT_FALSE(policy);
-  EXPECT_NE(policy.error().message.find("lru, lfu"), std::string::npos);
-  EXPECT_FALSE(CreateEvictPolicy("lru:speed=3"));
-  EXPECT_TRUE(CreateEvictPolicy("lfu:cap=3"));
-  for (const auto& entry : EvictPolicies()) {
-    const auto made = CreateEvictPolicy(entry.name);
-    ASSERT_TRUE(made);
-    EXPECT_EQ((*made)->name(), entry.name);
-    EXPECT_FALSE(entry.help.empty());
+// Under every policy: the limit, the order of the tree, and nothing that is counted twice or not at all.
+TEST(Evict, EveryPolicyKeepsTheTreeAndTheLimit) {
+  for (const EvictPolicyEntry& entry : EvictPolicies()) {
+    const uint64_t limit = 20 * kBlock + 60'000;
+    KvWorld world(
+        {.windows = {0, 128}, .limit_bytes = limit, .policy = std::string(entry.name), .resume_stride = 128});
+    for (int i = 0; i < 300; ++i) {
+      const auto text = Join(Text(i % 3, 64 * (i % 5)), Text(100 + i * 7 % 23, 1 + i * 29 % 200));
+      world.Run("t" + std::to_string(i % 2), text);
+      ASSERT_LE(world.cache().used_bytes(), limit);
+      ASSERT_TRUE(world.Sound()) << entry.name << " " << i;
+    }
+    EXPECT_GT(world.cache().stats().evicted_blocks, 100u) << entry.name;
+  }
+}
+
+// One text that comes back among many that do not: who tells them apart keeps it.
+TEST(Evict, PoliciesThatCountUsesResistAScan) {
+  for (const std::string policy : {"lru", "fifo", "lfu", "slru", "s3-fifo", "cost"}) {
+    KvWorld world({.limit_bytes = 20 * kBlock + 60'000, .policy = policy});
+    for (int i = 0; i < 4; ++i) world.Run("a", Text(1, 128));
+    for (int i = 0; i < 30; ++i) world.Run("b", Text(10 + i, 64));
+    const bool plain = policy == "lru" || policy == "fifo";
+    EXPECT_EQ(world.cache().Probe("a", Text(1, 128)), plain ? 0 : 128) << policy;
+  }
+}
+
+// The beginning of a text is not forgotten with the text: when it comes back it counts as used before.
+TEST(Evict, WhatComesBackAfterAnEvictionIsKnown) {
+  for (const std::string policy : {"slru", "s3-fifo"}) {
+    KvWorld world({.limit_bytes = 20 * kBlock + 60'000, .policy = policy});
+    world.Run("a", Text(1, 128));
+    int series = 10;
+    while (world.cache().Probe("a", Text(1, 128)) > 0) world.Run("b", Text(series++, 64));
+    world.Run("a", Text(1, 128));
+    for (int i = 0; i < 30; ++i) world.Run("b", Text(series++, 64));
+    EXPECT_EQ(world.cache().Probe("a", Text(1, 128)), 128) << policy;
   }
 }
 

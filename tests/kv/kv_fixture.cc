@@ -41,6 +41,8 @@ KvWorld::KvWorld(KvSetup setup) {
   options.policy = setup.policy;
   options.resume_stride = setup.resume_stride;
   options.ghosts = setup.ghosts;
+  options.events = setup.events;
+  options.hard_lease_share = setup.hard_lease_share;
   options.weaken_name = setup.weaken_name;
   auto cache = KvCache::Create(*shape, KvIdentity{}, options, &clock_);
   EXPECT_TRUE(cache) << (cache ? "" : cache.error().message);

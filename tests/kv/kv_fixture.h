@@ -22,6 +22,8 @@ struct KvSetup {
   std::string policy = "lru";
   int64_t resume_stride = 512;
   int64_t ghosts = 65536;
+  int64_t events = 1024;
+  double hard_lease_share = 0.25;
   std::function<Digest(const Digest&)> weaken_name = nullptr;
 };
 

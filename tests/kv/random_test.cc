@@ -192,6 +192,13 @@ INSTANTIATE_TEST_SUITE_P(
         RandomCase{"Tight", {.windows = {0, 0}, .limit_bytes = 40 * 16384 + 60'000}, false},
         RandomCase{
             "TightLfu", {.windows = {0, 0}, .limit_bytes = 40 * 16384 + 60'000, .policy = "lfu"}, false},
+        RandomCase{
+            "TightSlru", {.windows = {70, 0}, .limit_bytes = 40 * 16384 + 60'000, .policy = "slru"}, false},
+        RandomCase{"TightS3Fifo",
+                   {.windows = {0, 70}, .limit_bytes = 40 * 16384 + 60'000, .policy = "s3-fifo"},
+                   false},
+        RandomCase{
+            "TightCost", {.windows = {0, 0}, .limit_bytes = 40 * 16384 + 60'000, .policy = "cost"}, false},
         RandomCase{"TightWindows",
                    {.windows = {70, 0, 70}, .limit_bytes = 40 * 24576 + 60'000, .resume_stride = 192},
                    false},

@@ -12,6 +12,8 @@ SOUND = {
     "src/kv/c.h": "#pragma once\n",
     "src/kv/b.cc": '#include <vector>\n#include "store/tier.h"\n#include "hwy/highway.h"\n',
     "src/serve/c.cc": '#include "kv/c.h"\n',
+    "src/capi/d.cc": '#include "capi/d.h"\n#include "store/tier.h"\n#include "larder/store.h"\n',
+    "src/capi/d.h": "#pragma once\n",
     "docs/page.md": "# A page\nSee [it](page.md#a-page), `src/base/a.h`, [elsewhere](https://example.org).\n",
 }
 
@@ -50,6 +52,11 @@ class Layers(unittest.TestCase):
 
     def test_deeper_folders_belong_to_their_room(self):
         self.refused("src/base/deep/d.h", '#include "kv/b.cc"\n', "src/base/deep/d.h:1: base may not")
+
+    def test_a_wing_sits_on_its_folder_and_nothing_sits_on_it(self):
+        self.refused("src/capi/e.cc", '#include "kv/c.h"\n', "src/capi/e.cc:1: capi may not include kv/c.h")
+        self.refused("src/serve/d.cc", '#include "capi/d.h"\n', "src/serve/d.cc:1: serve may not include capi/d.h")
+        self.refused("src/base/d.cc", '#include "capi/d.h"\n', "src/base/d.cc:1:")
 
     def test_a_folder_that_is_not_in_the_house(self):
         self.refused("src/shed/d.cc", "", "shed is not a folder of the house")

@@ -43,14 +43,14 @@ class BadInputTest : public ServeTest {
             {"tokenize", {"/tokenize", {{"prompt", "x"}}}},
             {"detokenize", {"/detokenize", {{"tokens", {97}}}}}};
   }
-  // `body` with the field (maybe "outer.inner") set.
+  // `body` with the field (maybe "outer.inner", to any depth) set.
   static Json WithField(Json body, const std::string& name, const Json& value) {
-    const size_t dot = name.find('.');
-    if (dot == std::string::npos) {
-      body[name] = value;
-    } else {
-      body[name.substr(0, dot)][name.substr(dot + 1)] = value;
+    Json* at = &body;
+    size_t begin = 0;
+    for (size_t dot; (dot = name.find('.', begin)) != std::string::npos; begin = dot + 1) {
+      at = &(*at)[name.substr(begin, dot - begin)];
     }
+    (*at)[name.substr(begin)] = value;
     return body;
   }
 

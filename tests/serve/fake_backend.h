@@ -55,6 +55,7 @@ class FakeBackend final : public ServeBackend {
   uint64_t cancelled() const;  // requests that ended by Cancel
   bool WaitCancelled(uint64_t count) const;
   bool WaitSubmitted(uint64_t count) const;
+  std::string wiped;                     // tenant of the last Wipe
   std::string cleared;                   // tenant of the last ClearCache
   std::string rendered_context() const;  // of the last RenderChat
 
@@ -70,6 +71,31 @@ class FakeBackend final : public ServeBackend {
   EngineStats Stats() const override { return stats; }
   std::vector<KvBlockInfo> Blocks(const std::string& tenant, size_t limit) override;
   uint64_t ClearCache(const std::string& tenant) override;
+  std::function<HintAnswer(const Hint&)> answer_hint = [](const Hint& hint) {
+    return HintAnswer{HintStatus::kAccepted, static_cast<int64_t>(hint.target.tokens.size()), ""};
+  };
+  std::vector<Hint> hints;  // applied so far
+  std::vector<std::pair<std::string, int64_t>> lookup;
+  std::vector<KvLeaseInfo> leases;
+  std::function<EventPage(const std::string& tenant, bool all, const EventCursor&, size_t limit)> events =
+      [](const std::string&, bool, const EventCursor& cursor, size_t) { return EventPage{.next = cursor}; };
+  HintAnswer Apply(Hint hint) override {
+    hints.push_back(hint);
+    return answer_hint(hint);
+  }
+  std::vector<std::pair<std::string, int64_t>> Lookup(const std::string&, std::vector<int32_t>) override {
+    return lookup;
+  }
+  std::vector<KvLeaseInfo> Leases(const std::string&, size_t) override { return leases; }
+  int64_t CachedRows(const std::string&) override { return cleared.empty() ? 320 : 64; }
+  EventPage Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) override {
+    return events(tenant, all, cursor, limit);
+  }
+  std::vector<std::string> KvKinds() const override { return {"full", "window512"}; }
+  Status Wipe(const std::string& tenant) override {
+    wiped = tenant;
+    return {};
+  }
 
  private:
   void Play(uint64_t id, const Request& request, const std::shared_ptr<RequestSink>& sink);

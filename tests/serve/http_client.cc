@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,8 +13,20 @@
 
 namespace larder::testing {
 
-HttpClient::HttpClient(uint16_t port) {
-  socket_ = socket(AF_INET, SOCK_STREAM, 0);
+bool TestTls() { return std::getenv("LARDER_TEST_TLS") != nullptr; }
+
+SSL_CTX* AnyClientTls() {
+  struct Free {
+    void operator()(SSL_CTX* context) const { SSL_CTX_free(context); }
+  };
+  static const std::unique_ptr<SSL_CTX, Free> context(SSL_CTX_new(TLS_client_method()));
+  return context.get();
+}
+
+HttpClient::HttpClient(uint16_t port) : HttpClient(port, TestTls() ? AnyClientTls() : nullptr) {}
+
+HttpClient::HttpClient(uint16_t port, SSL_CTX* tls) {
+  socket_ = ::socket(AF_INET, SOCK_STREAM, 0);
   const timeval patience{.tv_sec = 60, .tv_usec = 0};  // a test that hangs fails instead
   setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
   setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
@@ -24,22 +37,33 @@ HttpClient::HttpClient(uint16_t port) {
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   if (connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) Close();
+  if (tls == nullptr || !connected()) return;
+  signal(SIGPIPE, SIG_IGN);  // OpenSSL writes without MSG_NOSIGNAL
+  tls_.reset(SSL_new(tls));
+  SSL_set_fd(tls_.get(), socket_);
+  if (SSL_connect(tls_.get()) != 1) Close();
 }
 
 HttpClient::~HttpClient() { Close(); }
 
 HttpClient::HttpClient(HttpClient&& other) noexcept
-    : socket_(std::exchange(other.socket_, -1)), buffer_(std::move(other.buffer_)) {}
+    : socket_(std::exchange(other.socket_, -1)),
+      tls_(std::move(other.tls_)),
+      buffer_(std::move(other.buffer_)) {}
 
 void HttpClient::Close() {
   if (socket_ >= 0) close(std::exchange(socket_, -1));
 }
 
-void HttpClient::CloseSending() { shutdown(socket_, SHUT_WR); }
+void HttpClient::CloseSending() {
+  if (tls_) SSL_shutdown(tls_.get());
+  shutdown(socket_, SHUT_WR);
+}
 
 bool HttpClient::Send(std::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t sent = send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    const ssize_t sent = tls_ ? SSL_write(tls_.get(), bytes.data(), static_cast<int>(bytes.size()))
+                              : send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (sent <= 0) return false;
     bytes.remove_prefix(static_cast<size_t>(sent));
   }
@@ -48,7 +72,8 @@ bool HttpClient::Send(std::string_view bytes) {
 
 bool HttpClient::Fill() {
   char chunk[4096];
-  const ssize_t count = recv(socket_, chunk, sizeof chunk, 0);
+  const ssize_t count =
+      tls_ ? SSL_read(tls_.get(), chunk, sizeof chunk) : recv(socket_, chunk, sizeof chunk, 0);
   if (count <= 0) return false;
   buffer_.append(chunk, static_cast<size_t>(count));
   return true;

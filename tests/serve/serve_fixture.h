@@ -11,6 +11,7 @@
 #include "serve/fake_backend.h"
 #include "serve/http_client.h"
 #include "serve/server.h"
+#include "serve/test_certificate.h"
 
 namespace larder::testing {
 
@@ -20,6 +21,10 @@ class ServeTest : public ::testing::Test {
  protected:
   void Start(ServeOptions options = {}) {
     options.port = 0;
+    if (TestTls()) {
+      options.tls_cert = SharedTestCertificate().certificate_file;
+      options.tls_key = SharedTestCertificate().key_file;
+    }
     auto server = Server::Create(&backend_, options);
     ASSERT_TRUE(server.has_value()) << server.error().message;
     server_ = *std::move(server);

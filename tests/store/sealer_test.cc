@@ -125,7 +125,7 @@ TEST_F(SealerTest, EveryFlippedBitOfARingIsFound) {
 TEST_F(SealerTest, AnEntryCannotBeDropped) {
   ASSERT_TRUE(Keyring::Open(ring_, key_).value()->SpaceOf("a"));
   const std::string good = ReadFile(ring_).value();
-  std::string forged = good.substr(0, 16) + std::string(4, '\0') + good.substr(20 + 4 + 1 + 16 + 60);
+  std::string forged = good.substr(0, 16) + std::string(4, '\0') + good.substr(20 + 4 + 1 + 20 + 60);
   forged.resize(forged.size() - 8);
   const uint64_t checksum = Checksum64(std::as_bytes(std::span(forged.data(), forged.size())));
   for (int i = 0; i < 8; ++i) forged += static_cast<char>(checksum >> (8 * i));

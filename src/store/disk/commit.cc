@@ -157,7 +157,7 @@ void DiskCore::Publish(std::span<NewRecord> records) {
     const uint32_t slot = index_.Find(record.entry.key);
     if (record.from.pages == 0) {
       LARDER_CHECK(slot == kNoSlot);
-      policy_->Add(index_.Insert(record.entry));
+      order_->Add(index_.Insert(record.entry));
       AddLive(record.entry.place);
       continue;
     }

@@ -27,8 +27,8 @@ void DiskCore::SubtractLive(const RecordPlace& place) {
   live_pages_ -= place.pages;
 }
 
-// `log`: the catalog does not know yet.
-void DiskCore::EraseSlot(uint32_t slot, bool log) {
+// `log`: the catalog does not know yet. `evicted`: the policy named it.
+void DiskCore::EraseSlot(uint32_t slot, bool log, bool evicted) {
   const IndexSlot& record = index_.at(slot);
   if (log) gone_.push_back({.type = LogEntryType::kGone, .key = record.key, .born = record.born});
   SubtractLive(record.place());
@@ -36,13 +36,12 @@ void DiskCore::EraseSlot(uint32_t slot, bool log) {
     pinned_bytes_ -= pin->second.bytes;
     pins_.erase(pin);
   }
-  policy_->Remove(slot);
-  index_.Erase(slot);
+  order_->Erase(slot, evicted);
 }
 
 void DiskCore::MarkUsed(uint32_t slot) {
   index_.Use(slot, next_sequence_++);
-  policy_->Use(slot);
+  order_->Use(slot);
   if (touched_.size() >= kTouchesMost) touched_.clear();  // the log is broken; a crash costs some order
   if (touched_.empty() || touched_.back() != slot) touched_.push_back(slot);
 }
@@ -193,8 +192,9 @@ TierStats DiskCore::Stats() const {
 DiskCounters DiskCore::Counters() const {
   std::lock_guard lock(mutex_);
   DiskCounters counters = counters_;
-  counters.index_bytes = index_.bytes() + policy_->bytes();
+  counters.index_bytes = index_.bytes() + order_->bytes();
   counters.segments = segments_.size();
+  counters.live_bytes = live_pages_ * kPage;
   for (const auto& [number, segment] : segments_) counters.stuck_segments += segment->stuck;
   return counters;
 }

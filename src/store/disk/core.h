@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -23,7 +24,7 @@
 #include "store/disk/format.h"
 #include "store/disk/index.h"
 #include "store/disk/log.h"
-#include "store/disk/policy.h"
+#include "store/disk/order.h"
 #include "store/disk/removals.h"
 #include "store/record.h"
 
@@ -134,7 +135,7 @@ class DiskCore {
   };
 
   // All REQUIRE mutex_.
-  void EraseSlot(uint32_t slot, bool log);
+  void EraseSlot(uint32_t slot, bool log, bool evicted = false);
   void AddLive(const RecordPlace& place);
   void SubtractLive(const RecordPlace& place);
   void ExpirePins();
@@ -176,7 +177,7 @@ class DiskCore {
 
   mutable std::mutex mutex_;
   DiskIndex index_;
-  std::unique_ptr<DiskPolicy> policy_ = MakeLruPolicy();
+  std::optional<DiskOrder> order_;  // once opened
   std::map<uint32_t, SegmentRef> segments_;
   std::unordered_map<uint32_t, PinState> pins_;  // by slot
   uint64_t pinned_bytes_ = 0;

@@ -34,6 +34,7 @@ struct DiskOptions {
   uint64_t segment_bytes = uint64_t{256} << 20;  // a record must fit; made smaller to have 8 in the limit
   uint64_t pending_bytes = uint64_t{256} << 20;  // of payloads that wait to be written; more are dropped
   int64_t write_delay_ms = 300;                  // a pending write starts at the latest then
+  std::string evict_policy = "lru";              // store/evict/policy.h
   DiskIo io = DiskIo::kAuto;
   int io_threads = 3;  // of kThreads
   // For tests: no threads; everything happens in Step, Flush and the destructor, on the thread that calls
@@ -58,6 +59,7 @@ struct DiskCounters {
   uint64_t catalogs_written = 0;
   uint64_t moved_records = 0;                 // by compaction
   uint64_t segments = 0, stuck_segments = 0;  // files; those that could not be removed
+  uint64_t live_bytes = 0;                    // of records, heads and padding included
 };
 
 class DiskTier : public Tier {

@@ -17,7 +17,7 @@ DiskIndex::DiskIndex() {
 
 uint64_t DiskIndex::HashIn(const Table& table, uint32_t slot) const {
   const IndexSlot& record = at(slot);
-  return Mixed(&table == &parents_ ? record.parent : record.key.words[0] ^ record.key.words[1]) >> 16;
+  return Mixed(&table == &parents_ ? record.parent : record.key.words[0]) >> 16;
 }
 
 size_t DiskIndex::HomeIn(const Table& table, uint32_t slot) const {
@@ -56,7 +56,7 @@ void DiskIndex::RemoveFrom(Table& table, uint32_t slot) {
 
 uint32_t DiskIndex::Find(const RecordKey& key) const {
   const size_t mask = names_.cells.size() - 1;
-  size_t cell = (Mixed(key.words[0] ^ key.words[1]) >> 16) & mask;
+  size_t cell = (Mixed(key.words[0]) >> 16) & mask;
   for (; names_.cells[cell] != kNoSlot; cell = (cell + 1) & mask) {
     if (at(names_.cells[cell]).key == key) return names_.cells[cell];
   }
@@ -69,6 +69,52 @@ size_t DiskIndex::ParentCell(uint64_t parent) const {
   while (parents_.cells[cell] != kNoSlot && at(parents_.cells[cell]).parent != parent)
     cell = (cell + 1) & mask;
   return cell;
+}
+
+uint32_t DiskIndex::ParentOf(uint32_t slot) const {
+  const IndexSlot& record = at(slot);
+  if (record.parent == 0) return kNoSlot;
+  const size_t mask = names_.cells.size() - 1;
+  size_t cell = (Mixed(record.parent) >> 16) & mask;
+  for (; names_.cells[cell] != kNoSlot; cell = (cell + 1) & mask) {
+    const IndexSlot& parent = at(names_.cells[cell]);
+    if (parent.key.words[0] == record.parent && parent.born < record.born) return names_.cells[cell];
+  }
+  return kNoSlot;
+}
+
+bool DiskIndex::HasChildren(uint32_t slot) const {
+  uint32_t child = parents_.cells[ParentCell(at(slot).key.words[0])];
+  while (child != kNoSlot && ParentOf(child) != slot) child = at(child).older;
+  return child != kNoSlot;
+}
+
+void DiskIndex::SetDepths() {
+  std::vector<uint32_t> slots;
+  for (uint32_t slot = 0; slot < slots_; ++slot) {
+    if (at(slot).live) slots.push_back(slot);
+  }
+  std::sort(slots.begin(), slots.end(), [this](uint32_t a, uint32_t b) { return at(a).born < at(b).born; });
+  for (const uint32_t slot : slots) SetDepth(slot);
+}
+
+void DiskIndex::SetDepth(uint32_t slot) {
+  const uint32_t parent = ParentOf(slot);
+  Mutable(slot).depth =
+      static_cast<uint16_t>(parent == kNoSlot ? 0 : std::min<uint32_t>(at(parent).depth + 1, UINT16_MAX));
+}
+
+void DiskIndex::Use(uint32_t slot, uint64_t sequence) {
+  IndexSlot& record = Mutable(slot);
+  record.used = sequence;
+  if (record.uses < UINT16_MAX) ++record.uses;
+}
+
+void DiskIndex::SetRank(uint32_t slot, const EvictRank& rank) {
+  IndexSlot& record = Mutable(slot);
+  record.rank = rank.value;
+  record.rank_queue = rank.queue;
+  record.rank_mark = rank.mark;
 }
 
 uint32_t DiskIndex::TakeSlot() {
@@ -107,10 +153,12 @@ uint32_t DiskIndex::Insert(const LogEntry& entry) {
             .born = entry.born,
             .used = entry.used,
             .space = TakeSpace(entry.space),
+            .uses = static_cast<uint16_t>(entry.used > entry.born ? 2 : 1),  // the catalog has no more
             .live = true,
             .sealed = entry.sealed};
   Move(slot, entry.place);
   AddTo(names_, slot);
+  SetDepth(slot);
   ++live_;
   if (record.parent == 0) return slot;
   const size_t cell = ParentCell(record.parent);

@@ -80,6 +80,8 @@ Status DiskRecovery::CheckOptions() {
     return Fail(ErrorKind::kInvalid, "the disk tier needs a limit of 1 MiB at least and segments of {} bytes",
                 kLeastSegment);
   }
+  LARDER_ASSIGN(auto policy, CreateEvictPolicy(core_.options.evict_policy));
+  core_.order_.emplace(&core_.index_, std::move(policy));
   return {};
 }
 
@@ -290,7 +292,8 @@ void DiskRecovery::Settle() {
   }
   std::sort(order.begin(), order.end(),
             [&](uint32_t a, uint32_t b) { return index.at(a).used < index.at(b).used; });
-  for (const uint32_t slot : order) core_.policy_->Add(slot);
+  index.SetDepths();
+  for (const uint32_t slot : order) core_.order_->Add(slot);
   uint64_t& sequence = core_.next_sequence_;
   sequence = std::max({sequence, core_.removals_.latest() + 1, catalog_end_.last.next_sequence,
                        removals_end_.last.next_sequence}) +

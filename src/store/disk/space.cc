@@ -192,20 +192,25 @@ uint64_t DiskCore::Capacity() const {
   return options.limit_bytes > away ? options.limit_bytes - away : 0;
 }
 
-// Forgets the records the policy names until `bytes` are dead; how many are.
+// Forgets the records the policy names until `bytes` are dead; how many are. Pinned ones are passed over.
 uint64_t DiskCore::Evict(uint64_t bytes) {
   uint64_t freed = 0;
+  std::vector<uint32_t> pinned;
   std::lock_guard lock(mutex_);
   ExpirePins();
-  for (uint32_t slot = policy_->First(); slot != kNoSlot && freed < bytes;) {
-    const uint32_t next = policy_->After(slot);
-    if (!Pinned(slot)) {
-      freed += index_.at(slot).pages * kPage;
-      EraseSlot(slot, true);
-      ++stats_.evicted_records;
+  while (freed < bytes) {
+    const std::optional<uint32_t> slot = order_->Next();
+    if (!slot) break;
+    if (Pinned(*slot)) {
+      order_->SetAside(*slot);
+      pinned.push_back(*slot);
+      continue;
     }
-    slot = next;
+    freed += index_.at(*slot).pages * kPage;
+    EraseSlot(*slot, true, true);
+    ++stats_.evicted_records;
   }
+  for (const uint32_t slot : pinned) order_->PutBack(slot);
   return freed;
 }
 

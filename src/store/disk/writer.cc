@@ -48,6 +48,7 @@ void DiskWriter::Put(RecordHeader header, RecordPayload payload, std::function<v
       put.payload = std::move(payload);
     }
     pending_bytes_ += put.bytes;
+    if (pending_.empty()) poked_ = true;  // the thread waits for longer than this write may
     pending_.push_back(std::move(put));
   }
   wake_.notify_one();

@@ -19,6 +19,21 @@ constexpr size_t kReadBytes = 256 * 1024;
 
 }  // namespace
 
+Result<std::unique_ptr<asio::ssl::context>> MakeRedisTls(const RedisUrl& url, const std::string& ca_file) {
+  if (!url.tls) return nullptr;
+  auto tls = std::make_unique<asio::ssl::context>(asio::ssl::context::tls_client);
+  error_code error;
+  tls->set_options(asio::ssl::context::no_tlsv1 | asio::ssl::context::no_tlsv1_1, error);
+  if (ca_file.empty()) {
+    tls->set_default_verify_paths(error);
+  } else {
+    tls->load_verify_file(ca_file, error);
+    if (error)
+      return larder::Fail(ErrorKind::kIo, "cannot read the certificates in {}: {}", ca_file, error.message());
+  }
+  return tls;
+}
+
 RedisConnection::RedisConnection(asio::io_context& io, RedisEndpoint endpoint, asio::ssl::context* tls,
                                  bool verify, Events events)
     : endpoint_(std::move(endpoint)),

@@ -18,6 +18,11 @@
 
 namespace larder {
 
+// What TLS connections share; null for a URL without TLS. `ca_file` "": the system's certificates. kIo: the
+// file cannot be read.
+Result<std::unique_ptr<boost::asio::ssl::context>> MakeRedisTls(const RedisUrl& url,
+                                                                const std::string& ca_file);
+
 class RedisConnection : public std::enable_shared_from_this<RedisConnection> {
  public:
   // `closed` at most once, and nothing after it; after Close nothing at all.

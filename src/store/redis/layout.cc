@@ -55,6 +55,11 @@ std::string RedisPartKey(const RedisPlace& place, uint64_t part) {
 
 std::string RedisChildrenKey(const Digest& parent) { return fmt::format("{}c:{}", kPrefix, parent.Hex()); }
 
+std::string RedisTenantKey(std::string_view tenant) {
+  const Digest hash = Sha256(std::as_bytes(std::span(tenant.data(), tenant.size())));
+  return fmt::format("{}k:{}", kPrefix, hash.Hex());
+}
+
 std::string RedisHeadPattern() { return fmt::format("{}{}", kPrefix, std::string(64, '?')); }
 
 std::string RedisAllPattern() { return fmt::format("{}*", kPrefix); }

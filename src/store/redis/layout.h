@@ -39,6 +39,7 @@ Result<RedisPlace> RedisPlaceOf(std::span<const std::byte> head);
 std::string RedisHeadKey(const Digest& name);
 std::string RedisPartKey(const RedisPlace& place, uint64_t part);  // part 0: RedisHeadKey
 std::string RedisChildrenKey(const Digest& parent);
+std::string RedisTenantKey(std::string_view tenant);         // of its entry in the keyring
 std::string RedisHeadPattern();                              // for SCAN: head keys
 std::string RedisAllPattern();                               // everything of ours
 std::string RedisPartPrefix(const SpaceId& space);           // of the parts of a space

@@ -24,20 +24,6 @@ namespace asio = boost::asio;
 
 constexpr size_t kMaxTouchesRemembered = 1 << 16;
 
-Result<std::unique_ptr<asio::ssl::context>> MakeTls(const RedisOptions& options) {
-  auto tls = std::make_unique<asio::ssl::context>(asio::ssl::context::tls_client);
-  boost::system::error_code error;
-  tls->set_options(asio::ssl::context::no_tlsv1 | asio::ssl::context::no_tlsv1_1, error);
-  if (options.ca_file.empty()) {
-    tls->set_default_verify_paths(error);
-  } else {
-    tls->load_verify_file(options.ca_file, error);
-    if (error)
-      return Fail(ErrorKind::kIo, "cannot read the certificates in {}: {}", options.ca_file, error.message());
-  }
-  return tls;
-}
-
 class RedisTier final : public Tier {
  public:
   RedisTier(RedisOptions options, RedisUrl url, const Sealer* sealer, Clock& clock,
@@ -217,10 +203,7 @@ class RedisTier final : public Tier {
 
 Result<std::unique_ptr<Tier>> OpenRedisTier(const RedisOptions& options, const Sealer* sealer, Clock* clock) {
   LARDER_ASSIGN(RedisUrl url, ParseRedisUrl(options.url));
-  std::unique_ptr<asio::ssl::context> tls;
-  if (url.tls) {
-    LARDER_ASSIGN(tls, MakeTls(options));
-  }
+  LARDER_ASSIGN(auto tls, MakeRedisTls(url, options.ca_file));
   return std::make_unique<RedisTier>(options, std::move(url), sealer, *clock, std::move(tls));
 }
 

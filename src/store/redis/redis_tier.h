@@ -7,9 +7,9 @@
 // answer by a size, and after failures a circuit breaker refuses at once (kUnavailable) until a back-off has
 // passed.
 //
-// Servers that share a Redis and encrypt must share the keyring too; what another keyring sealed is
-// unreadable (kUnsupported) and left alone. With TLS and a cluster, certificates must name the nodes as
-// CLUSTER SLOTS does, mostly by address.
+// Servers that share a Redis share tenants' ids and keys through it too (shared_keyring.h); what another
+// keyring sealed is unreadable (kUnsupported) and left alone. With TLS and a cluster, certificates must name
+// the nodes as CLUSTER SLOTS does, mostly by address.
 #pragma once
 
 #include <cstdint>

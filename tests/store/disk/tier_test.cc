@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 
+#include "store/evict/policy.h"
 #include "tests/store/disk/disk_fixture.h"
 
 namespace larder {
@@ -297,6 +298,31 @@ TEST(DiskTier, StaysUnderItsLimitAndEvictsTheLeastRecentlyUsed) {
   EXPECT_GT(disk.tier->stats().records * 24'000, disk.options.limit_bytes / 3);
 }
 
+// Chains of three under each policy: what is there is always a beginning, and what was used keeps coming
+// back.
+TEST(DiskTier, EveryPolicyKeepsBeginningsAndTheLimit) {
+  for (const EvictPolicyEntry& entry : EvictPolicies()) {
+    SimDisk disk(2 << 20);
+    disk.options.evict_policy = entry.name;
+    ASSERT_TRUE(disk.Open());
+    const auto record = [](uint64_t n) {
+      return MakeTestRecord(n, {20'000}, {}, n % 3 == 0 ? Digest{} : TestName(n - 1));
+    };
+    for (uint64_t n = 0; n < 300; ++n) {
+      ASSERT_TRUE(disk.Put(record(n)));
+      disk.tier->Touch(std::vector<Digest>{TestName(2), TestName(1), TestName(0)});
+      ASSERT_TRUE(n != 150 || disk.Open());
+      disk.ExpectUsedIsThere();
+    }
+    for (uint64_t n = 1; n < 300; ++n) {
+      const bool begins = n % 3 == 0 || disk.Has(TestName(n - 1));
+      EXPECT_TRUE(begins || !disk.Has(TestName(n))) << entry.name << " " << n;
+    }
+    EXPECT_EQ(disk.Has(TestName(2)), entry.name != "fifo") << entry.name;
+    EXPECT_GT(disk.tier->stats().evicted_records, 50u);
+  }
+}
+
 TEST(DiskTier, PinsHoldUntilTheyEndAndHaveABudget) {
   SimDisk disk(2 << 20);
   ASSERT_TRUE(disk.Open());
@@ -434,6 +460,10 @@ TEST(DiskTier, OptionsAreChecked) {
   SimDisk disk(1000);
   EXPECT_EQ(disk.Open().error().kind, ErrorKind::kInvalid);
   disk.options.limit_bytes = 4 << 20;
+  disk.options.evict_policy = "best";
+  EXPECT_EQ(disk.Open().error().kind, ErrorKind::kInvalid);
+  EXPECT_TRUE(disk.files.BytesOf("") == 0);  // before it touches anything
+  disk.options.evict_policy = "lru";
   disk.options.directory = "";
   EXPECT_EQ(disk.Open().error().kind, ErrorKind::kInvalid);
 }

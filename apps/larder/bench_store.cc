@@ -1,0 +1,377 @@
+// larder bench store: the disk tier beside the bare disk, beside caches without a store, and beside its own
+// writes; and how long many records take to be found again. A round measures everything once; the medians of
+// the rounds count.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <future>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "kv/block_record.h"
+#include "kv/tiers.h"
+#include "larder/bench_figures.h"
+#include "larder/bench_folder.h"
+#include "larder/bench_raw_disk.h"
+#include "larder/terminal.h"
+#include "store/disk/disk_tier.h"
+
+namespace larder {
+namespace {
+
+// The blocks of the default model: 30 layers, 3 KV heads of 64, sixteen bits.
+constexpr int kLayers = 30, kKvHeads = 3, kHeadDim = 64;
+constexpr size_t kDepth = 32;                    // of the tier's reads, and so of the bare ones
+constexpr size_t kRestoreBlocks = 128;           // read together: a prompt of 8192 tokens
+constexpr double kEngineTokensPerSecond = 1600;  // prefill of the default model: what the engine writes
+constexpr size_t kPiecesOfPage = 8;              // K and V of 16 tokens each, as paged caches keep them
+constexpr int kFileThreads = 4;
+constexpr double kMb = 1e6;
+
+// Blocks of one shape under names made of numbers. All have the same payload.
+class Blocks {
+ public:
+  static Result<Blocks> Create() {
+    LARDER_ASSIGN(const KvShape shape,
+                  KvShape::Create(std::vector<int>(kLayers, 0), kKvHeads, kHeadDim, KvType::kI16));
+    return Blocks(BlockGroupBytes(shape, 0, KvTiersOptions().group_bytes), shape.BlockBytes(0));
+  }
+
+  uint64_t bytes() const { return bytes_; }
+  std::span<const uint64_t> groups() const { return groups_; }
+  static Digest NameOf(uint64_t number) { return FieldHasher().Add("block", number).Finish(); }
+
+  void Put(Tier& tier, uint64_t number, std::atomic<uint64_t>& failed) const {
+    RecordHeader header{.name = NameOf(number), .kind = kKvBlockRecord};
+    if (number > 0) header.parent = NameOf(number - 1);
+    header.metadata = EncodeBlockMetadata(std::vector<int32_t>(kPageTokens, 7));
+    header.group_bytes = groups_;
+    RecordPayload payload;
+    uint64_t at = 0;
+    for (const uint64_t group : groups_) {
+      payload.groups.push_back(noise_.first(at + group).subspan(at));
+      at += group;
+    }
+    tier.Put(std::move(header), std::move(payload), [&failed](Status status) { failed += !status; });
+  }
+
+ private:
+  Blocks(std::vector<uint64_t> groups, uint64_t bytes)
+      : groups_(std::move(groups)), bytes_(bytes), noise_(NoiseBuffer(bytes)) {}
+  std::vector<uint64_t> groups_;
+  uint64_t bytes_;
+  DirectBuffer noise_;
+};
+
+// Writes new blocks at the engine's pace until it is destroyed.
+class EngineWrites {
+ public:
+  EngineWrites(const Blocks& blocks, Tier& tier, uint64_t first)
+      : thread_([&blocks, &tier, first, this] {
+          const double block_s = kPageTokens / kEngineTokensPerSecond;
+          auto next = std::chrono::steady_clock::now();
+          for (uint64_t number = first; !stop_; ++number) {
+            blocks.Put(tier, number, failed_);
+            next += std::chrono::nanoseconds(static_cast<int64_t>(block_s * 1e9));
+            std::this_thread::sleep_until(next);
+          }
+        }) {}
+  ~EngineWrites() {
+    stop_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> stop_ = false;
+  std::atomic<uint64_t> failed_ = 0;
+  std::thread thread_;
+};
+
+// Everything that moves blocks, in one directory.
+class BlockBench {
+ public:
+  BlockBench(const BenchFolder& folder, size_t count, Blocks blocks)
+      : folder_(folder), count_(count), blocks_(std::move(blocks)) {}
+
+  Status Prepare() {
+    DiskOptions options;
+    options.directory = folder_ / "store";
+    options.limit_bytes = uint64_t{1} << 40;
+    LARDER_ASSIGN(tier_, OpenDiskTier(options, RealFileSystem(), nullptr, &clock_));
+    if (const auto put = PutSome(count_); !put) return std::unexpected(put.error());
+    LARDER_ASSIGN(raw_, RawFile::Create(folder_ / "raw", count_ * PaddedGroups()));
+    LARDER_ASSIGN(files_, FilePerBlock::Create(folder_ / "files", count_, blocks_.bytes()));
+    for (size_t i = 0; i < kRestoreBlocks; ++i) {
+      destinations_.emplace_back(blocks_.bytes());
+      std::memset(destinations_.back().data(), 0, destinations_.back().size());
+    }
+    return {};
+  }
+
+  bool direct() const { return raw_->direct(); }
+  uint64_t bytes() const { return count_ * blocks_.bytes(); }
+  std::span<const uint64_t> groups() const { return blocks_.groups(); }
+  double write_rate() const {
+    return kEngineTokensPerSecond / kPageTokens * static_cast<double>(blocks_.bytes()) / kMb;
+  }
+
+  // Seconds each.
+  Result<double> BareReads() const {
+    std::vector<RawRead> reads;
+    uint64_t at = 0;
+    for (size_t block = 0; block < count_; ++block) {
+      for (const uint64_t group : blocks_.groups()) {
+        reads.push_back({at, PagesFor(group) * kDirectAlign});
+        at += reads.back().bytes;
+      }
+    }
+    return raw_->Read(reads, kDepth);
+  }
+
+  // One read a layer and block (pieces 1), or as many as a paged cache has; of a part of the blocks.
+  Result<double> LayerReads(size_t pieces, size_t blocks) const {
+    const uint64_t layer = blocks_.bytes() / kLayers, piece = layer / pieces;
+    std::vector<RawRead> reads;
+    for (uint64_t l = 0; l < kLayers; ++l) {
+      for (size_t block = 0; block < blocks; ++block) {
+        for (size_t p = 0; p < pieces; ++p) {
+          const uint64_t at = block * PaddedGroups() + l * layer + p * piece;
+          reads.push_back({at / kDirectAlign * kDirectAlign, PagesFor(piece) * kDirectAlign});
+        }
+      }
+    }
+    return raw_->Read(reads, 1);
+  }
+
+  Result<double> FileReads(int threads) const { return files_->ReadAll(threads); }
+
+  Result<double> Restore() {
+    double seconds = 0;
+    for (size_t first = 0; first < count_; first += kRestoreBlocks) {
+      LARDER_ASSIGN(const double part, RestoreFrom(first, std::min(kRestoreBlocks, count_ - first)));
+      seconds += part;
+    }
+    return seconds;
+  }
+
+  // Also how many bytes were written meanwhile.
+  Result<double> RestoreBesideWrites() {
+    const EngineWrites writes(blocks_, *tier_, next_);
+    next_ += uint64_t{1} << 32;
+    std::this_thread::sleep_for(std::chrono::seconds(1));  // until they are under way
+    return Restore();
+  }
+
+  Result<double> PutSome(size_t count) {
+    std::atomic<uint64_t> failed = 0;
+    const Stopwatch watch;
+    for (size_t i = 0; i < count; ++i) {
+      blocks_.Put(*tier_, next_++, failed);
+      // What waits to be written is bounded; a faster engine would lose blocks here.
+      if (tier_->stats().pending_bytes > (uint64_t{128} << 20)) tier_->Flush();
+    }
+    tier_->Flush();
+    const double seconds = watch.WallSeconds();
+    if (failed > 0) return Fail(ErrorKind::kIo, "{} of {} blocks could not be written", failed.load(), count);
+    return seconds;
+  }
+
+  Result<double> BareWrites(size_t count) const {
+    LARDER_ASSIGN(const auto file, RawFile::Create(folder_ / "written", count * blocks_.bytes()));
+    return file->write_seconds();
+  }
+
+ private:
+  uint64_t PaddedGroups() const {
+    uint64_t pages = 0;
+    for (const uint64_t group : blocks_.groups()) pages += PagesFor(group);
+    return pages * kDirectAlign;
+  }
+  static uint64_t PagesFor(uint64_t bytes) { return (bytes + kDirectAlign - 1) / kDirectAlign; }
+
+  Result<double> RestoreFrom(size_t first, size_t count) {
+    std::vector<RecordRead> reads;
+    for (size_t i = 0; i < count; ++i)
+      reads.push_back(
+          {.name = Blocks::NameOf(first + i), .destination = destinations_[i].first(blocks_.bytes())});
+    const auto done = std::make_shared<std::promise<void>>();
+    Status status;
+    GetCallbacks callbacks;
+    callbacks.group_done = [&status](uint32_t, std::span<const Status> items) {
+      for (const Status& item : items)
+        if (!item) status = item;
+    };
+    callbacks.done = [done] { done->set_value(); };
+    const Stopwatch watch;
+    tier_->Get(std::move(reads), INT64_MAX, ReadPriority::kRequest, std::move(callbacks));
+    done->get_future().wait();
+    const double seconds = watch.WallSeconds();
+    LARDER_TRY(status);
+    return seconds;
+  }
+
+  const BenchFolder& folder_;
+  const size_t count_;
+  const Blocks blocks_;
+  SystemClock clock_;
+  std::unique_ptr<DiskTier> tier_;
+  std::unique_ptr<RawFile> raw_;
+  std::unique_ptr<FilePerBlock> files_;
+  std::vector<DirectBuffer> destinations_;
+  uint64_t next_ = 0;  // the next block's number
+};
+
+struct Measured {
+  std::string what;
+  double mb = 0;  // moved each time
+  std::function<Result<double>()> run;
+  std::string to;  // what its ratio is: to which other, and what is wanted
+  size_t other = 0;
+  bool slower = false;  // the other's time over this one's, else this one's over the other's
+  std::vector<double> seconds = {};
+};
+
+Status MeasureBlocks(const BenchSettings& settings, const BenchFolder& folder, FigureReport& report) {
+  LARDER_ASSIGN(Blocks blocks, Blocks::Create());
+  const auto count = static_cast<size_t>(settings.blocks);
+  const size_t few = std::max<size_t>(count / 8, 1), some = std::max<size_t>(count / 4, 1);
+  BlockBench bench(folder, count, std::move(blocks));
+  LARDER_TRY(bench.Prepare());
+  const double all_mb = static_cast<double>(bench.bytes()) / kMb, mb = all_mb / static_cast<double>(count);
+  const double few_mb = mb * static_cast<double>(few), some_mb = mb * static_cast<double>(some);
+  enum { kBare, kRestore };
+  std::vector<Measured> rows = {
+      {"bare reads", all_mb, [&] { return bench.BareReads(); }, "", kBare},
+      {"restore", all_mb, [&] { return bench.Restore(); }, "share of bare reads, >= 0.85", kBare, true},
+      {"restore beside writes", all_mb, [&] { return bench.RestoreBesideWrites(); },
+       "times as long as restore, <= 1.15", kRestore},
+      {"a file per block", all_mb, [&] { return bench.FileReads(1); }, "times as long as restore", kRestore},
+      {fmt::format("a file per block, {} threads", kFileThreads), all_mb,
+       [&] { return bench.FileReads(kFileThreads); }, "times as long as restore", kRestore},
+      {"a read per block and layer", few_mb, [&] { return bench.LayerReads(1, few); },
+       "times as long as restore, >= 5", kRestore},
+      {"a read per 16 tokens, layer, K or V", few_mb, [&] { return bench.LayerReads(kPiecesOfPage, few); },
+       "times as long as restore", kRestore},
+      {"bare writes", some_mb, [&] { return bench.BareWrites(some); }, "", kBare},
+      {"puts", some_mb, [&] { return bench.PutSome(some); }, "share of bare writes", 7, true},
+  };
+  ProgressBar bar("measuring");
+  BusyWatch busy(1);
+  for (int64_t round = 0; round <= settings.rounds; ++round) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      bar.Update(static_cast<double>(round * static_cast<int64_t>(rows.size()) + static_cast<int64_t>(i)) /
+                 static_cast<double>((settings.rounds + 1) * static_cast<int64_t>(rows.size())));
+      LARDER_ASSIGN(const double seconds, rows[i].run());
+      if (round > 0) rows[i].seconds.push_back(seconds);
+    }
+  }
+  bar.Clear();
+  std::string sizes;
+  for (const uint64_t bytes : bench.groups()) sizes += fmt::format("{}{}", sizes.empty() ? "" : ", ", bytes);
+  report.subject = fmt::format("{} blocks of {:.2f} MB in {} groups ({} bytes), {}, writes at {:.0f} MB/s",
+                               count, mb, bench.groups().size(), sizes,
+                               bench.direct() ? "direct I/O" : "NO direct I/O: the page cache is measured",
+                               bench.write_rate());
+  for (const Measured& row : rows) {
+    const auto pace = [&](const Measured& m) { return SpreadOf(m.seconds).median / m.mb; };
+    const double ratio = pace(row) / pace(rows[row.other]);
+    report.rows.push_back({.labels = {{"what", row.what}, {"ratio_is", row.to}},
+                           .values = {RateOf("mb_per_s", row.seconds, row.mb, 0),
+                                      SingleValue("ratio", row.slower ? 1 / ratio : ratio)},
+                           .warning = {}});
+  }
+  return {};
+}
+
+// --- many small records
+
+constexpr uint64_t kSmallBytes = 4096;
+
+Status PutSmall(DiskTier& tier, int64_t count) {
+  const DirectBuffer noise = NoiseBuffer(kSmallBytes);
+  std::atomic<uint64_t> failed = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    RecordHeader header{.name = Blocks::NameOf(static_cast<uint64_t>(i))};
+    if (i > 0) header.parent = Blocks::NameOf(static_cast<uint64_t>(i - 1));
+    header.group_bytes = {kSmallBytes};
+    tier.Put(std::move(header), {.groups = {noise.first(kSmallBytes)}},
+             [&failed](Status status) { failed += !status; });
+    if (i % 8192 == 8191) tier.Flush();
+  }
+  tier.Flush();
+  if (failed > 0) return Fail(ErrorKind::kIo, "{} records could not be written", failed.load());
+  return {};
+}
+
+Status MeasureRecovery(const BenchSettings& settings, const BenchFolder& folder, int64_t count,
+                       FigureReport& report) {
+  SystemClock clock;
+  DiskOptions options;
+  options.directory = folder / fmt::format("records-{}", count);
+  options.limit_bytes = uint64_t{1} << 40;
+  std::vector<double> seconds;
+  double put_seconds = 0, index_bytes = 0, resident_bytes = 0;
+  {
+    LARDER_ASSIGN(const auto tier, OpenDiskTier(options, RealFileSystem(), nullptr, &clock));
+    const Stopwatch watch;
+    LARDER_TRY(PutSmall(*tier, count));
+    put_seconds = watch.WallSeconds();
+  }
+  for (int64_t round = 0; round < settings.rounds; ++round) {
+    LARDER_ASSIGN(const auto names, RealFileSystem()->List(options.directory));
+    for (const std::string& name : names) DropFromPageCache(options.directory + "/" + name);
+    const double before = static_cast<double>(ResidentBytes());
+    const Stopwatch watch;
+    LARDER_ASSIGN(const auto tier, OpenDiskTier(options, RealFileSystem(), nullptr, &clock));
+    seconds.push_back(watch.WallSeconds());
+    if (const uint64_t found = tier->stats().records; found != static_cast<uint64_t>(count))
+      return Fail(ErrorKind::kCorrupt, "{} of {} records were found again", found, count);
+    index_bytes = static_cast<double>(tier->counters().index_bytes);
+    if (round == 0) resident_bytes = static_cast<double>(ResidentBytes()) - before;
+  }
+  const auto records = static_cast<double>(count);
+  report.rows.push_back({.labels = {{"records", std::to_string(count)}},
+                         .values = {SpreadValue("recovery_s", seconds, 3),
+                                    SingleValue("index_bytes_per_record", index_bytes / records, 1),
+                                    SingleValue("resident_bytes_per_record", resident_bytes / records, 1),
+                                    SingleValue("puts_per_s", records / put_seconds, 0)},
+                         .warning = {}});
+  return {};
+}
+
+}  // namespace
+
+Status BenchStore(const BenchSettings& settings) {
+  SetLogLevel(LogLevel::kWarn);
+  LARDER_ASSIGN(const auto counts, ParseNumbers(settings.records, 1, int64_t{1} << 30));
+  LARDER_ASSIGN(const auto folder, BenchFolder::Create(settings.disk));
+  FigureReport moving;
+  moving.what = "store";
+  moving.rounds = settings.rounds;
+  moving.note =
+      "bare: the same request sizes, 32 at once, without a store. restore: groups of 128 blocks (8192 "
+      "tokens),\n"
+      "verified. Reads go past the page cache of this system; a hypervisor may have one of its own.";
+  LARDER_TRY(MeasureBlocks(settings, *folder, moving));
+  moving.Print(settings.json);
+  folder->Empty();
+  FigureReport recovery;
+  recovery.what = "store recovery";
+  recovery.rounds = settings.rounds;
+  recovery.subject = fmt::format("records of {} bytes, the catalog not in the page cache", kSmallBytes);
+  recovery.note = "wanted: 100000 records in less than a second, at most 128 bytes of memory a record";
+  for (const int64_t count : counts) {
+    LARDER_TRY(MeasureRecovery(settings, *folder, count, recovery));
+    folder->Empty();
+  }
+  if (!settings.json) fmt::print("\n");
+  recovery.Print(settings.json);
+  return {};
+}
+
+}  // namespace larder

@@ -1,0 +1,96 @@
+#include "larder/tier_flags.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/log.h"
+#include "store/redis/redis_tier.h"
+#include "store/redis/shared_keyring.h"
+
+namespace larder {
+namespace {
+
+constexpr uint64_t kMostPendingBytes = uint64_t{256} << 20;
+constexpr uint64_t kLeastPendingBytes = uint64_t{16} << 20;
+
+Result<uint64_t> DiskLimit(const TierFlags& flags) {
+  if (flags.disk_limit_bytes > 0) return flags.disk_limit_bytes;
+  std::error_code error;
+  std::filesystem::create_directories(flags.disk, error);
+  const auto space = std::filesystem::space(flags.disk, error);
+  if (error) return Fail(ErrorKind::kIo, "{}: {}; give --disk-limit", flags.disk, error.message());
+  return space.available / 2;
+}
+
+RedisOptions RedisOptionsOf(const TierFlags& flags, uint64_t pending_bytes) {
+  RedisOptions options;
+  options.url = flags.redis;
+  options.ca_file = flags.redis_ca;
+  options.ttl_ms = flags.redis_ttl_s * 1000;
+  options.max_pending_bytes = pending_bytes;
+  return options;
+}
+
+}  // namespace
+
+void TierFlags::Declare(Params& params) {
+  params.String("disk", &disk, "directory that keeps the cache across restarts; empty: none");
+  params.Size("disk-limit", &disk_limit_bytes, 0, uint64_t{1} << 50,
+              "bytes the directory may take; 0: half of what is free there at the start");
+  params.String(
+      "redis", &redis,
+      "Redis or Valkey that servers share: redis://[user:password@]host:port[,host:port...], rediss:// "
+      "with TLS; several nodes are a cluster");
+  params.String("redis-ca", &redis_ca, "certificates that rediss:// trusts, PEM; empty: the system's");
+  params.Int("redis-ttl", &redis_ttl_s, 0, int64_t{10} * 365 * 24 * 3600,
+             "seconds that a block stays in Redis after its last use; 0: until Redis evicts it");
+  params.String("store-key", &store_key,
+                "file of 32 bytes or 64 hexadecimal digits: encrypts and authenticates what leaves memory");
+  params.String(
+      "keyring", &keyring,
+      "file of the tenants' ids and wrapped keys; empty: 'keyring' in the directory, if there is one");
+}
+
+Status TierFlags::Check() const {
+  if (disk.empty() && redis.empty() && !store_key.empty()) {
+    return Fail(ErrorKind::kInvalid, "--store-key protects what leaves memory; give --disk or --redis, too");
+  }
+  return {};
+}
+
+void Tiers::AddTo(EngineOptions& options) const {
+  for (const auto* tier : {&disk, &redis}) {
+    if (*tier != nullptr) options.tiers.push_back(tier->get());
+  }
+  options.keyring = keyring.get();
+}
+
+Result<Tiers> OpenTiers(const TierFlags& flags, uint64_t kv_limit_bytes, Clock* clock) {
+  Tiers tiers;
+  if (flags.disk.empty() && flags.redis.empty()) return tiers;
+  // What waits to be written stays in the cache meanwhile and cannot make room for others.
+  const uint64_t pending = std::clamp(kv_limit_bytes / 4, kLeastPendingBytes, kMostPendingBytes);
+  KeyringOptions ring;
+  ring.ring_file = !flags.keyring.empty() ? flags.keyring : flags.disk.empty() ? "" : flags.disk + "/keyring";
+  ring.store_key_file = flags.store_key;
+  if (!flags.redis.empty()) ring.redis = RedisOptionsOf(flags, pending);
+  if (!flags.disk.empty()) LARDER_TRY(RealFileSystem()->MakeDirectory(flags.disk));
+  LARDER_ASSIGN(tiers.keyring, OpenKeyring(ring));
+  const Sealer* sealer = tiers.keyring->sealer();
+  if (!flags.disk.empty()) {
+    DiskOptions options;
+    options.directory = flags.disk;
+    LARDER_ASSIGN(options.limit_bytes, DiskLimit(flags));
+    options.pending_bytes = pending;
+    LARDER_ASSIGN(tiers.disk, OpenDiskTier(options, RealFileSystem(), sealer, clock));
+    const TierStats stats = tiers.disk->stats();
+    LogInfo("disk: {} has {} records in {} of at most {}", flags.disk, stats.records,
+            FormatSize(stats.used_bytes), FormatSize(stats.limit_bytes));
+  }
+  if (!flags.redis.empty()) {
+    LARDER_ASSIGN(tiers.redis, OpenRedisTier(RedisOptionsOf(flags, pending), sealer, clock));
+  }
+  return tiers;
+}
+
+}  // namespace larder

@@ -1,0 +1,280 @@
+// Is an answer the same to the bit, whichever tier its prompt's rows came from, whole or with gaps, in this
+// process or the next?
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "engine/core.h"
+#include "store/disk/disk_tier.h"
+#include "tests/kv/memory_tier.h"
+#include "tests/store/store_fixture.h"
+#include "tests/testing/model_session.h"
+
+namespace larder {
+namespace {
+
+constexpr SpaceId kSpace = {1, 2, 3};
+
+struct Answer final : RequestSink {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  std::optional<Usage> usage;
+  CacheReport report;
+
+  void OnPromptLogprobs(std::vector<TokenOutput>) override {}
+  void OnToken(TokenOutput out) override {
+    tokens.push_back(out.token);
+    logprobs.push_back(out.logprob);
+  }
+  void OnChoiceEnd(ChoiceEnd) override {}
+  void OnFinish(const Usage& u, const CacheReport& r) override {
+    usage = u;
+    report = r;
+  }
+  void OnError(const Error& error) override { ADD_FAILURE() << error.message; }
+
+  int64_t From(const std::string& tier) const {
+    for (const auto& [name, rows] : report.read_tiers) {
+      if (name == tier) return rows;
+    }
+    return tier == "memory" ? report.read_memory : -1;
+  }
+};
+
+class EngineTiers : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    model_ = testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()), MathMode::kFast,
+                                KvType::kI16, 2);
+  }
+
+  std::unique_ptr<DiskTier> OpenDisk() {
+    DiskOptions options;
+    options.directory = folder_.path() + "/disk";
+    options.limit_bytes = 256 << 20;
+    options.segment_bytes = 8 << 20;
+    auto tier = OpenDiskTier(options, RealFileSystem(), nullptr, &clock_);
+    EXPECT_TRUE(tier) << (tier ? "" : tier.error().message);
+    return *std::move(tier);
+  }
+  std::unique_ptr<EngineCore> Start(std::vector<Tier*> tiers, EngineOptions options = {}) {
+    options.tiers = std::move(tiers);
+    options.always_restore = true;  // these models compute faster than any tier reads
+    auto core = EngineCore::Create(model_.get(), options, &clock_);
+    EXPECT_TRUE(core) << (core ? "" : core.error().message);
+    return *std::move(core);
+  }
+  std::vector<int32_t> Prompt(uint32_t seed, int64_t n) const {
+    std::mt19937 random(seed);
+    std::vector<int32_t> out(static_cast<size_t>(n));
+    for (auto& t : out) t = static_cast<int32_t>(random() % 200);
+    return out;
+  }
+  std::shared_ptr<Answer> Add(EngineCore& core, std::vector<int32_t> prompt) {
+    Request r;
+    r.tenant = "t";
+    r.space = kSpace;
+    r.prompt = std::move(prompt);
+    r.max_tokens = 6;
+    r.sampling.temperature = 0;
+    r.ignore_eos = true;
+    r.logprobs = 0;
+    auto answer = std::make_shared<Answer>();
+    core.Add(next_++, std::move(r), answer);
+    return answer;
+  }
+  void Finish(EngineCore& core, MemoryTier* scripted = nullptr) {
+    for (int i = 0; i < 100000 && core.unfinished() > 0; ++i) {
+      if (core.Step()) continue;
+      if (scripted != nullptr) scripted->DeliverAll();
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+    EXPECT_EQ(core.unfinished(), 0);
+    const Status sound = core.cache().CheckInvariants();
+    EXPECT_TRUE(sound) << (sound ? "" : sound.error().message);
+  }
+  std::shared_ptr<Answer> Ask(EngineCore& core, std::vector<int32_t> prompt, MemoryTier* scripted = nullptr) {
+    auto answer = Add(core, std::move(prompt));
+    Finish(core, scripted);
+    return answer;
+  }
+  static void ExpectSame(const Answer& a, const Answer& b) {
+    EXPECT_EQ(a.tokens, b.tokens);
+    ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+    EXPECT_EQ(std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * sizeof(float)), 0);
+  }
+
+  TemporaryFolder folder_{"engine-tiers"};
+  SystemClock clock_;
+  std::unique_ptr<Model> model_;
+  uint64_t next_ = 1;
+};
+
+TEST_P(EngineTiers, MemoryDiskAndRestartGiveTheSameBits) {
+  for (const int64_t length : {40, 64, 200, 323}) {
+    const auto prompt = Prompt(static_cast<uint32_t>(length), length);
+    const auto cold = Ask(*Start({}), prompt);
+    auto disk = OpenDisk();
+    auto core = Start({disk.get()});
+    ExpectSame(*Ask(*core, prompt), *cold);
+    const auto warm = Ask(*core, prompt);
+    ExpectSame(*warm, *cold);
+    EXPECT_EQ(warm->From("memory"), length - 1);
+    core->cache().FlushTiers();
+    core->cache().Clear("");
+    const auto restored = Ask(*core, prompt);
+    ExpectSame(*restored, *cold);
+    EXPECT_EQ(restored->From("disk"), length - 1);
+    EXPECT_EQ(restored->usage->cached_tokens, length - 1);
+    core.reset();
+    disk.reset();
+    disk = OpenDisk();
+    core = Start({disk.get()});
+    const auto after = Ask(*core, prompt);
+    ExpectSame(*after, *cold);
+    EXPECT_EQ(after->From("disk"), length - 1);
+    // A longer text goes on from there, another one parts in the middle of a block.
+    auto longer = prompt;
+    for (const int32_t token : Prompt(99, 150)) longer.push_back(token);
+    ExpectSame(*Ask(*core, longer), *Ask(*Start({}), longer));
+    auto other = std::vector(prompt.begin(), prompt.begin() + length / 2);
+    for (const int32_t token : Prompt(98, 90)) other.push_back(token);
+    core->cache().FlushTiers();
+    core->cache().Clear("");
+    const auto parted = Ask(*core, other);
+    ExpectSame(*parted, *Ask(*Start({}), other));
+    core.reset();
+  }
+}
+
+TEST_P(EngineTiers, GapsAreComputedAndNothingElse) {
+  const auto prompt = Prompt(5, 460);
+  const auto cold = Ask(*Start({}), prompt);
+  MemoryRecords records;
+  std::vector<std::string> names;
+  {
+    MemoryTier tier(&records);
+    auto core = Start({&tier});
+    Ask(*core, prompt, &tier);
+    for (const auto& block : core->cache().List("t", 100)) names.push_back(block.name);
+    core->cache().FlushTiers();
+  }
+  for (const std::vector<size_t>& broken : {std::vector<size_t>{2}, {0}, {1, 4}, {2, 3}, {6}}) {
+    MemoryTier tier(&records);
+    for (const size_t block : broken) tier.corrupt.insert(names[block]);
+    auto core = Start({&tier});
+    const auto answer = Ask(*core, prompt, &tier);
+    ExpectSame(*answer, *cold);
+    const bool windows = model_->kv_shape().kinds().size() > 1;
+    if (!windows) {
+      EXPECT_EQ(answer->report.recomputed, static_cast<int64_t>(broken.size()) * kPageTokens + 1);
+      EXPECT_EQ(answer->From("disk"), 459 - static_cast<int64_t>(broken.size()) * kPageTokens);
+    }
+    EXPECT_EQ(answer->report.outcome.reason, MissReason::kSlow);
+  }
+}
+
+// Layer by layer: the new rows of a prompt are computed while the later layers of the old ones are being
+// read.
+TEST_P(EngineTiers, ComputingBesideTheReadingGivesTheSameBits) {
+  for (const int64_t length : {64, 250, 400}) {
+    const auto prompt = Prompt(31, length);
+    auto longer = prompt;
+    for (const int32_t token : Prompt(32, 130)) longer.push_back(token);
+    const auto cold = Ask(*Start({}), longer);
+    auto disk = OpenDisk();
+    {
+      auto core = Start({disk.get()}, {.tier_group_bytes = 1});
+      Ask(*core, prompt);
+      core->cache().FlushTiers();
+    }
+    auto core = Start({disk.get()}, {.tier_group_bytes = 1});
+    const auto answer = Ask(*core, longer);
+    ExpectSame(*answer, *cold);
+    EXPECT_EQ(answer->From("disk"), length);
+    ExpectSame(*Ask(*core, longer), *cold);
+  }
+}
+
+TEST_P(EngineTiers, OthersGoOnWhileOneWaitsForItsRows) {
+  const auto stored = Prompt(6, 300), fresh = Prompt(7, 40);
+  MemoryRecords records;
+  {
+    MemoryTier tier(&records);
+    auto core = Start({&tier});
+    Ask(*core, stored, &tier);
+    core->cache().FlushTiers();
+  }
+  MemoryTier tier(&records);
+  auto core = Start({&tier});
+  const auto waits = Add(*core, stored);
+  const auto goes = Add(*core, fresh);
+  // The question for `fresh` is answered, the one for `stored` is not: a tier answers one by one.
+  while (!goes->usage) {
+    if (!core->Step()) tier.DeliverOne(1);
+    ASSERT_TRUE(waits->tokens.empty());
+  }
+  Finish(*core, &tier);
+  ExpectSame(*waits, *Ask(*Start({}), stored));
+  ExpectSame(*goes, *Ask(*Start({}), fresh));
+  EXPECT_EQ(waits->From("disk"), 299);
+}
+
+TEST_P(EngineTiers, CancelledWhileLoadingLeavesNothing) {
+  const auto prompt = Prompt(8, 300);
+  MemoryRecords records;
+  {
+    MemoryTier tier(&records);
+    auto core = Start({&tier});
+    Ask(*core, prompt, &tier);
+    core->cache().FlushTiers();
+  }
+  for (int steps = 0; steps < 5; ++steps) {
+    MemoryTier tier(&records);
+    auto core = Start({&tier});
+    const uint64_t id = next_;
+    const auto answer = Add(*core, prompt);
+    for (int i = 0; i < steps; ++i) {
+      core->Step();
+      tier.DeliverAll();
+    }
+    core->Cancel(id);
+    EXPECT_TRUE(answer->usage.has_value());
+    Finish(*core, &tier);
+    core->cache().FlushTiers();
+    EXPECT_EQ(core->Stats().kv.held_blocks, 0u);
+  }
+}
+
+TEST_P(EngineTiers, ATightMemoryStillAnswers) {
+  const uint64_t block = [&] {
+    uint64_t sum = 0;
+    for (size_t k = 0; k < model_->kv_shape().kinds().size(); ++k) {
+      sum += model_->kv_shape().BlockBytes(static_cast<int>(k));
+    }
+    return sum;
+  }();
+  const uint64_t metadata = Start({}, {.cache = {.limit_bytes = 64 * block}})->Stats().kv.metadata_bytes;
+  auto disk = OpenDisk();
+  auto core = Start({disk.get()}, {.cache = {.limit_bytes = metadata + 12 * block}});
+  std::vector<std::vector<int32_t>> prompts;
+  for (uint32_t i = 0; i < 4; ++i) prompts.push_back(Prompt(20 + i, 250));
+  for (int round = 0; round < 2; ++round) {
+    std::vector<std::shared_ptr<Answer>> answers;
+    for (const auto& prompt : prompts) answers.push_back(Add(*core, prompt));
+    Finish(*core);
+    for (size_t i = 0; i < prompts.size(); ++i) ExpectSame(*answers[i], *Ask(*Start({}), prompts[i]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EngineTiers, ::testing::Values("tiny-llama-q8_0.gguf", "tiny-gemma3.gguf"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           return name.substr(5, name.find_first_of("-.", 5) - 5);
+                         });
+
+}  // namespace
+}  // namespace larder

@@ -1,0 +1,149 @@
+#include "memory_tier.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace larder {
+
+bool MemoryTier::DeliverAll(std::mt19937* random) {
+  auto waiting = std::exchange(waiting_, {});
+  if (random != nullptr) std::shuffle(waiting.begin(), waiting.end(), *random);
+  for (const auto& answer : waiting) answer();
+  return !waiting.empty();
+}
+
+void MemoryTier::DeliverOne(size_t place) {
+  if (place >= waiting_.size()) return;
+  const auto answer = std::move(waiting_[place]);
+  waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(place));
+  answer();
+}
+
+void MemoryTier::Find(std::vector<Digest> names, int64_t, FindDone done) {
+  waiting_.push_back([this, names = std::move(names), done = std::move(done)] {
+    if (dead) return done(Fail(ErrorKind::kUnavailable, "dead"));
+    std::vector<bool> here;
+    for (const Digest& name : names) here.push_back(records_->by_name.contains(name.Hex()));
+    done(std::move(here));
+  });
+}
+
+void MemoryTier::Children(const Digest& parent, size_t limit, int64_t, ChildrenDone done) {
+  waiting_.push_back([this, parent, limit, done = std::move(done)] {
+    if (dead) return done(Fail(ErrorKind::kUnavailable, "dead"));
+    std::vector<const MemoryRecords::Record*> found;
+    for (const auto& [name, record] : records_->by_name) {
+      if (record.header.parent == parent) found.push_back(&record);
+    }
+    std::ranges::sort(found, [](const auto* a, const auto* b) { return a->number > b->number; });
+    std::vector<RecordHeader> headers;
+    for (const auto* record : found) {
+      if (headers.size() < limit) headers.push_back(record->header);
+    }
+    done(std::move(headers));
+  });
+}
+
+// Group by group, each when it is delivered; a corrupt record shows in its last one.
+struct MemoryTier::Reading {
+  uint64_t ticket;
+  std::vector<RecordRead> items;
+  GetCallbacks callbacks;
+  std::vector<Status> status;
+  std::vector<const MemoryRecords::Record*> records;
+  uint32_t groups = 1;
+};
+
+void MemoryTier::ReadGroup(const std::shared_ptr<Reading>& reading, uint32_t group) {
+  for (size_t i = 0; i < reading->items.size(); ++i) {
+    const RecordRead& item = reading->items[i];
+    if (group == 0) {
+      const auto at = records_->by_name.find(item.name.Hex());
+      if (at == records_->by_name.end()) {
+        reading->status[i] = Fail(ErrorKind::kNotFound, "gone");
+      } else if (reading->status[i] = reading->callbacks.accept(i, at->second.header); reading->status[i]) {
+        reading->records[i] = &at->second;
+        reading->groups =
+            std::max(reading->groups, static_cast<uint32_t>(at->second.header.group_bytes.size()));
+      }
+    }
+    if (!reading->status[i]) continue;
+    if (cancelled_.contains(reading->ticket)) {
+      reading->status[i] = Fail(ErrorKind::kCancelled, "cancelled");
+    } else if (dead || slow) {
+      reading->status[i] = Fail(dead ? ErrorKind::kIo : ErrorKind::kSlow, "no answer");
+    } else {
+      reading->status[i] = CopyGroup(*reading, i, group);
+    }
+  }
+  reading->callbacks.group_done(group, reading->status);
+  if (group + 1 < reading->groups) {
+    waiting_.push_back([this, reading, group] { ReadGroup(reading, group + 1); });
+  } else {
+    waiting_.push_back([reading] { reading->callbacks.done(); });
+  }
+}
+
+Status MemoryTier::CopyGroup(const Reading& reading, size_t index, uint32_t group) {
+  const MemoryRecords::Record& record = *reading.records[index];
+  const RecordRead& item = reading.items[index];
+  if (record.payload.size() != item.destination.size()) return Fail(ErrorKind::kConflict, "another size");
+  const auto& groups = record.header.group_bytes;
+  if (group >= groups.size()) return {};
+  size_t offset = 0;
+  for (uint32_t g = 0; g < group; ++g) offset += groups[g];
+  // Bytes may arrive and still be refused.
+  std::memcpy(item.destination.data() + offset, record.payload.data() + offset, groups[group]);
+  if (group + 1 < groups.size()) return {};
+  if (corrupt.contains(item.name.Hex())) return Fail(ErrorKind::kCorrupt, "flipped");
+  ++read_records;
+  return {};
+}
+
+uint64_t MemoryTier::Get(std::vector<RecordRead> items, int64_t, ReadPriority, GetCallbacks callbacks) {
+  const uint64_t ticket = ++gets;
+  const size_t count = items.size();
+  auto reading = std::make_shared<Reading>(Reading{ticket, std::move(items), std::move(callbacks),
+                                                   std::vector<Status>(count),
+                                                   std::vector<const MemoryRecords::Record*>(count)});
+  waiting_.push_back([this, reading = std::move(reading)] { ReadGroup(reading, 0); });
+  return ticket;
+}
+
+void MemoryTier::Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) {
+  waiting_.push_back(
+      [this, header = std::move(header), payload = std::move(payload), done = std::move(done)] {
+        if (dead || full) return done(Fail(dead ? ErrorKind::kIo : ErrorKind::kExhausted, "refused"));
+        MemoryRecords::Record record{header, {}, ++records_->next};
+        for (const auto& group : payload.groups) {
+          record.payload.insert(record.payload.end(), group.begin(), group.end());
+        }
+        const auto at = records_->by_name.find(header.name.Hex());
+        if (at == records_->by_name.end()) {
+          records_->by_name[header.name.Hex()] = std::move(record);
+        } else if (at->second.payload != record.payload) {
+          ++conflicts;
+          return done(Fail(ErrorKind::kConflict, "another payload"));
+        }
+        done({});
+      });
+}
+
+Status MemoryTier::Remove(std::span<const Digest> names) {
+  for (const Digest& name : names) records_->by_name.erase(name.Hex());
+  return {};
+}
+
+Status MemoryTier::Wipe(const SpaceId& space) {
+  std::erase_if(records_->by_name, [&](const auto& entry) { return entry.second.header.space == space; });
+  return {};
+}
+
+std::vector<RecordHeader> MemoryTier::List(uint64_t& cursor, size_t) {
+  std::vector<RecordHeader> headers;
+  for (const auto& [name, record] : records_->by_name) headers.push_back(record.header);
+  cursor = 0;
+  return headers;
+}
+
+}  // namespace larder

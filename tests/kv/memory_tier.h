@@ -1,0 +1,73 @@
+// A tier whose records live in a map and whose answers come when the test says so, in any order, with the
+// faults it asks for.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "store/tier.h"
+
+namespace larder {
+
+// The records; several tiers (servers) may share them.
+struct MemoryRecords {
+  struct Record {
+    RecordHeader header;
+    std::vector<std::byte> payload;
+    uint64_t number;
+  };
+  std::map<std::string, Record> by_name;  // by hexadecimal name
+  uint64_t next = 0;
+};
+
+class MemoryTier final : public Tier {
+ public:
+  explicit MemoryTier(MemoryRecords* records, std::string name = "disk")
+      : records_(records), name_(std::move(name)) {}
+  ~MemoryTier() override { DeliverAll(); }
+
+  // Answers what is waiting, in random order if a generator is given. Whether there was anything.
+  bool DeliverAll(std::mt19937* random = nullptr);
+  // Answers the one at this place of the queue, if there is one.
+  void DeliverOne(size_t place);
+
+  // Faults: names whose reads fail with kCorrupt; all answers fail; puts are refused.
+  std::set<std::string> corrupt;
+  bool dead = false, full = false, slow = false;
+  uint64_t gets = 0, read_records = 0, conflicts = 0;
+  std::vector<Digest> touched;
+
+  std::string_view name() const override { return name_; }
+  void Find(std::vector<Digest> names, int64_t deadline_ns, FindDone done) override;
+  void Children(const Digest& parent, size_t limit, int64_t deadline_ns, ChildrenDone done) override;
+  uint64_t Get(std::vector<RecordRead> items, int64_t deadline_ns, ReadPriority priority,
+               GetCallbacks callbacks) override;
+  void Cancel(uint64_t ticket) override { cancelled_.insert(ticket); }
+  void Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) override;
+  void Touch(std::span<const Digest> names) override {
+    touched.insert(touched.end(), names.begin(), names.end());
+  }
+  Status Pin(const Digest& name, int64_t ttl_ms) override { return {}; }
+  Status Remove(std::span<const Digest> names) override;
+  Status Wipe(const SpaceId& space) override;
+  std::vector<RecordHeader> List(uint64_t& cursor, size_t limit) override;
+  void Flush() override { DeliverAll(); }
+  TierStats stats() const override { return {}; }
+
+ private:
+  struct Reading;
+  void ReadGroup(const std::shared_ptr<Reading>& reading, uint32_t group);
+  Status CopyGroup(const Reading& reading, size_t index, uint32_t group);
+
+  MemoryRecords* records_;
+  const std::string name_;
+  std::vector<std::function<void()>> waiting_;
+  std::set<uint64_t> cancelled_;
+};
+
+}  // namespace larder
