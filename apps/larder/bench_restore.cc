@@ -4,16 +4,15 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <filesystem>
 #include <mutex>
 
 #include "engine/engine.h"
 #include "larder/bench_figures.h"
+#include "larder/bench_folder.h"
+#include "larder/bench_raw_disk.h"
 #include "larder/session.h"
 #include "larder/terminal.h"
-#include "store/disk/buffer.h"
 #include "store/disk/disk_tier.h"
-#include "store/disk/io_queue.h"
 #include "store/redis/redis_tier.h"
 
 namespace larder {
@@ -23,20 +22,6 @@ constexpr uint64_t kDiskLimit = uint64_t{4} << 30;
 constexpr uint64_t kPiece = 1 << 20;
 constexpr size_t kDepth = 32;
 constexpr int64_t kDecoded = 3;  // tokens of an answer
-
-// A temporary folder below the current one, so that the disk is the one of the user's choice.
-class Folder {
- public:
-  Folder() : path_(fmt::format("larder-bench-restore-{}", getpid())) {}
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 // When the first and the last token came.
 struct TimingSink final : RequestSink {
@@ -91,8 +76,9 @@ struct Place {
 
 class RestoreBench {
  public:
-  RestoreBench(const BenchSettings& settings, std::vector<int32_t> prompt, uint64_t bytes_per_token)
-      : settings_(settings), prompt_(std::move(prompt)), bytes_per_token_(bytes_per_token) {}
+  RestoreBench(const BenchSettings& settings, std::vector<int32_t> prompt, uint64_t bytes_per_token,
+               const BenchFolder* folder)
+      : settings_(settings), prompt_(std::move(prompt)), bytes_per_token_(bytes_per_token), folder_(folder) {}
 
   // What places there are: "cold", "memory", "disk" and, with a Redis, "redis".
   std::vector<Place> Places(int threads) const {
@@ -106,8 +92,7 @@ class RestoreBench {
 
   // A server computes and stores the prompt, and is asked again; then new ones are, that have only a tier.
   Status Round(bool keep, std::vector<Place>& places, std::vector<double>& raw_ms) {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_.path(), ignored);
+    folder_->Empty();
     {
       LARDER_ASSIGN(const auto tiers, OpenTiers(true, !settings_.redis.empty()));
       LARDER_ASSIGN(const auto engine, Start(tiers));
@@ -132,7 +117,7 @@ class RestoreBench {
   Result<std::vector<std::unique_ptr<Tier>>> OpenTiers(bool disk, bool redis) {
     std::vector<std::unique_ptr<Tier>> tiers;
     if (disk) {
-      const DiskOptions options{.directory = folder_.path(), .limit_bytes = kDiskLimit};
+      const DiskOptions options{.directory = (*folder_ / "store"), .limit_bytes = kDiskLimit};
       LARDER_ASSIGN(auto tier, OpenDiskTier(options, RealFileSystem(), nullptr, &clock_));
       tiers.push_back(std::move(tier));
     }
@@ -155,7 +140,8 @@ class RestoreBench {
   Status Ask(Engine& engine, bool keep, Place& place) {
     Request request;
     // Redis outlives a round; each round has rows of its own there.
-    request.tenant = fmt::format("{} {}", getpid(), place.name == "cold" ? ++rounds_ : rounds_);
+    request.tenant =
+        fmt::format("{} {} {}", getpid(), prompt_.size(), place.name == "cold" ? ++rounds_ : rounds_);
     request.prompt = prompt_;
     request.max_tokens = kDecoded;
     request.sampling.temperature = 0;
@@ -189,47 +175,23 @@ class RestoreBench {
     return {};
   }
 
-  // Reading as many bytes as the prompt has of KV from the same files, in pieces as large and as many at once
-  // as the tier's.
+  // Reading as many bytes as the prompt has of KV, past the store, in pieces as large and as many at once as
+  // the tier's.
   Result<double> RawDiskMs() {
-    LARDER_ASSIGN(const auto names, RealFileSystem()->List(folder_.path()));
-    LARDER_ASSIGN(const auto queue, MakeUringQueue(kDepth));
-    std::vector<DirectBuffer> buffers;
-    for (size_t i = 0; i < kDepth; ++i) buffers.emplace_back(kPiece);
-    std::vector<std::unique_ptr<File>> files;
-    std::vector<IoRead> reads;
-    for (const std::string& name : names) {
-      if (!name.starts_with("seg")) continue;
-      LARDER_ASSIGN(auto file, RealFileSystem()->Open(folder_.path() + "/" + name, {.direct = true}));
-      LARDER_ASSIGN(const uint64_t size, file->Size());
-      for (uint64_t at = 0; at + kPiece <= size; at += kPiece) {
-        const size_t buffer = reads.size() % kDepth;
-        reads.push_back({file.get(), at, buffers[buffer].first(kPiece), reads.size()});
-      }
-      files.push_back(std::move(file));
-    }
-    const Stopwatch watch;
-    size_t started = 0, over = 0;
-    std::vector<IoDone> done;
-    while (over < reads.size()) {
-      const size_t more = std::min(kDepth - (started - over), reads.size() - started);
-      queue->Start(std::span(reads).subspan(started, more));
-      started += more;
-      done.clear();
-      queue->Wait(-1, done);
-      over += done.size();
-    }
-    const double read = static_cast<double>(reads.size()) * kPiece;
-    const double wanted = static_cast<double>(prompt_.size() * bytes_per_token_);
-    return watch.WallSeconds() * 1e3 * wanted / std::max(read, 1.0);
+    const uint64_t pieces = (prompt_.size() * bytes_per_token_ + kPiece - 1) / kPiece;
+    LARDER_ASSIGN(const auto file, RawFile::Create(*folder_ / "raw", pieces * kPiece));
+    std::vector<RawRead> reads;
+    for (uint64_t i = 0; i < pieces; ++i) reads.push_back({i * kPiece, kPiece});
+    LARDER_ASSIGN(const double seconds, file->Read(reads, kDepth));
+    return seconds * 1e3;
   }
 
   const BenchSettings& settings_;
   const std::vector<int32_t> prompt_;
   const uint64_t bytes_per_token_;
+  const BenchFolder* const folder_;
   SystemClock clock_;
   FixedSpaces keyring_;
-  Folder folder_;
   std::vector<int32_t> answer_;
   int64_t rounds_ = 0;
 };
@@ -248,9 +210,10 @@ Status BenchRestore(const BenchSettings& settings) {
   const int64_t vocabulary = model->tokenizer().size();
   const uint64_t bytes_per_token = model->kv_shape().BytesPerToken();
   model.reset();
+  LARDER_ASSIGN(const auto folder, BenchFolder::Create(settings.disk.empty() ? "." : settings.disk));
   ProgressBar bar("measuring");
   for (const int64_t length : lengths) {
-    RestoreBench bench(settings, FillerTokens(length, vocabulary, 1), bytes_per_token);
+    RestoreBench bench(settings, FillerTokens(length, vocabulary, 1), bytes_per_token, folder.get());
     std::vector<Place> places = bench.Places(report.threads);
     std::vector<double> raw_ms;
     for (int64_t round = 0; round <= settings.rounds; ++round) {

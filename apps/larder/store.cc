@@ -1,5 +1,5 @@
 // larder store verify|stat|list|export|import|compact|wipe: looks after a disk store while no server has it.
-#include "larder/store.h"
+#include "larder/offline_store.h"
 
 #include <fmt/core.h>
 

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "base/file_system.h"
-#include "larder/store.h"
+#include "larder/offline_store.h"
 #include "store/disk/format.h"
 
 namespace larder {

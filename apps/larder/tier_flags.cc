@@ -4,8 +4,10 @@
 #include <filesystem>
 
 #include "base/log.h"
+#include "store/evict/policy.h"
 #include "store/redis/redis_tier.h"
 #include "store/redis/shared_keyring.h"
+#include "store/trust.h"
 
 namespace larder {
 namespace {
@@ -22,6 +24,25 @@ Result<uint64_t> DiskLimit(const TierFlags& flags) {
   return space.available / 2;
 }
 
+// Before it answers, wipes the disk of what tenants had under ids that another server replaced.
+class WipingKeyring final : public Keyring {
+ public:
+  WipingKeyring(Keyring* ring, ReplacedSpaces* replaced, Tier* disk)
+      : ring_(ring), replaced_(replaced), disk_(disk) {}
+  Result<SpaceId> SpaceOf(const std::string& tenant) override {
+    replaced_->WipeFrom(disk_);
+    return ring_->SpaceOf(tenant);
+  }
+  Result<SpaceId> Forget(const std::string& tenant) override { return ring_->Forget(tenant); }
+  const Sealer* sealer() const override { return ring_->sealer(); }
+  KeyringStats stats() const override { return ring_->stats(); }
+
+ private:
+  Keyring* const ring_;
+  ReplacedSpaces* const replaced_;
+  Tier* const disk_;
+};
+
 RedisOptions RedisOptionsOf(const TierFlags& flags, uint64_t pending_bytes) {
   RedisOptions options;
   options.url = flags.redis;
@@ -37,6 +58,9 @@ void TierFlags::Declare(Params& params) {
   params.String("disk", &disk, "directory that keeps the cache across restarts; empty: none");
   params.Size("disk-limit", &disk_limit_bytes, 0, uint64_t{1} << 50,
               "bytes the directory may take; 0: half of what is free there at the start");
+  params.String("disk-evict-policy", &disk_evict_policy,
+                "which stored blocks go first: " + EvictPolicyNames());
+  params.String("disk-admit", &disk_admit, "which blocks are worth writing: " + AdmitPolicyNames());
   params.String(
       "redis", &redis,
       "Redis or Valkey that servers share: redis://[user:password@]host:port[,host:port...], rediss:// "
@@ -55,6 +79,8 @@ Status TierFlags::Check() const {
   if (disk.empty() && redis.empty() && !store_key.empty()) {
     return Fail(ErrorKind::kInvalid, "--store-key protects what leaves memory; give --disk or --redis, too");
   }
+  LARDER_TRY(CreateEvictPolicy(disk_evict_policy));
+  LARDER_TRY(CreateAdmitPolicy(disk_admit));
   return {};
 }
 
@@ -62,7 +88,9 @@ void Tiers::AddTo(EngineOptions& options) const {
   for (const auto* tier : {&disk, &redis}) {
     if (*tier != nullptr) options.tiers.push_back(tier->get());
   }
-  options.keyring = keyring.get();
+  options.admit = {admit.get()};
+  options.keyring = wiping.get();
+  options.lease_file = lease_file;
 }
 
 Result<Tiers> OpenTiers(const TierFlags& flags, uint64_t kv_limit_bytes, Clock* clock) {
@@ -74,6 +102,10 @@ Result<Tiers> OpenTiers(const TierFlags& flags, uint64_t kv_limit_bytes, Clock* 
   ring.ring_file = !flags.keyring.empty() ? flags.keyring : flags.disk.empty() ? "" : flags.disk + "/keyring";
   ring.store_key_file = flags.store_key;
   if (!flags.redis.empty()) ring.redis = RedisOptionsOf(flags, pending);
+  tiers.replaced = std::make_unique<ReplacedSpaces>();
+  ring.replaced = [replaced = tiers.replaced.get()](const std::string&, const SpaceId& old) {
+    replaced->Add(old);
+  };
   if (!flags.disk.empty()) LARDER_TRY(RealFileSystem()->MakeDirectory(flags.disk));
   LARDER_ASSIGN(tiers.keyring, OpenKeyring(ring));
   const Sealer* sealer = tiers.keyring->sealer();
@@ -82,6 +114,9 @@ Result<Tiers> OpenTiers(const TierFlags& flags, uint64_t kv_limit_bytes, Clock* 
     options.directory = flags.disk;
     LARDER_ASSIGN(options.limit_bytes, DiskLimit(flags));
     options.pending_bytes = pending;
+    options.evict_policy = flags.disk_evict_policy;
+    LARDER_ASSIGN(tiers.admit, CreateAdmitPolicy(flags.disk_admit));
+    tiers.lease_file = flags.disk + "/leases.json";
     LARDER_ASSIGN(tiers.disk, OpenDiskTier(options, RealFileSystem(), sealer, clock));
     const TierStats stats = tiers.disk->stats();
     LogInfo("disk: {} has {} records in {} of at most {}", flags.disk, stats.records,
@@ -90,6 +125,10 @@ Result<Tiers> OpenTiers(const TierFlags& flags, uint64_t kv_limit_bytes, Clock* 
   if (!flags.redis.empty()) {
     LARDER_ASSIGN(tiers.redis, OpenRedisTier(RedisOptionsOf(flags, pending), sealer, clock));
   }
+  tiers.wiping = std::make_unique<WipingKeyring>(tiers.keyring.get(), tiers.replaced.get(), tiers.disk.get());
+  const TrustedPlaces places{
+      .disk = flags.disk, .redis_url = flags.redis, .store_key = !flags.store_key.empty()};
+  for (const std::string& sentence : TrustSentences(places)) LogInfo("{}", sentence);
   return tiers;
 }
 

@@ -81,9 +81,7 @@ Result<std::unique_ptr<StackedStore>> StackedStore::Open(const StackedOptions& o
   if (ring.ring_file.empty() && on_disk) ring.ring_file = options.disk.directory + "/keyring";
   ring.redis = options.redis;
   ring.replaced = [store = store.get()](const std::string&, const SpaceId& old) {
-    const std::lock_guard lock(store->replaced_mutex_);
-    store->replaced_.push_back(old);
-    store->any_replaced_ = true;
+    store->replaced_.Add(old);
   };
   LARDER_ASSIGN(store->keyring_, OpenKeyring(ring));
   const Sealer* sealer = store->keyring_->sealer();
@@ -105,24 +103,8 @@ StackedStore::~StackedStore() {
 }
 
 Result<SpaceId> StackedStore::SpaceOf(const std::string& tenant) {
-  if (any_replaced_) WipeReplaced();
+  replaced_.WipeFrom(disk_.get());
   return keyring_->SpaceOf(tenant);
-}
-
-// Nobody finds these records any more; what cannot be wiped ages out.
-void StackedStore::WipeReplaced() {
-  std::vector<SpaceId> spaces;
-  {
-    const std::lock_guard lock(replaced_mutex_);
-    spaces.swap(replaced_);
-    any_replaced_ = false;
-  }
-  for (const SpaceId& space : spaces) {
-    if (!disk_) continue;
-    if (const Status wiped = disk_->Wipe(space); !wiped)
-      LogWarn("records of a tenant that was forgotten elsewhere are still on the disk: {}",
-              wiped.error().message);
-  }
 }
 
 // --- looking

@@ -16,6 +16,7 @@
 #include "store/disk/disk_tier.h"
 #include "store/redis/redis_tier.h"
 #include "store/redis/shared_keyring.h"
+#include "store/replaced_spaces.h"
 #include "store/sealer.h"
 #include "store/tier.h"
 
@@ -71,7 +72,6 @@ class StackedStore {
 
  private:
   StackedStore() = default;
-  void WipeReplaced();
   // The first error of all tiers, after all were asked.
   template <class Call>
   Status InAll(Call call);
@@ -79,9 +79,7 @@ class StackedStore {
   SystemClock clock_;
   // Ids that tenants had until another server forgot them; told by the keyring's thread. Their records on
   // this disk go when somebody next asks for an id.
-  std::mutex replaced_mutex_;
-  std::vector<SpaceId> replaced_;  // guarded by replaced_mutex_
-  std::atomic<bool> any_replaced_ = false;
+  ReplacedSpaces replaced_;
   std::unique_ptr<Keyring> keyring_;
   std::unique_ptr<Tier> disk_, redis_;
   std::vector<Tier*> tiers_;  // nearest first

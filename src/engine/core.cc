@@ -64,8 +64,10 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const Engin
                                                        Clock* clock, std::function<void()> on_tiers) {
   std::unique_ptr<EngineCore> core(new EngineCore(model, options, clock));
   LARDER_ASSIGN(core->cache_, KvCache::Create(model->kv_shape(), model->kv_identity(), options.cache, clock));
-  core->cache_->SetTiers(
-      {.tiers = options.tiers, .notify = std::move(on_tiers), .group_bytes = options.tier_group_bytes});
+  core->cache_->SetTiers({.tiers = options.tiers,
+                          .notify = std::move(on_tiers),
+                          .group_bytes = options.tier_group_bytes,
+                          .admit = options.admit});
   LARDER_ASSIGN(auto policies, CreateSchedulePolicies(options.policy));
   const SchedulerOptions scheduling{options.max_running, options.max_batch_rows, options.step_ms};
   core->judged_.resize(kLogitRows);
@@ -237,7 +239,8 @@ bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
   const int64_t missing = sequence.num_computed + rows - kv.length();
   if (missing <= 0 || cache_->Reserve(kv, missing)) return true;
   // Who runs goes before who waits: what was brought up for the waiting goes again.
-  bool any = false;
+  bool any = !prefetches_.empty();
+  prefetches_.clear();
   for (const auto& [id, choice] : choices_) {
     if (choice->kv == nullptr && choice->restore != nullptr) {
       choice->restore = nullptr;
@@ -255,15 +258,48 @@ void EngineCore::Release(ScheduledSequence& sequence) {
   sequence.chunk_end = 0;
 }
 
-HintAnswer EngineCore::Apply(const Hint& hint) { return ApplyHint(*cache_, !options_.tiers.empty(), hint); }
+HintAnswer EngineCore::Apply(const Hint& hint) {
+  if (hint.action == HintAction::kPrefetch) return BeginPrefetch(hint);
+  return ApplyHint(*cache_, !options_.tiers.empty(), hint);
+}
 
-std::vector<std::pair<std::string, int64_t>> EngineCore::Lookup(const std::string& tenant,
-                                                                std::span<const int32_t> tokens) {
-  return {{"memory", cache_->Probe(tenant, tokens)}};
+HintAnswer EngineCore::BeginPrefetch(const Hint& hint) {
+  constexpr size_t kMostPrefetches = 64;
+  const auto rejected = [](const char* why) { return HintAnswer{HintStatus::kRejected, 0, why}; };
+  if (options_.tiers.empty()) return rejected("no tier below memory");
+  if (hint.target.tokens.empty())
+    return rejected("only a text can be prefetched: a prompt, messages or tokens");
+  if (prefetches_.size() >= kMostPrefetches)
+    return rejected("too many texts are being fetched; try again later");
+  if (hint.space) cache_->SetSpace(hint.tenant, *hint.space);
+  const auto asked = static_cast<int64_t>(hint.target.tokens.size());
+  auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch);
+  const bool comes = restore != nullptr;
+  prefetches_.push_back({std::move(restore), hint});
+  if (comes) return {HintStatus::kDeferred, asked, "it is being looked for below"};
+  TakePrefetched();
+  if (cache_->Probe(hint.tenant, hint.target.tokens) < asked)
+    return rejected("the tenant is kept in memory only");
+  return {HintStatus::kAccepted, asked, ""};
+}
+
+// What has arrived is guarded until it is used, softly: it may still go before others do.
+void EngineCore::TakePrefetched() {
+  std::erase_if(prefetches_, [this](const Prefetch& prefetch) {
+    if (prefetch.restore != nullptr && !prefetch.restore->done()) return false;
+    const Hint& hint = prefetch.hint;
+    cache_->leases().Take(hint.tenant, hint.target,
+                          {.holder = hint.holder,
+                           .kind = LeaseKind::kFetched,
+                           .ttl_ms = hint.ttl_ms,
+                           .priority = hint.priority});
+    return true;
+  });
 }
 
 bool EngineCore::Step() {
   cache_->PollTiers();
+  TakePrefetched();
   cache_->leases().Expire();
   const int64_t begin = clock_->NowNs();
   const std::vector<Scheduler::Work>& work = scheduler_->Plan();

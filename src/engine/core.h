@@ -34,9 +34,6 @@ class EngineCore final : private SchedulerCache {
   int64_t unfinished() const { return static_cast<int64_t>(requests_.size()); }
   EngineStats Stats() const;
   HintAnswer Apply(const Hint& hint);
-  // Tokens of the text that each tier has, memory first.
-  std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
-                                                      std::span<const int32_t> tokens);
   void ReadStats(EngineStats& out) const;  // the same, into memory that is kept
   KvCache& cache() { return *cache_; }
   const Scheduler& scheduler() const { return *scheduler_; }
@@ -66,6 +63,8 @@ class EngineCore final : private SchedulerCache {
   Admission Admit(ScheduledSequence& sequence) override;
   bool Loading(Choice& choice, std::span<const int32_t> wanted);
   void ContinueBehindGap(Choice& choice);
+  HintAnswer BeginPrefetch(const Hint& hint);
+  void TakePrefetched();
   void ReportRead(Choice& choice, const CacheOutcome& outcome);
   bool Reserve(ScheduledSequence& sequence, int64_t rows) override;
   void Release(ScheduledSequence& sequence) override;
@@ -92,6 +91,12 @@ class EngineCore final : private SchedulerCache {
   int64_t context_ = 0;
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<KvCache> cache_;
+  // On their way up before anybody asked for them.
+  struct Prefetch {
+    std::shared_ptr<KvRestore> restore;
+    Hint hint;
+  };
+  std::vector<Prefetch> prefetches_;
   std::unique_ptr<Scheduler> scheduler_;
   std::unordered_map<Engine::RequestId, std::unique_ptr<Live>> requests_;
   std::unordered_map<uint64_t, Choice*> choices_;  // by ScheduledSequence::id

@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <future>
@@ -39,12 +40,22 @@ struct Engine::Impl {
   int64_t saved_ns = 0;
   std::jthread thread;
 
+  std::optional<SpaceId> SpaceOf(const std::string& tenant);
   void Loop();
   void SaveLeases(bool busy);
   void Post(std::function<void()> work);
   template <class T>
   T Ask(std::function<T()> question, T otherwise);
 };
+
+// A tenant whose space cannot be had is served from memory.
+std::optional<SpaceId> Engine::Impl::SpaceOf(const std::string& tenant) {
+  if (options.keyring == nullptr || options.tiers.empty()) return std::nullopt;
+  const auto space = options.keyring->SpaceOf(tenant);
+  if (space) return *space;
+  LogWarn("tenant '{}' is kept in memory only: {}", tenant, space.error().message);
+  return std::nullopt;
+}
 
 void Engine::Impl::Loop() {
   bool busy = false;
@@ -106,6 +117,23 @@ T Engine::Impl::Ask(std::function<T()> question, T otherwise) {
   }
 }
 
+namespace {
+
+// Rows of the leading blocks of these that a tier has; 0 if it does not say in time.
+int64_t FullRows(Tier& tier, const std::vector<Digest>& names, Clock* clock) {
+  constexpr int64_t kLongestNs = 500'000'000;
+  const auto answer = std::make_shared<std::promise<Result<std::vector<bool>>>>();
+  auto here = answer->get_future();
+  tier.Find(names, clock->NowNs() + kLongestNs,
+            [answer](Result<std::vector<bool>> found) { answer->set_value(std::move(found)); });
+  if (here.wait_for(std::chrono::nanoseconds(2 * kLongestNs)) != std::future_status::ready) return 0;
+  const auto found = here.get();
+  if (!found) return 0;
+  return (std::find(found->begin(), found->end(), false) - found->begin()) * kPageTokens;
+}
+
+}  // namespace
+
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, EngineOptions options,
@@ -147,14 +175,7 @@ int64_t Engine::context() const { return impl_->core->context(); }
 
 Result<Engine::RequestId> Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) {
   LARDER_TRY(impl_->core->Validate(request));
-  if (Keyring* keyring = impl_->options.keyring; keyring != nullptr && !impl_->options.tiers.empty()) {
-    // A tenant whose space cannot be had is served from memory.
-    if (const auto space = keyring->SpaceOf(request.tenant)) {
-      request.space = *space;
-    } else {
-      LogWarn("tenant '{}' is kept in memory only: {}", request.tenant, space.error().message);
-    }
-  }
+  request.space = impl_->SpaceOf(request.tenant);
   RequestId id;
   {
     std::lock_guard lock(impl_->mutex);
@@ -225,6 +246,7 @@ uint64_t Engine::ClearCache(const std::string& tenant) {
 }
 
 HintAnswer Engine::Apply(Hint hint) {
+  if (hint.action == HintAction::kPrefetch) hint.space = impl_->SpaceOf(hint.tenant);
   return impl_->Ask<HintAnswer>(
       [core = impl_->core.get(), hint = std::move(hint)] { return core->Apply(hint); },
       {HintStatus::kRejected, 0, "the server is shutting down"});
@@ -232,9 +254,22 @@ HintAnswer Engine::Apply(Hint hint) {
 
 std::vector<std::pair<std::string, int64_t>> Engine::Lookup(const std::string& tenant,
                                                             std::vector<int32_t> tokens) {
-  return impl_->Ask<std::vector<std::pair<std::string, int64_t>>>(
-      [core = impl_->core.get(), tenant, tokens = std::move(tokens)] { return core->Lookup(tenant, tokens); },
+  struct Known {
+    int64_t rows = 0;
+    std::vector<Digest> names;
+  };
+  const std::optional<SpaceId> space = impl_->SpaceOf(tenant);
+  const Known known = impl_->Ask<Known>(
+      [core = impl_->core.get(), tenant, space, tokens = std::move(tokens)] {
+        if (space) core->cache().SetSpace(tenant, *space);
+        return Known{core->cache().Probe(tenant, tokens), core->cache().Names(tenant, tokens)};
+      },
       {});
+  std::vector<std::pair<std::string, int64_t>> found = {{"memory", known.rows}};
+  for (Tier* tier : impl_->options.tiers) {
+    found.emplace_back(tier->name(), space ? FullRows(*tier, known.names, impl_->clock) : 0);
+  }
+  return found;
 }
 
 std::vector<KvLeaseInfo> Engine::Leases(const std::string& tenant, size_t limit) {

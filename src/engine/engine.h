@@ -15,6 +15,7 @@
 #include "engine/scheduler.h"
 #include "kv/cache.h"
 #include "model/model.h"
+#include "store/admit/policy.h"
 #include "store/sealer.h"
 #include "store/tier.h"
 
@@ -32,7 +33,8 @@ struct EngineOptions {
   // nothing goes below.
   std::vector<Tier*> tiers;
   Keyring* keyring = nullptr;
-  std::string lease_file;  // where leases outlive the process (engine/lease_file.h); "": they do not
+  std::vector<AdmitPolicy*> admit;  // as KvTiersOptions::admit; shorter: the rest take everything
+  std::string lease_file;           // where leases outlive the process (engine/lease_file.h); "": they do not
   // Rows from below are read also where computing them is estimated to be faster.
   bool always_restore = false;
   uint64_t tier_group_bytes = 256 << 10;  // kv/tiers.h

@@ -85,7 +85,7 @@ HintAnswer ApplyHint(KvCache& cache, bool tiers, const Hint& hint) {
       return Answer(rows, rows > 0 ? "" : "there is no lease");
     }
     case HintAction::kPrefetch:
-      return Answer(0, "no tier below memory");
+      return Answer(0, "not for memory alone");
     case HintAction::kDemote:
       // What is sealed was written below when it was; leaving memory is what is left to do.
       return tiers ? Drop(cache, hint) : Answer(0, "no tier below memory");

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -55,7 +56,8 @@ struct Hint {
   std::string holder;  // of a pin
   int64_t ttl_ms = kDefaultLeaseMs;
   int32_t priority = kDefaultLeasePriority;
-  bool hard = true;  // a pin that is not evicted at all, within the budget for pins
+  bool hard = true;                   // a pin that is not evicted at all, within the budget for pins
+  std::optional<SpaceId> space = {};  // as Request::space
 };
 
 enum class HintStatus : uint8_t { kAccepted, kClipped, kDeferred, kRejected };
@@ -65,7 +67,7 @@ struct HintAnswer {
   int64_t tokens = 0;  // that it had an effect on
   std::string reason;  // unless accepted
 };
-// All but kPrefetch, which is not for memory alone. `tiers`: there is something below memory.
+// All but kPrefetch, which takes time: EngineCore::Apply. `tiers`: there is something below memory.
 HintAnswer ApplyHint(KvCache& cache, bool tiers, const Hint& hint);
 
 // Where a reader of events is.

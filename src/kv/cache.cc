@@ -142,13 +142,25 @@ void KvCache::Forget(const std::string& tenant) {
   impl_->pool.Trim(std::array<size_t, kMaxKvKinds>{});
 }
 std::shared_ptr<KvRestore> KvCache::Restore(const std::string& tenant, std::span<const int32_t> tokens,
-                                            std::function<double(int64_t, int64_t)> recompute_ms) {
+                                            std::function<double(int64_t, int64_t)> recompute_ms,
+                                            ReadPriority priority) {
   if (impl_->tiers == nullptr) return nullptr;
   const auto index = impl_->TenantFor(tenant);
   if (!index) return nullptr;
-  auto restore = impl_->tiers->Begin(*index, tokens, std::move(recompute_ms));
+  auto restore = impl_->tiers->Begin(*index, tokens, std::move(recompute_ms), priority);
   if (restore == nullptr) impl_->DropTenantIfUnused(*index);
   return restore;
+}
+std::vector<Digest> KvCache::Names(const std::string& tenant, std::span<const int32_t> tokens) const {
+  const auto space = impl_->spaces.find(tenant);
+  Digest parent = impl_->names.Root(
+      impl_->name_kind,
+      RootText(tenant, space == impl_->spaces.end() ? std::nullopt : std::optional(space->second)));
+  std::vector<Digest> names;
+  for (; tokens.size() >= kPageTokens; tokens = tokens.subspan(kPageTokens)) {
+    names.push_back(parent = impl_->names.Block(parent, tokens.first(kPageTokens)));
+  }
+  return names;
 }
 int64_t KvCache::Extend(KvSequence& sequence, KvRestore& restore) {
   LARDER_CHECK(sequence.length_ == sequence.capacity_ && sequence.length_ == restore.gap_end());

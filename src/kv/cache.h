@@ -156,7 +156,10 @@ class KvCache {
   // until then. `recompute_ms(from, rows)` is what computing them would cost; null: read in any case. Answers
   // null if there is nothing to bring.
   std::shared_ptr<KvRestore> Restore(const std::string& tenant, std::span<const int32_t> tokens,
-                                     std::function<double(int64_t, int64_t)> recompute_ms);
+                                     std::function<double(int64_t, int64_t)> recompute_ms,
+                                     ReadPriority priority = ReadPriority::kRequest);
+  // Names of the full blocks of a text, as the tiers know them, whether they are here or not.
+  std::vector<Digest> Names(const std::string& tenant, std::span<const int32_t> tokens) const;
   // At the end of the block that did not arrive (restore.gap_end()), computed and published by now: takes the
   // later blocks that did arrive into the sequence. Answers how many rows that are.
   int64_t Extend(KvSequence& sequence, KvRestore& restore);

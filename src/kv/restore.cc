@@ -50,7 +50,7 @@ const Digest& KvTiers::ParentName(const KvRestore& restore, size_t block) const 
 }
 
 std::shared_ptr<KvRestore> KvTiers::Begin(int32_t tenant, std::span<const int32_t> tokens,
-                                          RecomputeMs recompute_ms) {
+                                          RecomputeMs recompute_ms, ReadPriority priority) {
   auto& owner = *cache_.tenants[static_cast<size_t>(tenant)];
   if (!owner.space || owner.retired || options_.tiers.empty()) return nullptr;
   const KvCache::Impl::Match match = cache_.FindMatch(owner.root, tokens);
@@ -61,6 +61,7 @@ std::shared_ptr<KvRestore> KvTiers::Begin(int32_t tenant, std::span<const int32_
   restores_.insert(restore.get());
   ++owner.sequences;  // keeps the tenant
   restore->recompute_ms_ = std::move(recompute_ms);
+  restore->priority_ = priority;
   restore->memory_rows_ = usable;
   restore->rows_after_path_ = match.next.rows;
   restore->path_.assign(match.path.begin(), match.path.end() - (match.next.rows > 0));
@@ -384,7 +385,7 @@ void KvTiers::StartReading(const Restore& restore, size_t tier, bool tail) {
   const double limit_ms = std::clamp(RecomputeMsOf(*restore), kLeastReadMs, kMostReadMs);
   reading->ticket =
       options_.tiers[tier]->Get(std::move(reads), reading->begin_ns + static_cast<int64_t>(limit_ms * 1e6),
-                                ReadPriority::kRequest, std::move(callbacks));
+                                restore->priority_, std::move(callbacks));
 }
 
 void KvTiers::Learn(size_t tier, uint64_t bytes, double ms) {

@@ -107,6 +107,7 @@ class KvRestore {
   const int32_t tenant_;
   const std::vector<int32_t> tokens_;
   RecomputeMs recompute_ms_;
+  ReadPriority priority_ = ReadPriority::kRequest;
   Phase phase_ = Phase::kFinding;
   KvNode* held_ = nullptr;       // the deepest full node of the text in memory, later the last that landed
   std::vector<KvNode*> path_;    // up to it

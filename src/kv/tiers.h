@@ -54,7 +54,8 @@ class KvTiers {
   void MoveHolds(KvNode& from, KvNode& to);
 
   // Null: memory has all there is to find, or this tenant has no space.
-  std::shared_ptr<KvRestore> Begin(int32_t tenant, std::span<const int32_t> tokens, RecomputeMs recompute_ms);
+  std::shared_ptr<KvRestore> Begin(int32_t tenant, std::span<const int32_t> tokens, RecomputeMs recompute_ms,
+                                   ReadPriority priority);
 
   // Takes the tiers' answers. Whether there were any.
   bool Poll();

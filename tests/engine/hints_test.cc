@@ -136,7 +136,7 @@ TEST_F(EngineHints, ControlCallsSayWhatTheyDid) {
   EXPECT_EQ(core_->Apply(About(HintAction::kPin, Text(2, 50))).status, HintStatus::kRejected);
   EXPECT_EQ(core_->Apply(About(HintAction::kPrefetch, text)).status, HintStatus::kRejected) << "no tier";
   EXPECT_EQ(core_->Apply(About(HintAction::kDemote, text)).reason, "no tier below memory");
-  EXPECT_EQ(core_->Lookup("t", text), (std::vector<std::pair<std::string, int64_t>>{{"memory", 200}}));
+  EXPECT_EQ(core_->cache().Probe("t", text), 200);
   EXPECT_EQ(core_->Apply(About(HintAction::kUnpin, text)).status, HintStatus::kAccepted);
   EXPECT_EQ(core_->Apply(About(HintAction::kUnpin, text)).status, HintStatus::kRejected);
   const auto block = std::vector<int32_t>(text.begin(), text.begin() + 64);

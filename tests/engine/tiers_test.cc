@@ -249,6 +249,36 @@ TEST_P(EngineTiers, CancelledWhileLoadingLeavesNothing) {
   }
 }
 
+// A hint brings a text up before anybody asks for it, and a lease guards it then.
+TEST_P(EngineTiers, PrefetchedTextsAreInMemoryWhenTheyAreAskedFor) {
+  const auto prompt = Prompt(41, 300);
+  auto disk = OpenDisk();
+  {
+    auto core = Start({disk.get()});
+    Ask(*core, prompt);
+    core->cache().FlushTiers();
+  }
+  auto core = Start({disk.get()});
+  Hint hint;
+  hint.action = HintAction::kPrefetch;
+  hint.tenant = "t";
+  hint.target.tokens = prompt;
+  hint.holder = "h";
+  hint.space = kSpace;
+  EXPECT_EQ(core->Apply(hint).status, HintStatus::kDeferred);
+  for (int i = 0; i < 10000 && core->cache().leases().stats().leases == 0; ++i) {
+    core->Step();
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  EXPECT_EQ(core->cache().leases().stats().leases, 1u);
+  EXPECT_EQ(core->cache().Probe("t", prompt), 300);
+  EXPECT_EQ(core->Apply(hint).status, HintStatus::kAccepted) << "it is there";
+  const auto answer = Ask(*core, prompt);
+  EXPECT_EQ(answer->From("memory"), 299);
+  EXPECT_EQ(answer->From("disk"), 0);
+  EXPECT_EQ(Start({})->Apply(hint).status, HintStatus::kRejected) << "no tier";
+}
+
 TEST_P(EngineTiers, ATightMemoryStillAnswers) {
   const uint64_t block = [&] {
     uint64_t sum = 0;
