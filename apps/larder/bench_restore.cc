@@ -202,10 +202,13 @@ Status BenchRestore(const BenchSettings& settings) {
   LARDER_ASSIGN(auto model, settings.flags.Load());
   LARDER_ASSIGN(const auto lengths, settings.Lengths("512,end", model->spec().context, kDecoded));
   FigureReport report = BeginReport("restore", *model, settings);
+  report.threads = model->pool().threads();
+  report.rounds = settings.rounds;
   report.note =
       "first_ms: from the request to its first token; decode_ms: each further token; to_cold: how much "
       "sooner "
-      "than cold.\nto_limit: the first token, to 1.3 x reading as many bytes from the same files + 2 further "
+      "than cold.\nto_limit: the first token, to 1.3 x reading as many bytes from a plain file beside the "
+      "store + 2 further "
       "tokens";
   const int64_t vocabulary = model->tokenizer().size();
   const uint64_t bytes_per_token = model->kv_shape().BytesPerToken();

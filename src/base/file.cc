@@ -95,7 +95,8 @@ Result<std::string> ReadFile(const std::string& path, size_t max_bytes) {
 namespace {
 
 Status WriteAndSync(const std::string& path, std::string_view content) {
-  Fd file{open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)};
+  // What is written so is somebody's state (ids, wrapped keys, leases) and nobody else's business.
+  Fd file{open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
   if (file.fd < 0) return OsError("create", path);
   size_t done = 0;
   while (done < content.size()) {

@@ -60,6 +60,9 @@ TEST_F(File, AtomicWriteReplacesAndLeavesNothingBehind) {
   size_t files = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(directory_)) ++files;
   EXPECT_EQ(files, 1u);
+  EXPECT_EQ(std::filesystem::status(Path("out")).permissions() & std::filesystem::perms::mask,
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write)
+      << "for nobody else";
 }
 
 TEST_F(File, FailedAtomicWriteKeepsTheOldContentAndCleansUp) {
