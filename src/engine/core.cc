@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "engine/arrivals.h"
-#include "kv/restore.h"
+#include "engine/core_state.h"
 #include "kv/tiers.h"
 
 namespace larder {
@@ -14,39 +14,30 @@ namespace {
 // Logits of this many rows are computed at a time; bounds the buffer for large vocabularies.
 constexpr size_t kLogitRows = 16;
 
+// One after the other.
+class BothHooks final : public ForwardHooks {
+ public:
+  BothHooks(ForwardHooks& first, ForwardHooks& second) : first_(first), second_(second) {}
+  void BeforeLayer(int layer, std::span<const Row> rows, float* x) override {
+    first_.BeforeLayer(layer, rows, x);
+    second_.BeforeLayer(layer, rows, x);
+  }
+  void AfterQkv(int layer, std::span<const Row> rows, float* q, float* k, float* v) override {
+    first_.AfterQkv(layer, rows, q, k, v);
+    second_.AfterQkv(layer, rows, q, k, v);
+  }
+  void AfterAttention(int layer, std::span<const Row> rows, const float* lse) override {
+    first_.AfterAttention(layer, rows, lse);
+    second_.AfterAttention(layer, rows, lse);
+  }
+  bool WantsLse(int layer) const override { return first_.WantsLse(layer) || second_.WantsLse(layer); }
+
+ private:
+  ForwardHooks& first_;
+  ForwardHooks& second_;
+};
+
 }  // namespace
-
-// One choice of a request: a sequence of its own.
-struct EngineCore::Choice {
-  Choice(Live* owner, int32_t number, const Tokenizer* tokenizer);
-
-  Live* live;
-  int32_t index;
-  ScheduledSequence scheduled;
-  std::vector<int32_t> tokens;         // prompt and output
-  std::unique_ptr<KvSequence> kv;      // while running
-  std::shared_ptr<KvRestore> restore;  // while waiting for rows from below memory, until they are held
-  int32_t restores = 0;                // since it last ran
-  OutputText text;
-  TokenHistory history;
-  bool done = false;
-  int64_t prompt_scored = 0;  // prompt tokens whose log-probabilities are known
-
-  int64_t generated() const;
-};
-
-struct EngineCore::Live {
-  Engine::RequestId id;
-  Request request;
-  std::shared_ptr<RequestSink> sink;
-  std::vector<std::unique_ptr<Choice>> choices;
-  std::vector<TokenOutput> prompt_scores;
-  bool prompt_reported = false;
-  CacheReport report;
-  Usage usage;
-  int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;
-  int64_t open_choices;
-};
 
 EngineCore::Choice::Choice(Live* owner, int32_t number, const Tokenizer* tokenizer)
     : live(owner),
@@ -68,6 +59,9 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const Engin
                           .notify = std::move(on_tiers),
                           .group_bytes = options.tier_group_bytes,
                           .admit = options.admit});
+  core->evict_ = std::make_unique<EvictResources>(*model, core->cache_->MakePageSource());
+  core->taps_ = std::make_unique<TapHooks>(model->spec().heads, model->spec().head_dim);
+  if (!options.evict.empty()) LARDER_TRY(CreateEvictMethod(options.evict, EvictModelOf(*model)));
   LARDER_ASSIGN(auto policies, CreateSchedulePolicies(options.policy));
   const SchedulerOptions scheduling{options.max_running, options.max_batch_rows, options.step_ms};
   core->judged_.resize(kLogitRows);
@@ -110,8 +104,15 @@ Status EngineCore::Validate(const Request& request) const {
                         "This model's maximum context length is {} tokens, but the prompt has {}; shorten it",
                         context_, prompt);
   }
+  if (const std::string evict = EvictOf(request); !evict.empty())
+    LARDER_TRY(CreateEvictMethod(evict, EvictModelOf(*model_)));
   if (request.n < 1) return larder::Fail(ErrorKind::kInvalid, "n is {}; at least 1 is needed", request.n);
   return {};
+}
+
+std::string EngineCore::EvictOf(const Request& request) const {
+  if (request.evict == "none") return "";
+  return request.evict.empty() ? options_.evict : request.evict;
 }
 
 void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<RequestSink> sink) {
@@ -122,6 +123,7 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
   live->arrival_ns = clock_->NowNs();
   live->open_choices = live->request.n;
   const Request& r = live->request;
+  live->evict = live->report.evict = EvictOf(r);
   if (r.space) cache_->SetSpace(r.tenant, *r.space);
   FollowHints(*cache_, r.tenant, r.hints, r.prompt);
   live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
@@ -143,6 +145,8 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
     s.num_tokens = static_cast<int64_t>(r.prompt.size());
     s.tenant = r.tenant;
     s.tokens = &choice->tokens;
+    s.publishes = live->evict.empty();
+    s.reads_cache = r.read_cache;
     choices_[s.id] = choice.get();
     scheduler_->Add(&s);
     live->choices.push_back(std::move(choice));
@@ -163,138 +167,6 @@ void EngineCore::Cancel(Engine::RequestId id) {
 
 EngineCore::Choice& EngineCore::ChoiceOf(const ScheduledSequence& sequence) {
   return *choices_.at(sequence.id);
-}
-
-SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
-  Choice& choice = ChoiceOf(sequence);
-  const Request& request = choice.live->request;
-  const bool scores_prompt = request.prompt_logprobs >= 0 && choice.index == 0;
-  // Log-probabilities of the prompt need every prompt row's logits, so nothing is gained from rows that
-  // exist.
-  std::span<const int32_t> wanted(choice.tokens);
-  if (!request.read_cache || scores_prompt) wanted = {};
-  if (Loading(choice, wanted)) return Admission::kLoading;
-  auto opened = cache_->Open(request.tenant, wanted, choice.restore.get());
-  if (!opened) return Admission::kNoRoom;
-  choice.kv = std::move(opened->sequence);
-  sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
-  Live& live = *choice.live;
-  if (live.admitted_ns == 0) live.admitted_ns = clock_->NowNs();
-  if (choice.index == 0 && sequence.preemptions == 0) {
-    ReportRead(choice, opened->outcome);
-    if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
-    ++misses_[static_cast<size_t>(live.report.outcome.reason)];
-  }
-  sequence.chunk_end = choice.restore == nullptr ? 0 : choice.restore->gap_end();
-  if (sequence.chunk_end == 0 && (choice.restore == nullptr || choice.restore->done()))
-    choice.restore = nullptr;
-  return Admission::kAdmitted;
-}
-
-// Whether rows of this prompt are on their way from below memory.
-bool EngineCore::Loading(Choice& choice, std::span<const int32_t> wanted) {
-  // Who joined another's read asks again, since that one may have wanted less; but not for ever.
-  constexpr int32_t kMostRestores = 3;
-  if (options_.tiers.empty() || wanted.empty()) return false;
-  while (choice.restore == nullptr && choice.restores < kMostRestores) {
-    ++choice.restores;
-    std::function<double(int64_t, int64_t)> recompute_ms;
-    if (!options_.always_restore) {
-      recompute_ms = [this](int64_t from, int64_t rows) { return scheduler_->PredictMs(from, rows); };
-    }
-    choice.restore = cache_->Restore(choice.live->request.tenant, wanted, std::move(recompute_ms));
-    if (choice.restore == nullptr || !choice.restore->done()) break;
-    if (choice.restore->joined()) choice.restore = nullptr;
-  }
-  if (choice.restore == nullptr) return false;
-  // Computing beside the reading holds up whoever else runs, and they keep the machine busy anyway.
-  if (choice.restore->started() && scheduler_->running() == 0) return false;
-  if (!choice.restore->done()) return true;
-  if (choice.restore->joined() && choice.restores < kMostRestores) {
-    choice.restore = nullptr;
-    return Loading(choice, wanted);
-  }
-  return false;
-}
-
-// Where the rows came from that are not computed; what came from a tier lies in memory by now.
-void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
-  CacheReport& report = choice.live->report;
-  report.outcome = outcome;
-  report.read_memory = choice.scheduled.num_computed;
-  for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
-    const int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
-    const int64_t rows = std::min(landed, report.read_memory);
-    report.read_tiers.emplace_back(options_.tiers[tier]->name(), rows);
-    report.read_memory -= rows;
-  }
-  const bool explained = outcome.reason == MissReason::kNone || outcome.reason == MissReason::kDiverged;
-  if (!explained && choice.restore != nullptr && choice.restore->slow()) {
-    report.outcome.reason = MissReason::kSlow;
-  }
-}
-
-bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
-  KvSequence& kv = *ChoiceOf(sequence).kv;
-  const int64_t missing = sequence.num_computed + rows - kv.length();
-  if (missing <= 0 || cache_->Reserve(kv, missing)) return true;
-  // Who runs goes before who waits: what was brought up for the waiting goes again.
-  bool any = !prefetches_.empty();
-  prefetches_.clear();
-  for (const auto& [id, choice] : choices_) {
-    if (choice->kv == nullptr && choice->restore != nullptr) {
-      choice->restore = nullptr;
-      any = true;
-    }
-  }
-  return any && cache_->Reserve(kv, missing).has_value();
-}
-
-void EngineCore::Release(ScheduledSequence& sequence) {
-  Choice& choice = ChoiceOf(sequence);
-  if (choice.kv != nullptr) cache_->Close(std::move(choice.kv));
-  choice.restore = nullptr;
-  choice.restores = 0;
-  sequence.chunk_end = 0;
-}
-
-HintAnswer EngineCore::Apply(const Hint& hint) {
-  if (hint.action == HintAction::kPrefetch) return BeginPrefetch(hint);
-  return ApplyHint(*cache_, !options_.tiers.empty(), hint);
-}
-
-HintAnswer EngineCore::BeginPrefetch(const Hint& hint) {
-  constexpr size_t kMostPrefetches = 64;
-  const auto rejected = [](const char* why) { return HintAnswer{HintStatus::kRejected, 0, why}; };
-  if (options_.tiers.empty()) return rejected("no tier below memory");
-  if (hint.target.tokens.empty())
-    return rejected("only a text can be prefetched: a prompt, messages or tokens");
-  if (prefetches_.size() >= kMostPrefetches)
-    return rejected("too many texts are being fetched; try again later");
-  if (hint.space) cache_->SetSpace(hint.tenant, *hint.space);
-  const auto asked = static_cast<int64_t>(hint.target.tokens.size());
-  auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch);
-  const bool comes = restore != nullptr;
-  prefetches_.push_back({std::move(restore), hint});
-  if (comes) return {HintStatus::kDeferred, asked, "it is being looked for below"};
-  TakePrefetched();
-  if (cache_->Probe(hint.tenant, hint.target.tokens) < asked)
-    return rejected("the tenant is kept in memory only");
-  return {HintStatus::kAccepted, asked, ""};
-}
-
-// What has arrived is guarded until it is used, softly: it may still go before others do.
-void EngineCore::TakePrefetched() {
-  std::erase_if(prefetches_, [this](const Prefetch& prefetch) {
-    if (prefetch.restore != nullptr && !prefetch.restore->done()) return false;
-    const Hint& hint = prefetch.hint;
-    cache_->leases().Take(hint.tenant, hint.target,
-                          {.holder = hint.holder,
-                           .kind = LeaseKind::kFetched,
-                           .ttl_ms = hint.ttl_ms,
-                           .priority = hint.priority});
-    return true;
-  });
 }
 
 bool EngineCore::Step() {
@@ -331,11 +203,17 @@ bool EngineCore::Step() {
   return true;
 }
 
-void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
+// The step's rows, and which of them somebody wants logits of.
+void EngineCore::BuildRows(std::span<const Scheduler::Work> work) {
   rows_.clear();
   wanted_.clear();
+  ids_.clear();
+  taps_->Clear();
   for (const Scheduler::Work& w : work) {
+    ids_.push_back(w.sequence->id);
     Choice& choice = ChoiceOf(*w.sequence);
+    if (choice.evict != nullptr && choice.evict->TapsAllRows())
+      taps_->Add(choice.evict.get(), rows_.size(), static_cast<size_t>(w.rows));
     const int64_t prompt = choice.live->usage.prompt_tokens;
     for (int64_t p = w.sequence->num_computed; p < w.sequence->num_computed + w.rows; ++p) {
       const bool samples = p + 1 == w.sequence->num_tokens && choice.live->request.max_tokens != 0;
@@ -343,25 +221,28 @@ void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
                           p >= choice.prompt_scored;
       Row row;
       row.token = choice.tokens[static_cast<size_t>(p)];
-      row.position = static_cast<int32_t>(p);
-      row.kv = choice.kv.get();
-      row.writes_kv = p >= choice.kv->length();
+      row.position = choice.evict != nullptr ? choice.evict->PositionOf(p) : static_cast<int32_t>(p);
+      row.kv = choice.evict != nullptr ? choice.evict->store() : choice.kv.get();
+      row.writes_kv = p >= choice.rows_present();
       row.wants_hidden = samples || scores;
       rows_.push_back(row);
       if (row.wants_hidden) wanted_.push_back({&choice, p, samples, scores});
     }
   }
-  ids_.clear();
-  for (const Scheduler::Work& w : work) ids_.push_back(w.sequence->id);
-  const size_t width = static_cast<size_t>(model_->spec().width),
-               vocabulary = static_cast<size_t>(model_->spec().vocabulary),
-               known = static_cast<size_t>(model_->tokenizer().size());
+}
+
+void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
+  const size_t width = static_cast<size_t>(model_->spec().width);
   if (hidden_.size() < wanted_.size() * width) hidden_.resize(wanted_.size() * width);
-  int64_t begin_ns = clock_->NowNs();
+  const int64_t begin_ns = clock_->NowNs();
   ArrivalHooks arrivals(model_->kv_shape());
   for (const Scheduler::Work& w : work) arrivals.Add(ChoiceOf(*w.sequence).restore.get(), w.sequence->id);
-  model_->Forward(rows_, hidden_.data(), arrivals.empty() ? nullptr : &arrivals);
-  int64_t model_ns = clock_->NowNs() - begin_ns;
+  BothHooks both(arrivals, *taps_);
+  ForwardHooks* hooks = nullptr;
+  if (!arrivals.empty()) hooks = &arrivals;
+  if (!taps_->empty()) hooks = arrivals.empty() ? static_cast<ForwardHooks*>(taps_.get()) : &both;
+  model_->Forward(rows_, hidden_.data(), hooks);
+  stats_.model_us_last = static_cast<double>(clock_->NowNs() - begin_ns) / 1e3;
   for (const Scheduler::Work& w : work) {
     Choice& choice = ChoiceOf(*w.sequence);
     if (arrivals.Failed(w.sequence->id)) {
@@ -373,12 +254,27 @@ void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
     if (choice.restore != nullptr && choice.restore->started()) choice.restore = nullptr;  // all layers came
     AfterRows(w);
   }
+}
+
+void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
+  BuildRows(work);
+  RunRows(work);
+  FailBroken();
+  JudgeRows();
+  FinishEnded();
+}
+
+// Logits of the wanted rows, and what they mean.
+void EngineCore::JudgeRows() {
+  const size_t width = static_cast<size_t>(model_->spec().width),
+               vocabulary = static_cast<size_t>(model_->spec().vocabulary),
+               known = static_cast<size_t>(model_->tokenizer().size());
   for (size_t begin = 0; begin < wanted_.size(); begin += kLogitRows) {
     const size_t n = std::min(kLogitRows, wanted_.size() - begin);
     if (logits_.size() < n * vocabulary) logits_.resize(n * vocabulary);
-    begin_ns = clock_->NowNs();
+    const int64_t begin_ns = clock_->NowNs();
     model_->Logits(&hidden_[begin * width], static_cast<int>(n), logits_.data());
-    model_ns += clock_->NowNs() - begin_ns;
+    stats_.model_us_last += static_cast<double>(clock_->NowNs() - begin_ns) / 1e3;
     // Looking through a vocabulary takes long enough to be worth all threads; what follows is bookkeeping.
     model_->pool().Run(static_cast<int64_t>(n), [&](int64_t i, int worker) {
       const size_t at = static_cast<size_t>(i);
@@ -391,8 +287,16 @@ void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
       if (row.samples) TakeToken(*row.choice, judged_[i]);
     }
   }
-  stats_.model_us_last = static_cast<double>(model_ns) / 1e3;
-  FinishEnded();
+}
+
+// Requests whose method could not do its work end with its error.
+void EngineCore::FailBroken() {
+  for (const auto& [id, error] : std::exchange(broken_, {})) {
+    const auto it = requests_.find(id);
+    if (it == requests_.end()) continue;  // failed with another choice
+    std::erase_if(wanted_, [&](const WantedRow& row) { return row.choice->live == it->second.get(); });
+    Fail(*it->second, error);
+  }
 }
 
 // Requests that wanted no token end here; the others when their last choice ends.
@@ -416,6 +320,10 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
   const int64_t end = work.sequence->num_computed + work.rows;
   live.report.recomputed +=
       std::max<int64_t>(0, std::min(end, live.usage.prompt_tokens) - work.sequence->num_computed);
+  if (choice.evict != nullptr) {
+    if (Status status = AfterPrivateRows(choice, end); !status) broken_.emplace_back(live.id, status.error());
+    return;
+  }
   const int64_t length = choice.kv->length();
   if (end > length) {
     cache_->Publish(
@@ -427,26 +335,23 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
   if (end == work.sequence->chunk_end) ContinueBehindGap(choice);
 }
 
-// A block that could not be read has been computed; those behind it were read and are taken now.
-void EngineCore::ContinueBehindGap(Choice& choice) {
-  std::array<int64_t, kMaxTiers> before;
-  for (size_t tier = 0; tier < options_.tiers.size(); ++tier) before[tier] = choice.restore->rows(tier);
-  cache_->Extend(*choice.kv, *choice.restore);
-  ScheduledSequence& sequence = choice.scheduled;
-  const int64_t computed = sequence.num_computed;
-  sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
-  if (choice.index == 0 && sequence.preemptions == 0) {
-    CacheReport& report = choice.live->report;
-    int64_t gained = sequence.num_computed - computed;
-    for (size_t tier = 0; tier < report.read_tiers.size(); ++tier) {
-      const int64_t rows = std::min(choice.restore->rows(tier) - before[tier], gained);
-      report.read_tiers[tier].second += rows;
-      gained -= rows;
-    }
-    report.read_memory += gained;
+// The method's triggers; what it no longer reads of the shared cache goes back.
+Status EngineCore::AfterPrivateRows(Choice& choice, int64_t end) {
+  Live& live = *choice.live;
+  const HeldBlocks blocks = cache_->Held(*choice.kv);
+  LARDER_TRY(choice.evict->AfterRows(end, choice.tokens));
+  if (!choice.evict->reads_prefix() && choice.kv->length() > 0) LARDER_TRY(cache_->Truncate(*choice.kv, 0));
+  choice.scheduled.num_computed = end;
+  choice.scheduled.chunk_end = choice.evict->ChunkEnd(end);
+  if (choice.index == 0 && end == live.usage.prompt_tokens) {
+    const bool reads = choice.evict->reads_prefix();
+    live.report.held = {.private_bytes = choice.evict->private_bytes(),
+                        .peak_private_bytes = choice.evict->peak_bytes(),
+                        .shared_bytes = reads ? choice.evict->shared_bytes() : 0,
+                        .reclaimable_bytes = reads ? std::min(blocks.alone, choice.evict->shared_bytes()) : 0,
+                        .entries = choice.evict->LongestLane()};
   }
-  sequence.chunk_end = choice.restore->gap_end();
-  if (sequence.chunk_end == 0) choice.restore = nullptr;
+  return {};
 }
 
 // The first prompt token has nothing before it that could judge it.
@@ -546,7 +451,14 @@ void EngineCore::TakeToken(Choice& choice, Judged& judged) {
 void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text, std::string matched) {
   choice.done = true;
   Live& live = *choice.live;
-  if (choice.kv != nullptr && (reason == FinishReason::kStop || reason == FinishReason::kLength)) {
+  const bool answered = reason == FinishReason::kStop || reason == FinishReason::kLength;
+  if (choice.kv != nullptr && choice.evict == nullptr && answered) {
+    if (choice.index == 0) {
+      const HeldBlocks blocks = cache_->Held(*choice.kv);
+      live.report.held = {.shared_bytes = blocks.bytes,
+                          .reclaimable_bytes = blocks.alone,
+                          .entries = choice.kv->length()};
+    }
     for (LeaseReport& lease : RetainByHints(*cache_, *choice.kv, live.request.hints, choice.index == 0)) {
       live.report.leases.push_back(std::move(lease));
     }
@@ -604,6 +516,12 @@ void EngineCore::ReadStats(EngineStats& stats) const {
   stats = stats_;  // whose misses are empty
   stats.running = scheduler_->running();
   stats.waiting = scheduler_->waiting();
+  stats.private_bytes = stats.borrowed_bytes = 0;
+  for (const auto& [id, choice] : choices_) {
+    if (choice->evict == nullptr) continue;
+    stats.private_bytes += choice->evict->private_bytes();
+    stats.borrowed_bytes += choice->evict->shared_bytes();
+  }
   stats.attention_pages_read = model_->attention_pages_read();
   stats.kv = cache_->stats();
   stats.leases = cache_->leases().stats();

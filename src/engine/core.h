@@ -3,7 +3,9 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -14,6 +16,9 @@
 #include "model/model.h"
 
 namespace larder {
+
+struct EvictResources;
+class TapHooks;
 
 class EngineCore final : private SchedulerCache {
  public:
@@ -63,6 +68,8 @@ class EngineCore final : private SchedulerCache {
   Admission Admit(ScheduledSequence& sequence) override;
   bool Loading(Choice& choice, std::span<const int32_t> wanted);
   void ContinueBehindGap(Choice& choice);
+  std::string EvictOf(const Request& request) const;
+  bool BeginEvict(Choice& choice);
   HintAnswer BeginPrefetch(const Hint& hint);
   void TakePrefetched();
   void ReportRead(Choice& choice, const CacheOutcome& outcome);
@@ -71,8 +78,13 @@ class EngineCore final : private SchedulerCache {
   bool RoomComing() override { return cache_->RoomComing(); }
 
   void RunModel(std::span<const Scheduler::Work> work);
+  void BuildRows(std::span<const Scheduler::Work> work);
+  void RunRows(std::span<const Scheduler::Work> work);
+  void JudgeRows();
   void FinishEnded();
   void AfterRows(const Scheduler::Work& work);
+  Status AfterPrivateRows(Choice& choice, int64_t end);
+  void FailBroken();
   void BeginPromptScores(Live& live);
   void ReportPrompt(Live& live);
   void Judge(const WantedRow& row, std::span<float> logits, JudgeScratch& scratch, Judged& out) const;
@@ -91,6 +103,9 @@ class EngineCore final : private SchedulerCache {
   int64_t context_ = 0;
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<EvictResources> evict_;
+  std::unique_ptr<TapHooks> taps_;
+  std::vector<std::pair<Engine::RequestId, Error>> broken_;  // in this step: a method found no room
   // On their way up before anybody asked for them.
   struct Prefetch {
     std::shared_ptr<KvRestore> restore;

@@ -34,6 +34,7 @@ struct EngineOptions {
   std::vector<Tier*> tiers;
   Keyring* keyring = nullptr;
   std::vector<AdmitPolicy*> admit;  // as KvTiersOptions::admit; shorter: the rest take everything
+  std::string evict;                // eviction method of requests that name none (kv/evict); "": none
   std::string lease_file;           // where leases outlive the process (engine/lease_file.h); "": they do not
   // Rows from below are read also where computing them is estimated to be faster.
   bool always_restore = false;
@@ -51,6 +52,8 @@ struct EngineStats {
   std::vector<std::pair<std::string_view, uint64_t>> misses;  // by reason
   KvStats kv{};
   KvLeaseStats leases{};
+  uint64_t private_bytes = 0;  // pages and tables of running requests with an eviction method
+  uint64_t borrowed_bytes = 0; // shared pages that these read
   uint64_t events = 0;  // of the cache's blocks, so far
   std::vector<std::pair<std::string, TierStats>> tiers;
 };

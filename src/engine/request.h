@@ -46,6 +46,7 @@ struct Request {
   bool explain = false;
   bool read_cache = true;
   CacheHints hints = {};
+  std::string evict = {};  // "snapkv:budget=0.25" (kv/evict), "none"; "": as the engine was started
   std::vector<int32_t> forced_output;  // replay: emitted whatever the logits say; ends after the last
 };
 
@@ -70,6 +71,16 @@ struct Usage {
   int64_t cached_tokens = 0;  // prompt rows that were not recomputed
 };
 
+// Memory that the first choice of a request held: with an eviction method at the end of the prompt, when the method
+// had chosen, else at its end.
+struct HeldBytes {
+  uint64_t private_bytes = 0;      // pages and tables that are its own
+  uint64_t peak_private_bytes = 0; // the most so far
+  uint64_t shared_bytes = 0;       // blocks that it reads together with others, or that others may read
+  uint64_t reclaimable_bytes = 0;  // of these, what nobody else held
+  int64_t entries = 0;             // of its longest lane
+};
+
 // What the cache did for a request.
 struct CacheReport {
   int64_t read_memory = 0;                                  // rows read from memory
@@ -79,6 +90,8 @@ struct CacheReport {
   int32_t preemptions = 0;
   double queue_ms = 0, prefill_ms = 0;
   CacheOutcome outcome;
+  std::string evict;  // the method that shaped what later rows saw; "": none, nothing was dropped
+  HeldBytes held;
   std::vector<LeaseReport> leases;  // that it took at its end, or was refused
 };
 

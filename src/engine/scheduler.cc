@@ -144,8 +144,9 @@ void Scheduler::Preempt(Step& step, ScheduledSequence& victim) {
 // A running sequence that is about to compute rows which the candidate needs too: waiting for it costs
 // nothing, computing them twice would.
 const ScheduledSequence* Scheduler::SharedWithRunning(const ScheduledSequence& candidate) const {
+  if (!candidate.reads_cache) return nullptr;
   for (const ScheduledSequence* other : running_) {
-    if (Remaining(*other) <= 1 || other->tenant != candidate.tenant) continue;
+    if (!other->publishes || Remaining(*other) <= 1 || other->tenant != candidate.tenant) continue;
     if (CommonPrefix(*other->tokens, *candidate.tokens) > other->num_computed) return other;
   }
   return nullptr;

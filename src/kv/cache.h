@@ -97,6 +97,12 @@ struct KvStats {
   uint64_t hits_rows, missed_rows, evicted_blocks, copied_rows, deduplicated_blocks, collisions;
 };
 
+// Blocks that a sequence holds.
+struct HeldBlocks {
+  uint64_t bytes = 0;
+  uint64_t alone = 0;  // that nobody else holds
+};
+
 struct KvBlockInfo {
   std::string name, parent, tenant;
   int32_t depth, rows;
@@ -170,6 +176,7 @@ class KvCache {
   void FlushTiers();  // what was put before is written or given up when it returns
 
   KvStats stats() const;
+  HeldBlocks Held(const KvSequence& sequence) const;
   std::vector<KvBlockInfo> List(const std::string& tenant, size_t limit) const;
   // Drops everything nobody holds, of one tenant or (empty) of all; their leases end. Returns blocks dropped.
   uint64_t Clear(const std::string& tenant);

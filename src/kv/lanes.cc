@@ -6,13 +6,37 @@
 #include "compute/ops.h"
 
 namespace larder {
+namespace {
+
+size_t PagesFor(int64_t entries) { return static_cast<size_t>((entries + kPageTokens - 1) / kPageTokens); }
+
+}  // namespace
 
 // Everything per entry is kept in whole pages of 64, as attention reads it.
 struct LaneTable::Lane {
+  struct Page {
+    std::byte* own = nullptr;  // null: borrowed from the prefix, or let go of
+    bool gone = false;         // a window has passed it
+    bool straight = true;      // positions count up by one
+  };
   int64_t length = 0;
-  std::vector<std::byte*> pages;
+  std::vector<Page> pages;
   std::vector<int32_t> positions;  // [64 * pages]
+  std::vector<float> scores;       // [64 * pages]
   std::vector<float> logit_bias;   // [64 * pages], or empty while nobody set one
+
+  void Resize(size_t count) {
+    pages.resize(count);
+    positions.resize(count * kPageTokens);
+    scores.resize(count * kPageTokens);
+    if (!logit_bias.empty()) logit_bias.resize(count * kPageTokens);
+  }
+  void Straighten(size_t page) {
+    const auto first = positions.begin() + static_cast<int64_t>(page) * kPageTokens;
+    const auto end = positions.begin() + std::min<int64_t>(length, (static_cast<int64_t>(page) + 1) * kPageTokens);
+    pages[page].straight =
+        std::adjacent_find(first, std::max(first, end), [](int32_t a, int32_t b) { return b != a + 1; }) == end;
+  }
 };
 
 LaneTable::LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode, RopeTables rope)
@@ -22,9 +46,8 @@ LaneTable::LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode,
 }
 
 LaneTable::~LaneTable() {
-  for (const auto& lane : lanes_) {
-    for (std::byte* page : lane->pages) source_->Return(page);
-  }
+  room_ = 0;
+  for (const auto& lane : lanes_) Shrink(*lane, 0);
 }
 
 LaneTable::Lane& LaneTable::At(int layer, int kv_head) {
@@ -34,60 +57,252 @@ const LaneTable::Lane& LaneTable::At(int layer, int kv_head) const {
   return *lanes_[static_cast<size_t>(layer * shape_->kv_heads() + kv_head)];
 }
 
-Status LaneTable::Append(int layer, int kv_head, const float* k, const float* v, int32_t position) {
-  Lane& lane = At(layer, kv_head);
-  if (mode_ == PositionMode::kCompact && lane.length >= rope_.positions) {
-    return Fail(ErrorKind::kExhausted,
-                "a lane of {} entries has used up all positions of the model; remove some first",
-                lane.length);
+// Pages for this many entries.
+Status LaneTable::Grow(Lane& lane, int64_t entries) {
+  const size_t before = lane.pages.size(), wanted = PagesFor(entries);
+  for (size_t i = before; i < wanted; ++i) {
+    auto page = source_->Take();
+    if (!page) {
+      while (lane.pages.size() > before) {
+        source_->Return(lane.pages.back().own);
+        lane.Resize(lane.pages.size() - 1);
+      }
+      return std::unexpected(page.error());
+    }
+    lane.Resize(i + 1);
+    lane.pages[i].own = *page;
   }
-  const size_t slot = static_cast<size_t>(lane.length % kPageTokens);
-  if (slot == 0) {
-    LARDER_ASSIGN(std::byte * page, source_->Take());
-    lane.pages.push_back(page);
-    lane.positions.resize(lane.pages.size() * kPageTokens);
-    if (!lane.logit_bias.empty()) lane.logit_bias.resize(lane.positions.size());
-  }
-  StoreKvRow(shape_->type(), shape_->head_dim(), k, v, lane.pages.back(), static_cast<int>(slot));
-  lane.positions[static_cast<size_t>(lane.length)] = position;
-  if (!lane.logit_bias.empty()) lane.logit_bias[static_cast<size_t>(lane.length)] = 0;
-  ++lane.length;
   return {};
 }
 
-void LaneTable::Remove(int layer, int kv_head, int64_t entry) {
+void LaneTable::Shrink(Lane& lane, int64_t entries) {
+  const size_t wanted = PagesFor(std::max(entries, room_));
+  for (size_t i = wanted; i < lane.pages.size(); ++i) {
+    if (lane.pages[i].own != nullptr) source_->Return(lane.pages[i].own);
+  }
+  if (wanted < lane.pages.size()) lane.Resize(wanted);
+}
+
+Status LaneTable::Borrow(const TileProvider* prefix, int64_t rows) {
+  LARDER_CHECK(mode_ == PositionMode::kKeep && prefix_ == nullptr && reserved_ == 0);
+  const int64_t whole = rows / kPageTokens;
+  prefix_ = prefix;
+  const auto borrow = [&](int layer, int head) -> Status {
+    Lane& lane = At(layer, head);
+    LARDER_CHECK(lane.length == 0);
+    lane.Resize(static_cast<size_t>(whole));
+    for (int64_t i = 0; i < whole; ++i) {
+      const KvPage page = prefix->Page(layer, head, i, nullptr);
+      lane.pages[static_cast<size_t>(i)].gone = page.k == nullptr;
+    }
+    LARDER_TRY(Grow(lane, rows));
+    for (int64_t i = 0; i < rows; ++i) lane.positions[static_cast<size_t>(i)] = static_cast<int32_t>(i);
+    if (rows % kPageTokens != 0) {
+      const KvPage tail = prefix->Page(layer, head, whole, nullptr);
+      LARDER_CHECK(tail.k != nullptr);
+      CopyKvRows(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(tail.k), 0,
+                 lane.pages[static_cast<size_t>(whole)].own, 0, static_cast<int>(rows % kPageTokens));
+    }
+    lane.length = rows;
+    return {};
+  };
+  for (int layer = 0; layer < shape_->layers(); ++layer) {
+    for (int head = 0; head < shape_->kv_heads(); ++head) {
+      if (Status status = borrow(layer, head); !status) {
+        for (const auto& lane : lanes_) {
+          Shrink(*lane, 0);
+          lane->length = 0;
+        }
+        prefix_ = nullptr;
+        return status;
+      }
+    }
+  }
+  return {};
+}
+
+bool LaneTable::borrows() const { return borrowed_bytes() > 0; }
+
+Status LaneTable::Reserve(int64_t rows, int32_t position) {
+  LARDER_CHECK(reserved_ == 0 && rows > 0);
+  const Lane& first = *lanes_.front();
+  if (mode_ == PositionMode::kCompact && first.length + rows > rope_.positions) {
+    return Fail(ErrorKind::kExhausted,
+                "a lane of {} entries has used up all positions of the model; remove some first", first.length);
+  }
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    Lane& lane = *lanes_[i];
+    LARDER_CHECK(mode_ == PositionMode::kKeep || lane.length == first.length);
+    if (Status status = Grow(lane, lane.length + rows); !status) {
+      for (size_t j = 0; j < i; ++j) Shrink(*lanes_[j], lanes_[j]->length);
+      return status;
+    }
+  }
+  for (const auto& lane : lanes_) {
+    for (int64_t i = 0; i < rows; ++i) {
+      const auto at = static_cast<size_t>(lane->length + i);
+      lane->positions[at] = position + static_cast<int32_t>(i);
+      lane->scores[at] = 0;
+      if (!lane->logit_bias.empty()) lane->logit_bias[at] = 0;
+      if (at % kPageTokens == 0) {
+        lane->pages[at / kPageTokens].straight = true;
+      } else {
+        lane->pages[at / kPageTokens].straight &= lane->positions[at] == lane->positions[at - 1] + 1;
+      }
+    }
+  }
+  reserved_ = rows;
+  first_reserved_ = mode_ == PositionMode::kKeep ? position : first.length;
+  return {};
+}
+
+void LaneTable::Advance() {
+  for (const auto& lane : lanes_) lane->length += reserved_;
+  reserved_ = 0;
+}
+
+int64_t LaneTable::WritableIndex(const Lane& lane, int64_t position) const {
+  LARDER_CHECK(position >= first_reserved_ && position < first_reserved_ + reserved_);
+  return lane.length + position - first_reserved_;
+}
+std::byte* LaneTable::WritablePage(int layer, int kv_head, int64_t position) {
+  Lane& lane = At(layer, kv_head);
+  return lane.pages[static_cast<size_t>(WritableIndex(lane, position) / kPageTokens)].own;
+}
+int LaneTable::WritableSlot(int layer, int kv_head, int64_t position) const {
+  return static_cast<int>(WritableIndex(At(layer, kv_head), position) % kPageTokens);
+}
+
+Status LaneTable::Append(int layer, int kv_head, const float* k, const float* v, int32_t position) {
+  LARDER_CHECK(reserved_ == 0);
+  Lane& lane = At(layer, kv_head);
+  if (mode_ == PositionMode::kCompact && lane.length >= rope_.positions) {
+    return Fail(ErrorKind::kExhausted,
+                "a lane of {} entries has used up all positions of the model; remove some first", lane.length);
+  }
+  LARDER_TRY(Grow(lane, lane.length + 1));
+  const auto at = static_cast<size_t>(lane.length);
+  StoreKvRow(shape_->type(), shape_->head_dim(), k, v, lane.pages[at / kPageTokens].own,
+             static_cast<int>(at % kPageTokens));
+  lane.positions[at] = position;
+  lane.scores[at] = 0;
+  if (!lane.logit_bias.empty()) lane.logit_bias[at] = 0;
+  ++lane.length;
+  lane.Straighten(at / kPageTokens);
+  return {};
+}
+
+// Makes a borrowed page this table's own.
+Status LaneTable::Own(int layer, int kv_head, int64_t page) {
+  Lane& lane = At(layer, kv_head);
+  Lane::Page& at = lane.pages[static_cast<size_t>(page)];
+  if (at.own != nullptr) return {};
+  LARDER_CHECK(!at.gone);
+  LARDER_ASSIGN(std::byte * own, source_->Take());
+  const KvPage borrowed = prefix_->Page(layer, kv_head, page, nullptr);
+  CopyKvRows(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(borrowed.k), 0, own, 0, kPageTokens);
+  at.own = own;
+  return {};
+}
+
+// Between own pages.
+void LaneTable::Move(Lane& lane, int64_t from, int64_t to) {
+  const auto a = static_cast<size_t>(from), b = static_cast<size_t>(to);
+  CopyKvRows(shape_->type(), shape_->head_dim(), lane.pages[a / kPageTokens].own, static_cast<int>(a % kPageTokens),
+             lane.pages[b / kPageTokens].own, static_cast<int>(b % kPageTokens), 1);
+  lane.positions[b] = lane.positions[a];
+  lane.scores[b] = lane.scores[a];
+  if (!lane.logit_bias.empty()) lane.logit_bias[b] = lane.logit_bias[a];
+}
+
+Status LaneTable::Remove(int layer, int kv_head, int64_t entry) {
+  LARDER_CHECK(reserved_ == 0);
   Lane& lane = At(layer, kv_head);
   LARDER_CHECK(entry >= 0 && entry < lane.length);
-  const auto move = [&](int64_t from, int64_t to) {
-    CopyKvRows(shape_->type(), shape_->head_dim(), lane.pages[static_cast<size_t>(from / kPageTokens)],
-               static_cast<int>(from % kPageTokens), lane.pages[static_cast<size_t>(to / kPageTokens)],
-               static_cast<int>(to % kPageTokens), 1);
-    lane.positions[static_cast<size_t>(to)] = lane.positions[static_cast<size_t>(from)];
-    if (!lane.logit_bias.empty()) {
-      lane.logit_bias[static_cast<size_t>(to)] = lane.logit_bias[static_cast<size_t>(from)];
-    }
-  };
   const int64_t last = lane.length - 1;
+  LARDER_TRY(Own(layer, kv_head, entry / kPageTokens));
+  LARDER_TRY(Own(layer, kv_head, last / kPageTokens));
   if (mode_ == PositionMode::kKeep) {
-    if (entry != last) move(last, entry);
+    if (entry != last) Move(lane, last, entry);
   } else {
-    for (int64_t i = entry; i < last; ++i) move(i + 1, i);
+    for (int64_t i = entry; i < last; ++i) Move(lane, i + 1, i);
   }
   lane.length = last;
-  if (last % kPageTokens == 0) {
-    source_->Return(lane.pages.back());
-    lane.pages.pop_back();
-    lane.positions.resize(lane.pages.size() * kPageTokens);
-    if (!lane.logit_bias.empty()) lane.logit_bias.resize(lane.positions.size());
+  Shrink(lane, last);
+  const int64_t touched = mode_ == PositionMode::kKeep ? entry / kPageTokens : last / kPageTokens;
+  for (int64_t page = entry / kPageTokens; page <= touched; ++page) {
+    if (static_cast<size_t>(page) < lane.pages.size()) lane.Straighten(static_cast<size_t>(page));
+  }
+  return {};
+}
+
+Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries) {
+  LARDER_CHECK(reserved_ == 0);
+  Lane& lane = At(layer, kv_head);
+  const auto kept = static_cast<int64_t>(entries.size());
+  if (kept == lane.length) return {};
+  // Pages in front of the first entry that moves stay as they are; the others must be this table's own to be
+  // written.
+  int64_t still = 0;
+  while (still < kept && entries[static_cast<size_t>(still)] == still) ++still;
+  for (int64_t page = still / kPageTokens; page < static_cast<int64_t>(PagesFor(kept)); ++page) {
+    LARDER_TRY(Own(layer, kv_head, page));
+  }
+  const KvType type = shape_->type();
+  for (int64_t i = still; i < kept; ++i) {
+    const auto from = static_cast<size_t>(entries[static_cast<size_t>(i)]), to = static_cast<size_t>(i);
+    LARDER_CHECK(static_cast<int64_t>(from) < lane.length && from >= to);
+    const std::byte* source = lane.pages[from / kPageTokens].own;
+    if (source == nullptr) {
+      LARDER_CHECK(!lane.pages[from / kPageTokens].gone);
+      source = static_cast<const std::byte*>(
+          prefix_->Page(layer, kv_head, static_cast<int64_t>(from / kPageTokens), nullptr).k);
+    }
+    CopyKvRows(type, shape_->head_dim(), source, static_cast<int>(from % kPageTokens),
+               lane.pages[to / kPageTokens].own, static_cast<int>(to % kPageTokens), 1);
+    lane.positions[to] = lane.positions[from];
+    lane.scores[to] = lane.scores[from];
+    if (!lane.logit_bias.empty()) lane.logit_bias[to] = lane.logit_bias[from];
+  }
+  lane.length = kept;
+  Shrink(lane, kept);
+  for (size_t page = 0; page < lane.pages.size(); ++page) lane.Straighten(page);
+  return {};
+}
+
+void LaneTable::DropBefore(int layer, int64_t position) {
+  for (int head = 0; head < shape_->kv_heads(); ++head) {
+    Lane& lane = At(layer, head);
+    const int64_t whole = lane.length / kPageTokens;
+    for (int64_t page = 0; page < whole; ++page) {
+      Lane::Page& at = lane.pages[static_cast<size_t>(page)];
+      if (lane.positions[static_cast<size_t>((page + 1) * kPageTokens - 1)] >= position) break;
+      if (at.own != nullptr) source_->Return(std::exchange(at.own, nullptr));
+      at.gone = true;
+    }
   }
 }
 
 int64_t LaneTable::Length(int layer, int kv_head) const { return At(layer, kv_head).length; }
 
 int32_t LaneTable::PositionOf(int layer, int kv_head, int64_t entry) const {
+  return Positions(layer, kv_head)[static_cast<size_t>(entry)];
+}
+std::span<const int32_t> LaneTable::Positions(int layer, int kv_head) const {
   const Lane& lane = At(layer, kv_head);
-  LARDER_CHECK(entry >= 0 && entry < lane.length);
-  return lane.positions[static_cast<size_t>(entry)];
+  return {lane.positions.data(), static_cast<size_t>(lane.length)};
+}
+std::span<float> LaneTable::Scores(int layer, int kv_head) {
+  Lane& lane = At(layer, kv_head);
+  return {lane.scores.data(), static_cast<size_t>(lane.length + reserved_)};
+}
+
+void LaneTable::Load(int layer, int kv_head, int64_t entry, float* k, float* v) const {
+  LARDER_CHECK(entry >= 0 && entry < At(layer, kv_head).length);
+  const KvPage page = Stored(layer, kv_head, entry / kPageTokens);
+  LARDER_CHECK(page.k != nullptr);
+  LoadKvRow(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(page.k),
+            static_cast<int>(entry % kPageTokens), k, v);
 }
 
 void LaneTable::SetLogitBias(int layer, int kv_head, int64_t entry, float bias) {
@@ -100,30 +315,51 @@ void LaneTable::SetLogitBias(int layer, int kv_head, int64_t entry, float bias) 
 uint64_t LaneTable::bytes() const {
   uint64_t sum = sizeof(*this) + lanes_.capacity() * sizeof(lanes_[0]) + lanes_.size() * sizeof(Lane);
   for (const auto& lane : lanes_) {
-    sum += lane->pages.size() * shape_->page_bytes() + lane->pages.capacity() * sizeof(std::byte*) +
-           lane->positions.capacity() * sizeof(int32_t) + lane->logit_bias.capacity() * sizeof(float);
+    for (const Lane::Page& page : lane->pages) sum += page.own != nullptr ? shape_->page_bytes() : 0;
+    sum += lane->pages.capacity() * sizeof(Lane::Page) + lane->positions.capacity() * sizeof(int32_t) +
+           (lane->scores.capacity() + lane->logit_bias.capacity()) * sizeof(float);
   }
   return sum;
 }
 
-int64_t LaneTable::Entries(int layer, int kv_head) const { return At(layer, kv_head).length; }
+uint64_t LaneTable::borrowed_bytes() const {
+  uint64_t sum = 0;
+  for (const auto& lane : lanes_) {
+    for (const Lane::Page& page : lane->pages)
+      sum += page.own == nullptr && !page.gone ? shape_->page_bytes() : 0;
+  }
+  return sum;
+}
+
+int64_t LaneTable::Entries(int layer, int kv_head) const { return At(layer, kv_head).length + reserved_; }
+
+// As it lies in memory; k null: let go of.
+KvPage LaneTable::Stored(int layer, int kv_head, int64_t page) const {
+  const Lane::Page& at = At(layer, kv_head).pages[static_cast<size_t>(page)];
+  if (at.own != nullptr) return StoredPage(shape_->type(), shape_->head_dim(), at.own);
+  return at.gone ? KvPage{} : prefix_->Page(layer, kv_head, page, nullptr);
+}
 
 KvPage LaneTable::Page(int layer, int kv_head, int64_t page, std::byte* scratch) const {
   const Lane& lane = At(layer, kv_head);
   const size_t first = static_cast<size_t>(page * kPageTokens);
-  const std::byte* stored = lane.pages[static_cast<size_t>(page)];
+  KvPage out = Stored(layer, kv_head, page);
+  if (out.k == nullptr) return out;
+  out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.length + reserved_ - page * kPageTokens));
   if (MakesTiles()) {
-    RotateInto(stored, first,
-               static_cast<int>(std::min<int64_t>(kPageTokens, lane.length - page * kPageTokens)), scratch);
-    stored = scratch;
+    RotateInto(static_cast<const std::byte*>(out.k), first, out.entries, scratch);
+    const int32_t entries = out.entries;
+    out = StoredPage(shape_->type(), shape_->head_dim(), scratch);
+    out.entries = entries;
   }
-  KvPage out = StoredPage(shape_->type(), shape_->head_dim(), stored);
-  out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.length - page * kPageTokens));
   if (!lane.logit_bias.empty()) out.logit_bias = lane.logit_bias.data() + first;
-  if (mode_ == PositionMode::kKeep) {
-    out.positions = lane.positions.data() + first;
-  } else {
+  if (mode_ == PositionMode::kCompact) {
     out.first_position = static_cast<int32_t>(first);
+  } else if (lane.pages[static_cast<size_t>(page)].straight) {
+    out.first_position = lane.positions[first];
+    out.positions = nullptr;
+  } else {
+    out.positions = lane.positions.data() + first;
   }
   return out;
 }
@@ -132,13 +368,14 @@ KvPage LaneTable::Page(int layer, int kv_head, int64_t page, std::byte* scratch)
 void LaneTable::RotateInto(const std::byte* stored, size_t first_rank, int entries,
                            std::byte* scratch) const {
   const int dim = shape_->head_dim();
+  LARDER_CHECK(dim <= kMaxHeadDim);
   const size_t pairs = static_cast<size_t>(dim) / 2;
-  std::vector<float> k(static_cast<size_t>(dim)), v(k.size());
+  float k[kMaxHeadDim], v[kMaxHeadDim];
   for (int i = 0; i < entries; ++i) {
     const size_t rank = first_rank + static_cast<size_t>(i);
-    LoadKvRow(shape_->type(), dim, stored, i, k.data(), v.data());
-    Rotate(k.data(), 1, dim, dim, rope_.cosines + rank * pairs, rope_.sines + rank * pairs);
-    StoreKvRow(shape_->type(), dim, k.data(), v.data(), scratch, i);
+    LoadKvRow(shape_->type(), dim, stored, i, k, v);
+    Rotate(k, 1, dim, dim, rope_.cosines + rank * pairs, rope_.sines + rank * pairs);
+    StoreKvRow(shape_->type(), dim, k, v, scratch, i);
   }
 }
 

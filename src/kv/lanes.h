@@ -1,14 +1,16 @@
 // Private lane tables: for methods that keep different tokens per head. Every lane of a sequence has its own
-// length, its own pages (carved from blocks of the cache's budget) and the original position of each entry;
-// removal is O(1) and moves the last entry into the hole, because attention does not care about order in
-// `keep` mode.
+// length, its own pages (carved from runs of the cache's budget) and the original position of each entry, and
+// may begin with pages that it only borrows from a shared prefix. What is shared is never written: an entry
+// that is to change is copied first.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
+#include "kv/row_store.h"
 #include "kv/shape.h"
 
 namespace larder {
@@ -26,8 +28,10 @@ class PageSource {
   virtual void Return(std::byte* page) = 0;
 };
 
-class LaneTable final : public TileProvider {
+class LaneTable final : public RowStore {
  public:
+  // Beside each own page: positions, scores, a bias, and its place.
+  static constexpr uint64_t kTableBytesPerPage = kPageTokens * (sizeof(int32_t) + 2 * sizeof(float)) + 16;
   // rope_cos/rope_sin (compact mode only): [positions, head_dim / 2] tables that outlive this; null in keep
   // mode.
   struct RopeTables {
@@ -38,17 +42,52 @@ class LaneTable final : public TileProvider {
   LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode, RopeTables rope);
   ~LaneTable() override;
 
-  // k, v: [head_dim] floats; k rotated in keep mode, un-rotated in compact mode.
+  // Begins with rows [0, rows) of a prefix, at positions equal to their indices: whole pages are borrowed, the
+  // rest is copied. The prefix outlives this, or borrows() is false by then. Keep mode, empty table.
+  // kExhausted: nothing has changed.
+  Status Borrow(const TileProvider* prefix, int64_t rows);
+  bool borrows() const;  // whether any lane still reads the prefix
+
+  // Makes `rows` further entries writable in every lane, for rows whose original positions are
+  // [position, position + rows). They are visible to attention's mask by position at once, and entries only
+  // after Advance. In keep mode a row's position is its original one; in compact mode it is its rank, and all
+  // lanes have the same length. kExhausted: nothing has changed.
+  Status Reserve(int64_t rows, int32_t position);
+  void Advance();  // what was reserved has been written
+  int64_t reserved() const { return reserved_; }
+
+  // Appends one entry. k, v: [head_dim] floats; k rotated in keep mode, un-rotated in compact mode.
   Status Append(int layer, int kv_head, const float* k, const float* v, int32_t position);
   // Removes entry i by moving the last entry there (keep) or by closing the gap in order (compact: ranks must
-  // hold).
-  void Remove(int layer, int kv_head, int64_t entry);
+  // hold). kExhausted: a borrowed page would have to be copied and there is no room.
+  Status Remove(int layer, int kv_head, int64_t entry);
+  // Keeps only these entries, ascending, in their order; pages that get free go back at once. kExhausted:
+  // nothing has changed.
+  Status Keep(int layer, int kv_head, std::span<const int32_t> entries);
+  // Lets go of leading pages of a layer that hold only positions below `position`; a window has passed them.
+  void DropBefore(int layer, int64_t position);
+
+  // Pages for this many entries stay with each lane once it has them: what comes and goes around a page's border
+  // then takes no memory.
+  void KeepRoom(int64_t entries) { room_ = entries; }
+
   int64_t Length(int layer, int kv_head) const;
   int32_t PositionOf(int layer, int kv_head, int64_t entry) const;  // original position, both modes
+  std::span<const int32_t> Positions(int layer, int kv_head) const;
+  // A number beside each entry, reserved ones included, that follows it when entries move (accumulated scores);
+  // 0 at first. There is room for whole pages.
+  std::span<float> Scores(int layer, int kv_head);
+  // The entry as it is stored.
+  void Load(int layer, int kv_head, int64_t entry, float* k, float* v) const;
   // Optional per-entry bias on the scaled score (merging methods); 0 by default.
   void SetLogitBias(int layer, int kv_head, int64_t entry, float bias);
-  uint64_t bytes() const;  // pages and tables
 
+  uint64_t bytes() const;           // own pages and tables
+  uint64_t borrowed_bytes() const;  // pages of others that are read here
+
+  std::byte* WritablePage(int layer, int kv_head, int64_t position) override;
+  int WritableSlot(int layer, int kv_head, int64_t position) const override;
+  bool keys_rotated() const override { return mode_ == PositionMode::kKeep; }
   int64_t Entries(int layer, int kv_head) const override;
   bool MakesTiles() const override { return mode_ == PositionMode::kCompact; }  // keys rotated by their ranks
   KvPage Page(int layer, int kv_head, int64_t page, std::byte* scratch) const override;
@@ -57,11 +96,21 @@ class LaneTable final : public TileProvider {
   struct Lane;
   Lane& At(int layer, int kv_head);
   const Lane& At(int layer, int kv_head) const;
+  KvPage Stored(int layer, int kv_head, int64_t page) const;
+  Status Grow(Lane& lane, int64_t entries);
+  void Shrink(Lane& lane, int64_t entries);
+  Status Own(int layer, int kv_head, int64_t page);
+  void Move(Lane& lane, int64_t from, int64_t to);
+  int64_t WritableIndex(const Lane& lane, int64_t position) const;
   void RotateInto(const std::byte* stored, size_t first_rank, int entries, std::byte* scratch) const;
   const KvShape* shape_;
   PageSource* source_;
   PositionMode mode_;
   RopeTables rope_;
+  const TileProvider* prefix_ = nullptr;
+  int64_t room_ = 0;
+  int64_t reserved_ = 0;
+  int64_t first_reserved_ = 0;  // the row position of the first reserved entry
   std::vector<std::unique_ptr<Lane>> lanes_;
 };
 

@@ -43,4 +43,18 @@ std::vector<KvBlockInfo> KvCache::Impl::List(const std::string& tenant, size_t l
   return out;
 }
 
+HeldBlocks KvCache::Held(const KvSequence& sequence) const {
+  HeldBlocks held;
+  for (size_t i = 0; i < sequence.path_.size(); ++i) {
+    const KvNode& node = *sequence.path_[i];
+    for (int kind = 0; kind < impl_->kinds(); ++kind) {
+      if (sequence.blocks_[static_cast<size_t>(kind)][i] == nullptr) continue;
+      const uint64_t bytes = impl_->KindBytes(node, kind);
+      held.bytes += bytes;
+      if (node.holders == 1) held.alone += bytes;
+    }
+  }
+  return held;
+}
+
 }  // namespace larder

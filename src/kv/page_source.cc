@@ -13,7 +13,7 @@ constexpr uint16_t kAllFree = 0xffff;
 static_assert(kRunPages == 16);
 // The pool and what it touches of its tables, which have a page of their own each.
 constexpr uint64_t kPoolCost = 64 << 10;
-constexpr uint64_t kTablesPerRun = 64;
+constexpr uint64_t kTablesPerRun = 64 + kRunPages * LaneTable::kTableBytesPerPage;  // the lane tables' too
 
 }  // namespace
 

@@ -10,8 +10,13 @@ namespace larder {
 
 class RowStore : public TileProvider {
  public:
-  // The page that row `position` of a lane is to be written to, at slot position % 64.
+  // The page that row `position` of a lane is to be written to, and where in it (0..63).
   virtual std::byte* WritablePage(int layer, int kv_head, int64_t position) = 0;
+  virtual int WritableSlot(int layer, int kv_head, int64_t position) const {
+    return static_cast<int>(position % kPageTokens);
+  }
+  // Whether keys are stored rotated to their positions; if not, tiles rotate them when they are read.
+  virtual bool keys_rotated() const { return true; }
 };
 
 }  // namespace larder

@@ -174,6 +174,7 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
     const float* cosines = rope.Cosines(position);
     const float* sines = rope.Sines(position);
     Rotate(row_q, spec_.heads, spec_.head_dim, spec_.rotary_dim, cosines, sines);
+    if (!rows[static_cast<size_t>(r)].kv->keys_rotated()) return;
     Rotate(row_k, spec_.kv_heads, spec_.head_dim, spec_.rotary_dim, cosines, sines);
   });
 }
@@ -186,7 +187,7 @@ void ForwardPass::StoreKv(int layer, std::span<const Row> rows) {
     for (int head = 0; head < spec_.kv_heads; ++head) {
       const size_t at = base + static_cast<size_t>(head * spec_.head_dim);
       StoreKvRow(kv_type_, spec_.head_dim, &k_[at], &v_[at], row.kv->WritablePage(layer, head, row.position),
-                 row.position % kPageTokens);
+                 row.kv->WritableSlot(layer, head, row.position));
     }
   });
 }

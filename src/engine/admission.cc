@@ -1,0 +1,187 @@
+// What a sequence's rows need: what is cached of them, in memory and below, and room for the others.
+#include <algorithm>
+
+#include "engine/core_state.h"
+
+namespace larder {
+
+SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
+  Choice& choice = ChoiceOf(sequence);
+  const Request& request = choice.live->request;
+  const bool scores_prompt = request.prompt_logprobs >= 0 && choice.index == 0;
+  // Log-probabilities of the prompt need every prompt row's logits, so nothing is gained from rows that
+  // exist.
+  std::span<const int32_t> wanted(choice.tokens);
+  if (!request.read_cache || scores_prompt) wanted = {};
+  Live& live = *choice.live;
+  if (!live.evict.empty()) {
+    auto method = CreateEvictMethod(live.evict, EvictModelOf(*model_));
+    LARDER_CHECK(method.has_value());  // Validate has seen it
+    choice.evict = std::make_unique<EvictDriver>(*evict_, *std::move(method), live.usage.prompt_tokens);
+    const int64_t readable = choice.evict->ReadableRows();
+    wanted = wanted.first(std::min(wanted.size(), static_cast<size_t>(readable)));
+  }
+  if (Loading(choice, wanted)) return Admission::kLoading;
+  auto opened = cache_->Open(request.tenant, wanted, choice.restore.get());
+  if (!opened) return Admission::kNoRoom;
+  choice.kv = std::move(opened->sequence);
+  sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
+  if (choice.evict != nullptr && !BeginEvict(choice)) return Admission::kNoRoom;
+  if (live.admitted_ns == 0) live.admitted_ns = clock_->NowNs();
+  if (choice.index == 0 && sequence.preemptions == 0) {
+    ReportRead(choice, opened->outcome);
+    if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
+    ++misses_[static_cast<size_t>(live.report.outcome.reason)];
+  }
+  if (choice.evict != nullptr) choice.restore = nullptr;  // what is behind a hole is computed again
+  sequence.chunk_end = choice.restore == nullptr ? 0 : choice.restore->gap_end();
+  if (choice.evict != nullptr) sequence.chunk_end = choice.evict->ChunkEnd(sequence.num_computed);
+  if (sequence.chunk_end == 0 && (choice.restore == nullptr || choice.restore->done()))
+    choice.restore = nullptr;
+  return Admission::kAdmitted;
+}
+
+// The method's first rows are those that were found. false: there is no room for them.
+bool EngineCore::BeginEvict(Choice& choice) {
+  const int64_t rows = choice.kv->length();
+  // The method chooses when the prompt's last row has run, so that one runs again in any case.
+  choice.scheduled.num_computed = std::min(rows, choice.live->usage.prompt_tokens - 1);
+  if (choice.evict->Begin(choice.kv.get(), rows)) return true;
+  choice.evict = nullptr;
+  cache_->Close(std::move(choice.kv));
+  return false;
+}
+
+// Whether rows of this prompt are on their way from below memory.
+bool EngineCore::Loading(Choice& choice, std::span<const int32_t> wanted) {
+  // Who joined another's read asks again, since that one may have wanted less; but not for ever.
+  constexpr int32_t kMostRestores = 3;
+  if (options_.tiers.empty() || wanted.empty()) return false;
+  while (choice.restore == nullptr && choice.restores < kMostRestores) {
+    ++choice.restores;
+    std::function<double(int64_t, int64_t)> recompute_ms;
+    if (!options_.always_restore) {
+      recompute_ms = [this](int64_t from, int64_t rows) { return scheduler_->PredictMs(from, rows); };
+    }
+    choice.restore = cache_->Restore(choice.live->request.tenant, wanted, std::move(recompute_ms));
+    if (choice.restore == nullptr || !choice.restore->done()) break;
+    if (choice.restore->joined()) choice.restore = nullptr;
+  }
+  if (choice.restore == nullptr) return false;
+  // Computing beside the reading holds up whoever else runs, and they keep the machine busy anyway.
+  if (choice.restore->started() && scheduler_->running() == 0 && choice.evict == nullptr) return false;
+  if (!choice.restore->done()) return true;
+  if (choice.restore->joined() && choice.restores < kMostRestores) {
+    choice.restore = nullptr;
+    return Loading(choice, wanted);
+  }
+  return false;
+}
+
+// Where the rows came from that are not computed; what came from a tier lies in memory by now.
+void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
+  CacheReport& report = choice.live->report;
+  report.outcome = outcome;
+  report.read_memory = choice.scheduled.num_computed;
+  for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
+    const int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
+    const int64_t rows = std::min(landed, report.read_memory);
+    report.read_tiers.emplace_back(options_.tiers[tier]->name(), rows);
+    report.read_memory -= rows;
+  }
+  const bool explained = outcome.reason == MissReason::kNone || outcome.reason == MissReason::kDiverged;
+  if (!explained && choice.restore != nullptr && choice.restore->slow()) {
+    report.outcome.reason = MissReason::kSlow;
+  }
+}
+
+bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
+  Choice& owner = ChoiceOf(sequence);
+  const int64_t missing = sequence.num_computed + rows - owner.rows_present();
+  const auto reserve = [&] {
+    return owner.evict != nullptr ? owner.evict->Reserve(missing) : cache_->Reserve(*owner.kv, missing);
+  };
+  if (missing <= 0 || reserve()) return true;
+  // Who runs goes before who waits: what was brought up for the waiting goes again.
+  bool any = !prefetches_.empty();
+  prefetches_.clear();
+  for (const auto& [id, choice] : choices_) {
+    if (choice->kv == nullptr && choice->restore != nullptr) {
+      choice->restore = nullptr;
+      any = true;
+    }
+  }
+  return any && reserve().has_value();
+}
+
+void EngineCore::Release(ScheduledSequence& sequence) {
+  Choice& choice = ChoiceOf(sequence);
+  choice.evict = nullptr;
+  if (choice.kv != nullptr) cache_->Close(std::move(choice.kv));
+  choice.restore = nullptr;
+  choice.restores = 0;
+  sequence.chunk_end = 0;
+}
+
+HintAnswer EngineCore::Apply(const Hint& hint) {
+  if (hint.action == HintAction::kPrefetch) return BeginPrefetch(hint);
+  return ApplyHint(*cache_, !options_.tiers.empty(), hint);
+}
+
+HintAnswer EngineCore::BeginPrefetch(const Hint& hint) {
+  constexpr size_t kMostPrefetches = 64;
+  const auto rejected = [](const char* why) { return HintAnswer{HintStatus::kRejected, 0, why}; };
+  if (options_.tiers.empty()) return rejected("no tier below memory");
+  if (hint.target.tokens.empty())
+    return rejected("only a text can be prefetched: a prompt, messages or tokens");
+  if (prefetches_.size() >= kMostPrefetches)
+    return rejected("too many texts are being fetched; try again later");
+  if (hint.space) cache_->SetSpace(hint.tenant, *hint.space);
+  const auto asked = static_cast<int64_t>(hint.target.tokens.size());
+  auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch);
+  const bool comes = restore != nullptr;
+  prefetches_.push_back({std::move(restore), hint});
+  if (comes) return {HintStatus::kDeferred, asked, "it is being looked for below"};
+  TakePrefetched();
+  if (cache_->Probe(hint.tenant, hint.target.tokens) < asked)
+    return rejected("the tenant is kept in memory only");
+  return {HintStatus::kAccepted, asked, ""};
+}
+
+// What has arrived is guarded until it is used, softly: it may still go before others do.
+void EngineCore::TakePrefetched() {
+  std::erase_if(prefetches_, [this](const Prefetch& prefetch) {
+    if (prefetch.restore != nullptr && !prefetch.restore->done()) return false;
+    const Hint& hint = prefetch.hint;
+    cache_->leases().Take(hint.tenant, hint.target,
+                          {.holder = hint.holder,
+                           .kind = LeaseKind::kFetched,
+                           .ttl_ms = hint.ttl_ms,
+                           .priority = hint.priority});
+    return true;
+  });
+}
+
+// A block that could not be read has been computed; those behind it were read and are taken now.
+void EngineCore::ContinueBehindGap(Choice& choice) {
+  std::array<int64_t, kMaxTiers> before;
+  for (size_t tier = 0; tier < options_.tiers.size(); ++tier) before[tier] = choice.restore->rows(tier);
+  cache_->Extend(*choice.kv, *choice.restore);
+  ScheduledSequence& sequence = choice.scheduled;
+  const int64_t computed = sequence.num_computed;
+  sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
+  if (choice.index == 0 && sequence.preemptions == 0) {
+    CacheReport& report = choice.live->report;
+    int64_t gained = sequence.num_computed - computed;
+    for (size_t tier = 0; tier < report.read_tiers.size(); ++tier) {
+      const int64_t rows = std::min(choice.restore->rows(tier) - before[tier], gained);
+      report.read_tiers[tier].second += rows;
+      gained -= rows;
+    }
+    report.read_memory += gained;
+  }
+  sequence.chunk_end = choice.restore->gap_end();
+  if (sequence.chunk_end == 0) choice.restore = nullptr;
+}
+
+}  // namespace larder

@@ -1,0 +1,50 @@
+// What the engine keeps of a request and of each of its choices. Private to src/engine: core.cc steps, admission.cc
+// finds and gives back what their rows need.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/core.h"
+#include "engine/evict_driver.h"
+#include "kv/restore.h"
+
+namespace larder {
+
+// One choice of a request: a sequence of its own.
+struct EngineCore::Choice {
+  Choice(Live* owner, int32_t number, const Tokenizer* tokenizer);
+
+  Live* live;
+  int32_t index;
+  ScheduledSequence scheduled;
+  std::vector<int32_t> tokens;         // prompt and output
+  std::unique_ptr<KvSequence> kv;      // while running
+  std::unique_ptr<EvictDriver> evict;  // while running, if the request has a method; its rows are private
+  std::shared_ptr<KvRestore> restore;  // while waiting for rows from below memory, until they are held
+  int32_t restores = 0;                // since it last ran
+  OutputText text;
+  TokenHistory history;
+  bool done = false;
+  int64_t prompt_scored = 0;  // prompt tokens whose log-probabilities are known
+
+  int64_t generated() const;
+  int64_t rows_present() const { return evict != nullptr ? evict->rows() : kv->length(); }
+};
+
+struct EngineCore::Live {
+  Engine::RequestId id;
+  Request request;
+  std::string evict;  // method, "": none
+  std::shared_ptr<RequestSink> sink;
+  std::vector<std::unique_ptr<Choice>> choices;
+  std::vector<TokenOutput> prompt_scores;
+  bool prompt_reported = false;
+  CacheReport report;
+  Usage usage;
+  int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;
+  int64_t open_choices;
+};
+
+}  // namespace larder

@@ -1,0 +1,188 @@
+#include "engine/evict_driver.h"
+
+#include <algorithm>
+
+namespace larder {
+namespace {
+
+std::vector<int> LayersThatSeeEverything(const ModelSpec& spec) {
+  std::vector<int> layers;
+  for (size_t i = 0; i < spec.layers.size(); ++i) {
+    if (spec.layers[i].window == 0) layers.push_back(static_cast<int>(i));
+  }
+  return layers;
+}
+
+}  // namespace
+
+// The last rows of the prompt, run again over the finished cache.
+class EvictDriver::LastRows final : public ForwardHooks {
+ public:
+  explicit LastRows(EvictDriver& driver) : driver_(driver) {}
+
+  bool WantsLse(int layer) const override { return Wanted(layer); }
+  void AfterQkv(int, std::span<const Row>, float* q, float*, float*) override { q_ = q; }
+  void AfterAttention(int layer, std::span<const Row> rows, const float* lse) override {
+    if (!Wanted(layer)) return;
+    const ModelSpec& spec = driver_.model_.spec();
+    std::vector<TapRow> taps;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      taps.push_back({q_ + r * static_cast<size_t>(spec.heads * spec.head_dim),
+                      lse + r * static_cast<size_t>(spec.heads), rows[r].position});
+    }
+    ColumnScores& scores = driver_.scores_[static_cast<size_t>(layer)];
+    int64_t entries = 0;
+    for (int head = 0; head < spec.kv_heads; ++head)
+      entries = std::max(entries, driver_.lanes_.Entries(layer, head));
+    scores.stride = (entries + kPageTokens - 1) / kPageTokens * kPageTokens;
+    scores.sums.assign(static_cast<size_t>(spec.heads * scores.stride), 0);
+    scores.squares.assign(scores.sums.size(), 0);
+    std::vector<float*> sums, squares;
+    for (int head = 0; head < spec.heads; ++head) {
+      sums.push_back(scores.sums.data() + head * scores.stride);
+      squares.push_back(scores.squares.data() + head * scores.stride);
+    }
+    ColumnSums(driver_.model_.pool(), driver_.resources_.scratch, driver_.ShapeOf(layer), driver_.lanes_, taps,
+               {sums, squares});
+  }
+
+ private:
+  bool Wanted(int layer) const { return std::ranges::binary_search(driver_.layers_, layer); }
+  EvictDriver& driver_;
+  const float* q_ = nullptr;
+};
+
+EvictModel EvictModelOf(const Model& model) {
+  const auto& layers = model.spec().layers;
+  return {.layers = static_cast<int>(layers.size()),
+          .windows = std::ranges::any_of(layers, [](const LayerSpec& layer) { return layer.window > 0; })};
+}
+
+EvictResources::EvictResources(Model& m, std::unique_ptr<PageSource> page_source)
+    : model(m),
+      pages(std::move(page_source)),
+      layers(LayersThatSeeEverything(m.spec())),
+      rope(m.spec().ropes[static_cast<size_t>(m.spec().layers[0].rope)], m.spec().rotary_dim) {}
+
+LaneTable::RopeTables EvictResources::Ropes() {
+  rope.Grow(model.spec().context);
+  return {rope.Cosines(0), rope.Sines(0), model.spec().context};
+}
+
+EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows)
+    : resources_(resources),
+      model_(resources.model),
+      method_(std::move(method)),
+      needs_(method_->needs()),
+      prompt_rows_(prompt_rows),
+      layers_(resources.layers),
+      lanes_(&model_.kv_shape(), resources.pages.get(), needs_.positions,
+             needs_.positions == PositionMode::kKeep ? LaneTable::RopeTables{} : resources.Ropes()) {}
+
+int64_t EvictDriver::ReadableRows() const {
+  if (needs_.tap == ScoreTap::kAllRows || needs_.positions == PositionMode::kCompact) return 0;
+  // A window layer of the cache holds the rows that the next one needs, not those of rows that are run again.
+  const bool windows = layers_.size() < model_.spec().layers.size();
+  return windows ? std::max<int64_t>(0, prompt_rows_ - needs_.rows) : prompt_rows_;
+}
+
+Status EvictDriver::Begin(const TileProvider* prefix, int64_t rows) {
+  if (rows > 0) LARDER_TRY(lanes_.Borrow(prefix, rows));
+  rows_ = rows;
+  return {};
+}
+
+Status EvictDriver::Reserve(int64_t more) {
+  return more > 0 ? lanes_.Reserve(more, static_cast<int32_t>(rows_)) : Status();
+}
+
+int32_t EvictDriver::PositionOf(int64_t row) const {
+  if (needs_.positions == PositionMode::kKeep) return static_cast<int32_t>(row);
+  return static_cast<int32_t>(lanes_.Length(0, 0) + row - rows_);
+}
+
+int64_t EvictDriver::ChunkEnd(int64_t computed) const {
+  if (computed >= prompt_rows_) return needs_.every_token ? computed + 1 : 0;
+  const int64_t chunk = needs_.chunk > 0 ? (computed / needs_.chunk + 1) * needs_.chunk : prompt_rows_;
+  return std::min(chunk, prompt_rows_);
+}
+
+AttentionShape EvictDriver::ShapeOf(int layer) const {
+  const ModelSpec& spec = model_.spec();
+  return {layer,         spec.heads,           spec.kv_heads,
+          spec.head_dim, spec.attention_scale, spec.layers[static_cast<size_t>(layer)].window,
+          model_.kv_shape().type()};
+}
+
+void EvictDriver::Tap(int layer, std::span<const TapRow> rows) {
+  if (!std::ranges::binary_search(layers_, layer)) return;
+  std::vector<float*> sums;
+  for (int head = 0; head < model_.spec().kv_heads; ++head) sums.push_back(lanes_.Scores(layer, head).data());
+  ColumnSums(model_.pool(), resources_.scratch, ShapeOf(layer), lanes_, rows, {sums, {}});
+}
+
+void EvictDriver::RunLastRows(std::span<const int32_t> tokens) {
+  std::vector<Row> rows;
+  for (int64_t at = std::max<int64_t>(0, prompt_rows_ - needs_.rows); at < prompt_rows_; ++at) {
+    Row row;
+    row.token = tokens[static_cast<size_t>(at)];
+    row.position = static_cast<int32_t>(at);
+    row.kv = &lanes_;
+    row.writes_kv = false;
+    rows.push_back(row);
+  }
+  scores_.resize(model_.spec().layers.size());
+  LastRows hooks(*this);
+  model_.Forward(rows, nullptr, &hooks);
+}
+
+// Rows that are run again at the prompt's end look back as far as they did the first time.
+void EvictDriver::DropWindows(int64_t end) {
+  if (needs_.positions == PositionMode::kCompact) return;
+  const int64_t again = end < prompt_rows_ ? needs_.rows : 0;
+  for (size_t layer = 0; layer < model_.spec().layers.size(); ++layer) {
+    const int window = model_.spec().layers[layer].window;
+    if (window > 0) lanes_.DropBefore(static_cast<int>(layer), end - window - again);
+  }
+}
+
+Status EvictDriver::AfterRows(int64_t end, std::span<const int32_t> tokens) {
+  lanes_.Advance();
+  rows_ = std::max(rows_, end);
+  peak_bytes_ = std::max(peak_bytes_, lanes_.bytes());
+  EvictView view{model_.kv_shape(), model_.spec().heads, layers_, prompt_rows_, end, lanes_, scores_};
+  if (end < prompt_rows_) {
+    if (needs_.chunk > 0 && end % needs_.chunk == 0) LARDER_TRY(method_->AfterChunk(view));
+  } else if (end == prompt_rows_) {
+    if (needs_.tap == ScoreTap::kLastRows) RunLastRows(tokens);
+    view.column_scores = scores_;
+    LARDER_TRY(method_->AfterPrompt(view));
+    scores_ = {};
+  } else if (needs_.every_token) {
+    LARDER_TRY(method_->AfterToken(view));
+  }
+  DropWindows(end);
+  return {};
+}
+
+int64_t EvictDriver::LongestLane() const {
+  int64_t longest = 0;
+  for (const int layer : layers_) {
+    for (int head = 0; head < model_.spec().kv_heads; ++head)
+      longest = std::max(longest, lanes_.Length(layer, head));
+  }
+  return longest;
+}
+
+void TapHooks::AfterAttention(int layer, std::span<const Row> rows, const float* lse) {
+  for (const Tapped& tapped : taps_) {
+    rows_.clear();
+    for (size_t r = tapped.first; r < tapped.first + tapped.count; ++r) {
+      rows_.push_back({q_ + r * static_cast<size_t>(heads_ * head_dim_), lse + r * static_cast<size_t>(heads_),
+                       rows[r].position});
+    }
+    tapped.driver->Tap(layer, rows_);
+  }
+}
+
+}  // namespace larder

@@ -1,0 +1,70 @@
+#include "kv/evict/select.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace larder {
+
+std::vector<int32_t> KeepHighest(std::span<const float> scores, std::span<const int32_t> positions, int64_t budget,
+                                 int64_t sinks, int64_t newest) {
+  std::vector<int32_t> kept, others;
+  for (size_t i = 0; i < positions.size(); ++i) {
+    const bool is_protected = positions[i] < sinks || positions[i] >= newest;
+    (is_protected ? kept : others).push_back(static_cast<int32_t>(i));
+  }
+  const auto room = static_cast<size_t>(
+      std::clamp<int64_t>(budget - static_cast<int64_t>(kept.size()), 0, static_cast<int64_t>(others.size())));
+  const auto score = [&](int32_t i) {
+    const float s = scores[static_cast<size_t>(i)];
+    return std::isnan(s) ? -std::numeric_limits<float>::infinity() : s;
+  };
+  const auto before = [&](int32_t a, int32_t b) {
+    if (score(a) != score(b)) return score(a) > score(b);
+    return positions[static_cast<size_t>(a)] < positions[static_cast<size_t>(b)];
+  };
+  std::nth_element(others.begin(), others.begin() + static_cast<int64_t>(room), others.end(), before);
+  kept.insert(kept.end(), others.begin(), others.begin() + static_cast<int64_t>(room));
+  std::ranges::sort(kept);
+  return kept;
+}
+
+std::vector<float> ReduceGroup(const ColumnScores& scores, int first_head, int heads, int64_t entries,
+                               const std::string& how) {
+  std::vector<float> out(static_cast<size_t>(entries));
+  for (int h = 0; h < heads; ++h) {
+    const std::span<const float> sums = scores.Sums(first_head + h);
+    for (size_t i = 0; i < out.size(); ++i)
+      out[i] = h == 0 ? sums[i] : how == "max" ? std::max(out[i], sums[i]) : out[i] + sums[i];
+  }
+  if (how == "mean") {
+    for (float& value : out) value /= static_cast<float>(heads);
+  }
+  return out;
+}
+
+std::vector<float> PoolMean(std::span<const float> scores, int64_t width) {
+  const auto n = static_cast<int64_t>(scores.size());
+  std::vector<float> out(scores.size());
+  for (int64_t i = 0; i < n; ++i) {
+    float sum = 0;
+    for (int64_t j = std::max<int64_t>(0, i - width / 2); j <= std::min(n - 1, i + width / 2); ++j)
+      sum += scores[static_cast<size_t>(j)];
+    out[static_cast<size_t>(i)] = sum / static_cast<float>(width);
+  }
+  return out;
+}
+
+std::vector<float> PoolMax(std::span<const float> scores, int64_t width) {
+  const auto n = static_cast<int64_t>(scores.size());
+  std::vector<float> out(scores.size());
+  for (int64_t i = 0; i < n; ++i) {
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int64_t j = std::max<int64_t>(0, i - width / 2); j <= std::min(n - 1, i + width / 2); ++j)
+      largest = std::max(largest, scores[static_cast<size_t>(j)]);
+    out[static_cast<size_t>(i)] = largest;
+  }
+  return out;
+}
+
+}  // namespace larder

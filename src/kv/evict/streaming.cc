@@ -1,0 +1,58 @@
+// StreamingLLM (Efficient Streaming Language Models with Attention Sinks, 2023): the first tokens, which all
+// attention leans on, and the newest. Here with true positions, so that it is the plain baseline of everything
+// that scores; sinks=0 is recency alone.
+#include "kv/evict/select.h"
+
+namespace larder {
+namespace {
+
+class Streaming final : public EvictMethod {
+ public:
+  explicit Streaming(EvictCommon params) : params_(std::move(params)) {}
+
+  EvictNeeds needs() const override { return {.every_token = true}; }
+
+  Status AfterPrompt(EvictView& view) override {
+    budget_ = params_.parsed.Entries(view.shape, view.lane_count(), view.prompt_rows);
+    return Trim(view);
+  }
+  Status AfterToken(EvictView& view) override { return Trim(view); }
+
+ private:
+  Status Trim(EvictView& view) {
+    for (const int layer : view.layers) {
+      for (int head = 0; head < view.shape.kv_heads(); ++head) {
+        if (view.lanes.Length(layer, head) <= budget_) continue;
+        const std::span<const int32_t> positions = view.lanes.Positions(layer, head);
+        const std::vector<float> newness(positions.begin(), positions.end());
+        LARDER_TRY(view.lanes.Keep(
+            layer, head, KeepHighest(newness, positions, budget_, params_.sinks, view.rows - params_.last)));
+      }
+    }
+    return {};
+  }
+
+  const EvictCommon params_;
+  int64_t budget_ = 0;
+};
+
+Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view parameters, const EvictModel&) {
+  EvictCommon p;
+  p.sinks = 4;
+  LARDER_TRY(ReadEvictParams(params, parameters, p));
+  return std::make_unique<Streaming>(std::move(p));
+}
+
+}  // namespace
+
+EvictMethodEntry StreamingMethod() {
+  return {{.name = "streaming",
+           .help = "sinks and the newest tokens",
+           .paper = "Efficient Streaming Language Models with Attention Sinks (2023)",
+           .leaf = "A2",
+           .memory = "O(B)",
+           .needs = ""},
+          Create};
+}
+
+}  // namespace larder

@@ -1,0 +1,385 @@
+// Eviction methods on lane tables with made-up keys: what is dropped is as if it were masked, at every step; H2O and
+// LaCache keep what tables made by hand say.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <map>
+#include <random>
+#include <set>
+
+#include "base/memory.h"
+#include "compute/column_sums.h"
+#include "kv/evict/method.h"
+
+namespace larder {
+namespace {
+
+constexpr int kLayers = 2, kHeads = 4, kKvHeads = 2, kDim = 16;
+
+class HeapPages final : public PageSource {
+ public:
+  explicit HeapPages(size_t bytes) : bytes_(bytes) {}
+  ~HeapPages() override { EXPECT_TRUE(pages_.empty()); }
+  Result<std::byte*> Take() override {
+    auto page = *AlignedBuffer::Allocate(bytes_);
+    std::byte* data = page.data();
+    pages_.emplace(data, std::move(page));
+    return data;
+  }
+  void Return(std::byte* page) override { ASSERT_EQ(pages_.erase(page), 1u); }
+  size_t taken() const { return pages_.size(); }
+
+ private:
+  size_t bytes_;
+  std::map<std::byte*, AlignedBuffer> pages_;
+};
+
+// One request's rows, in a table that a method works on and in one that keeps everything.
+class Twin {
+ public:
+  Twin(const std::string& spec, int layers, PositionMode mode = PositionMode::kKeep)
+      : shape_(*KvShape::Create(std::vector<int>(static_cast<size_t>(layers)), kKvHeads, kDim, KvType::kF32)),
+        pages_(shape_.page_bytes()),
+        pool_(1),
+        method_(*CreateEvictMethod(spec, {.layers = layers, .windows = false})),
+        cosines_(4096 * kDim / 2, 1.0f),
+        sines_(cosines_.size(), 0.0f),
+        kept_(&shape_, &pages_, mode, mode == PositionMode::kCompact ? Ropes() : LaneTable::RopeTables{}),
+        full_(&shape_, &pages_, PositionMode::kKeep, {}) {
+    for (int layer = 0; layer < layers; ++layer) layers_.push_back(layer);
+  }
+
+  // A row arrives: stored, attended from, tapped where the method wants it. Returns the largest difference of the two
+  // tables' attention, entries that are gone being masked in the full one.
+  double Row() {
+    const auto position = static_cast<int32_t>(rows_++);
+    std::vector<float> q(kHeads * kDim);
+    for (float& x : q) x = 2 * normal_(random_);
+    Store(position);
+    double worst = 0;
+    for (const int layer : layers_) {
+      std::vector<float> lse(kHeads), a(q.size()), b(q.size());
+      Attend(kept_, layer, q, position, a, lse);
+      if (method_->needs().tap == ScoreTap::kAllRows) {
+        std::vector<float*> sums;
+        for (int head = 0; head < kKvHeads; ++head) sums.push_back(kept_.Scores(layer, head).data());
+        const TapRow row{q.data(), lse.data(), position};
+        ColumnSums(pool_, scratch_, ShapeOf(layer), kept_, {&row, 1}, {sums, {}});
+      }
+      Mask(layer);
+      Attend(full_, layer, q, position, b, lse);
+      for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(a[i]) - b[i]));
+      queries_[static_cast<size_t>(layer)].push_back(q);
+    }
+    return worst;
+  }
+  void AfterPrompt() {
+    prompt_ = rows_;
+    std::vector<ColumnScores> scores(layers_.size());
+    if (method_->needs().tap == ScoreTap::kLastRows) {
+      for (const int layer : layers_) scores[static_cast<size_t>(layer)] = LastRows(layer);
+    }
+    EvictView view{shape_, kHeads, layers_, prompt_, rows_, kept_, scores};
+    ASSERT_TRUE(method_->AfterPrompt(view));
+  }
+  void AfterToken() {
+    EvictView view{shape_, kHeads, layers_, prompt_, rows_, kept_, {}};
+    if (method_->needs().every_token) {
+      ASSERT_TRUE(method_->AfterToken(view));
+    }
+  }
+  void SetPrompt(int64_t rows) { prompt_ = rows; }
+
+  std::vector<int32_t> Kept(int layer, int head) const {
+    const auto positions = kept_.Positions(layer, head);
+    std::vector<int32_t> sorted(positions.begin(), positions.end());
+    std::ranges::sort(sorted);
+    return sorted;
+  }
+  LaneTable& table() { return kept_; }
+  // From the whole matrix of attention, in double precision.
+  std::vector<int32_t> NaiveSnapKv(int head, int64_t n, int64_t window, int64_t budget, int64_t kernel, bool max) {
+    std::vector<int32_t> kept;
+    for (int32_t i = 0; i < n; ++i) kept.push_back(i);
+    if (n <= window || n <= budget) return kept;
+    std::vector<std::vector<float>> keys;
+    for (int64_t i = 0; i < n; ++i) {
+      std::vector<float> k(kDim), v(kDim);
+      full_.Load(0, head, i, k.data(), v.data());
+      keys.push_back(k);
+    }
+    std::vector<double> score(static_cast<size_t>(n - window));
+    for (int64_t row = n - window; row < n; ++row) {
+      for (int h = 2 * head; h < 2 * head + 2; ++h) {
+        const float* q = queries_[0][static_cast<size_t>(row)].data() + h * kDim;
+        std::vector<double> p(static_cast<size_t>(row + 1));
+        double sum = 0;
+        for (size_t i = 0; i < p.size(); ++i) {
+          double dot = 0;
+          for (size_t d = 0; d < kDim; ++d) dot += static_cast<double>(q[d]) * keys[i][d];
+          sum += p[i] = std::exp(dot * 0.25);
+        }
+        for (size_t i = 0; i < score.size(); ++i) score[i] += p[i] / sum / 2;
+      }
+    }
+    std::vector<std::pair<double, int32_t>> pooled;
+    for (int64_t i = 0; i < n - window; ++i) {
+      double total = 0, largest = 0;
+      for (int64_t j = std::max<int64_t>(0, i - kernel / 2); j <= std::min(n - window - 1, i + kernel / 2); ++j) {
+        total += score[static_cast<size_t>(j)];
+        largest = std::max(largest, score[static_cast<size_t>(j)]);
+      }
+      // Neighbours share a maximum, and equal scores go to the lower position.
+      pooled.emplace_back(-(max ? largest : total / static_cast<double>(kernel)), static_cast<int32_t>(i));
+    }
+    std::ranges::sort(pooled);
+    kept.clear();
+    for (int64_t i = 0; i < std::min<int64_t>(std::max<int64_t>(0, budget - window), n - window); ++i)
+      kept.push_back(pooled[static_cast<size_t>(i)].second);
+    for (int64_t i = n - window; i < n; ++i) kept.push_back(static_cast<int32_t>(i));
+    std::ranges::sort(kept);
+    return kept;
+  }
+  // Only stores a row, for methods that look at nothing.
+  void Store(int32_t position) {
+    std::vector<float> k(kDim), v(kDim);
+    ASSERT_TRUE(kept_.Reserve(1, position));
+    const int64_t at = kept_.keys_rotated() ? position : kept_.Length(0, 0);
+    for (const int layer : layers_) {
+      for (int head = 0; head < kKvHeads; ++head) {
+        for (float& x : k) x = normal_(random_);
+        for (float& x : v) x = normal_(random_);
+        StoreKvRow(KvType::kF32, kDim, k.data(), v.data(), kept_.WritablePage(layer, head, at),
+                   kept_.WritableSlot(layer, head, at));
+        if (kept_.keys_rotated()) {
+          ASSERT_TRUE(full_.Append(layer, head, k.data(), v.data(), position));
+        }
+      }
+    }
+    kept_.Advance();
+    rows_ = position + 1;
+  }
+
+ private:
+  LaneTable::RopeTables Ropes() const { return {cosines_.data(), sines_.data(), 4096}; }
+  AttentionShape ShapeOf(int layer) const { return {layer, kHeads, kKvHeads, kDim, 0.25f, 0, KvType::kF32}; }
+  void Attend(const LaneTable& table, int layer, const std::vector<float>& q, int32_t position,
+              std::vector<float>& out, std::vector<float>& lse) {
+    const AttentionRow row{q.data(), out.data(), lse.data(), &table, position};
+    Attention(pool_, attention_, ShapeOf(layer), {&row, 1});
+  }
+  void Mask(int layer) {
+    for (int head = 0; head < kKvHeads; ++head) {
+      const auto here = kept_.Positions(layer, head);
+      const std::set<int32_t> kept(here.begin(), here.end());
+      for (int64_t i = 0; i < full_.Length(layer, head); ++i) {
+        if (!kept.contains(full_.PositionOf(layer, head, i)))
+          full_.SetLogitBias(layer, head, i, -std::numeric_limits<float>::infinity());
+      }
+    }
+  }
+  ColumnScores LastRows(int layer) {
+    ColumnScores scores;
+    scores.stride = (rows_ + 63) / 64 * 64;
+    scores.sums.resize(static_cast<size_t>(kHeads * scores.stride));
+    scores.squares.resize(scores.sums.size());
+    std::vector<float*> sums, squares;
+    for (int h = 0; h < kHeads; ++h) {
+      sums.push_back(scores.sums.data() + h * scores.stride);
+      squares.push_back(scores.squares.data() + h * scores.stride);
+    }
+    for (int64_t at = std::max<int64_t>(0, rows_ - method_->needs().rows); at < rows_; ++at) {
+      const auto& q = queries_[static_cast<size_t>(layer)][static_cast<size_t>(at)];
+      std::vector<float> out(q.size()), lse(kHeads);
+      Attend(kept_, layer, q, static_cast<int32_t>(at), out, lse);
+      const TapRow row{q.data(), lse.data(), static_cast<int32_t>(at)};
+      ColumnSums(pool_, scratch_, ShapeOf(layer), kept_, {&row, 1}, {sums, squares});
+    }
+    return scores;
+  }
+
+  KvShape shape_;
+  HeapPages pages_;
+  ThreadPool pool_;
+  AttentionScratch attention_;
+  ColumnScratch scratch_;
+  std::unique_ptr<EvictMethod> method_;
+  std::vector<float> cosines_, sines_;
+  LaneTable kept_, full_;
+  std::vector<int> layers_;
+  std::map<size_t, std::vector<std::vector<float>>> queries_;
+  std::mt19937 random_{11};
+  std::normal_distribution<float> normal_;
+  int64_t rows_ = 0, prompt_ = 0;
+};
+
+class EvictedIsMasked : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(EvictedIsMasked, AtEveryStep) {
+  Twin twin(GetParam(), kLayers);
+  for (int i = 0; i < 150; ++i) ASSERT_LT(twin.Row(), 1e-5) << "prompt row " << i;
+  twin.AfterPrompt();
+  EXPECT_LT(twin.Kept(0, 0).size(), 100u);
+  for (int i = 0; i < 256; ++i) {
+    ASSERT_LT(twin.Row(), 1e-3) << "token " << i;
+    twin.AfterToken();
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, EvictedIsMasked,
+                         ::testing::Values("h2o:budget=40", "h2o:budget=0.5,sinks=4,decode=false",
+                                           "snapkv:budget=0.3,window=16,kernel=5", "streaming:budget=70",
+                                           "random:budget=64,last=8", "keynorm:budget=0.4,sinks=4"));
+
+// The published rule, with full matrices and no cleverness.
+TEST(SnapKv, ChoosesAsTheNaiveRule) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 20; ++round) {
+    const int64_t window = 1 + static_cast<int64_t>(random() % 12), n = window + static_cast<int64_t>(random() % 90);
+    const int64_t budget = std::max<int64_t>(window, 1) + static_cast<int64_t>(random() % 40);
+    const int64_t kernel = 1 + 2 * static_cast<int64_t>(random() % 4);
+    Twin twin(fmt::format("snapkv:budget={},window={},kernel={},pooling={}", budget, window, kernel,
+                          round % 2 == 0 ? "max" : "avg"),
+              1);
+    for (int64_t i = 0; i < n; ++i) twin.Row();
+    std::vector<std::vector<int32_t>> expected;
+    for (int head = 0; head < kKvHeads; ++head)
+      expected.push_back(twin.NaiveSnapKv(head, n, window, budget, kernel, round % 2 == 0));
+    twin.AfterPrompt();
+    for (int head = 0; head < kKvHeads; ++head)
+      EXPECT_EQ(twin.Kept(0, head), expected[static_cast<size_t>(head)])
+          << "n " << n << " window " << window << " budget " << budget << " kernel " << kernel;
+  }
+}
+
+// Sums grow by one for each row and head, until something is dropped.
+TEST(H2o, SumsAreConserved) {
+  Twin twin("h2o:budget=0.5", kLayers);
+  for (int i = 0; i < 100; ++i) twin.Row();
+  for (int head = 0; head < kKvHeads; ++head) {
+    double sum = 0;
+    for (const float score : twin.table().Scores(1, head)) sum += static_cast<double>(score);
+    EXPECT_NEAR(sum, 100, 1e-2);
+  }
+}
+
+TEST(H2o, OneGoesForEachThatComes) {
+  Twin twin("h2o:budget=10,recent=0.3", 1);
+  for (int i = 0; i < 30; ++i) twin.Row();
+  twin.AfterPrompt();
+  std::vector<int32_t> before = twin.Kept(0, 1);
+  ASSERT_EQ(before.size(), 10u);
+  EXPECT_TRUE(std::ranges::includes(before, std::vector<int32_t>{27, 28, 29}));
+  for (int32_t i = 30; i < 60; ++i) {
+    twin.Row();
+    twin.AfterToken();
+    const std::vector<int32_t> now = twin.Kept(0, 1);
+    ASSERT_EQ(now.size(), 10u);
+    EXPECT_TRUE(std::ranges::includes(now, std::vector<int32_t>{i - 2, i - 1, i}));
+    before.push_back(i);
+    EXPECT_TRUE(std::ranges::includes(before, now));  // nothing ever returns
+    before = now;
+  }
+}
+
+std::vector<int32_t> Range(std::initializer_list<std::pair<int, int>> ranges) {
+  std::vector<int32_t> out;
+  for (const auto& [from, to] : ranges) {
+    for (int i = from; i <= to; ++i) out.push_back(i);
+  }
+  return out;
+}
+std::vector<int32_t> Join(std::vector<int32_t> a, const std::vector<int32_t>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// Four layers, 16 slots, each old token in two layers: the tables of the specification.
+TEST(LaCache, KeepsTheLadder) {
+  Twin twin("lacache:budget=16,span=2", 4, PositionMode::kCompact);
+  twin.SetPrompt(1);
+  const auto kept = [&](int layer) { return twin.Kept(layer, 0); };
+  for (int32_t i = 0; i < 40; ++i) {
+    twin.Store(i);
+    twin.AfterToken();
+    if (i == 16) {
+      EXPECT_EQ(kept(0), Range({{0, 4}, {6, 16}}));
+      EXPECT_EQ(kept(1), Range({{0, 3}, {5, 16}}));
+    }
+    if (i == 23) {
+      EXPECT_EQ(kept(2), Join(Range({{0, 4}}), {6, 8, 10, 12, 14, 16, 18, 20, 21, 22, 23}));
+      EXPECT_EQ(kept(3), Join(Range({{0, 3}}), {5, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23}));
+    }
+  }
+  EXPECT_EQ(kept(0), Join(Range({{0, 4}}), {12, 20, 24, 28, 30, 32, 34, 36, 37, 38, 39}));
+  EXPECT_EQ(kept(1), Join(Range({{0, 3}}), {11, 19, 23, 27, 29, 31, 33, 35, 36, 37, 38, 39}));
+}
+
+bool Increasing(std::span<const int32_t> positions) {
+  return std::ranges::adjacent_find(positions, std::greater_equal<>{}) == positions.end();
+}
+
+struct Ladder {
+  const char* spec;
+  int slots;
+  size_t distinct;  // tokens held by some layer after 2,000; 0: not in the specification
+};
+class LaCacheStreams : public ::testing::TestWithParam<Ladder> {};
+
+TEST_P(LaCacheStreams, KeepsItsInvariants) {
+  constexpr int kDeep = 30;
+  Twin twin(GetParam().spec, kDeep, PositionMode::kCompact);
+  twin.SetPrompt(1);
+  uint64_t bytes = 0;
+  for (int32_t i = 0; i < 2000; ++i) {
+    twin.Store(i);
+    twin.AfterToken();
+    std::set<int32_t> distinct;
+    for (int layer = 0; layer < kDeep; ++layer) {
+      const auto positions = twin.table().Positions(layer, 1);
+      ASSERT_EQ(positions.size(), twin.table().Positions(0, 0).size());
+      ASSERT_LE(positions.size(), static_cast<size_t>(GetParam().slots) + 8);
+      ASSERT_TRUE(Increasing(positions));
+      for (int32_t sink = 0; sink < std::min(4, i); ++sink) ASSERT_EQ(positions[static_cast<size_t>(sink)], sink);
+      for (int32_t back = 0; back < std::min(20, i); ++back)
+        ASSERT_EQ(positions[positions.size() - 1 - static_cast<size_t>(back)], i - back);
+      if (i == 1999) distinct.insert(positions.begin(), positions.end());
+    }
+    if (i == 1999 && GetParam().distinct > 0) {
+      EXPECT_EQ(distinct.size(), GetParam().distinct);
+    }
+    if (i == 1000) bytes = twin.table().bytes();
+    if (i > 1000) {
+      ASSERT_EQ(twin.table().bytes(), bytes);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, LaCacheStreams,
+                         ::testing::Values(Ladder{"lacache:budget=256,span=15", 256, 446},
+                                           Ladder{"lacache:budget=256,span=10", 256, 662},
+                                           Ladder{"lacache:budget=256,span=8,overlap=4", 256, 719},
+                                           Ladder{"lacache:budget=100,span=10,overlap=5", 100, 0},
+                                           Ladder{"lacache:budget=80,span=9,overlap=3,rungs=contiguous", 80, 0}));
+
+// A long prompt in one call needs several sweeps at once.
+TEST(LaCache, OneCallForALongPrompt) {
+  for (const char* spec : {"lacache:budget=60,span=15", "lacache:budget=60,span=10,overlap=5"}) {
+    Twin twin(spec, 30, PositionMode::kCompact);
+    for (int32_t i = 0; i < 1500; ++i) twin.Store(i);
+    twin.AfterPrompt();
+    for (int layer = 0; layer < 30; ++layer) {
+      const auto positions = twin.table().Positions(layer, 0);
+      EXPECT_LE(positions.size(), 64u) << spec;
+      EXPECT_EQ(positions.size(), twin.table().Positions(0, 0).size());
+      EXPECT_TRUE(Increasing(positions));
+      EXPECT_EQ(positions.back(), 1499);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace larder
