@@ -22,7 +22,7 @@ class Command {
 struct CommandEntry {
   std::string_view name;
   std::string_view summary;   // one line
-  std::string_view argument;  // as the usage line shows it: "MODEL", "prefill|decode"; "" if it takes none
+  std::string_view argument;  // as the usage line shows it: "MODEL", "prefill|decode", "[NAME]" if it may be left out; "" if it takes none
   std::string_view argument_help;
   std::unique_ptr<Command> (*create)();
   bool listed = true;            // false: for scripts of the tree
@@ -36,6 +36,7 @@ std::unique_ptr<Command> CreateRun();
 std::unique_ptr<Command> CreateInspect();
 std::unique_ptr<Command> CreateBench();
 std::unique_ptr<Command> CreateEval();
+std::unique_ptr<Command> CreateMethods();
 std::unique_ptr<Command> CreateQuantize();
 std::unique_ptr<Command> CreateStore();
 std::unique_ptr<Command> CreateTrace();

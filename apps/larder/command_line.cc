@@ -57,12 +57,14 @@ void AddOption(Candidate& candidate, const ParamSpec& spec) {
     candidate.app->add_flag_function(flag, set, help);
     return;
   }
-  const std::function<void(const std::string&)> set = [given, name](const std::string& text) {
-    given->emplace_back(name, text);
+  const std::function<void(const std::string&)> set = [given, name,
+                                                       implied = spec.implied](const std::string& text) {
+    given->emplace_back(name, text.empty() ? implied : text);
   };
-  candidate.app->add_option_function<std::string>(flag, set, help)
-      ->type_name(std::string(TypeName(spec.type)))
-      ->default_str(spec.default_text);
+  CLI::Option* option = candidate.app->add_option_function<std::string>(flag, set, help)
+                            ->type_name(std::string(TypeName(spec.type)))
+                            ->default_str(spec.default_text);
+  if (!spec.implied.empty()) option->expected(0, 1);
 }
 
 std::string UpperCase(std::string_view name) {
@@ -71,15 +73,22 @@ std::string UpperCase(std::string_view name) {
   return out;
 }
 
+// Without the brackets of one that may be left out.
+std::string ArgumentName(const CommandEntry& entry) {
+  std::string_view name = entry.argument;
+  if (name.starts_with('[')) name = name.substr(1, name.size() - 2);
+  return std::string(name);
+}
+
 void AddCommand(CLI::App& app, Candidate& candidate) {
   const CommandEntry& entry = *candidate.entry;
   candidate.app = app.add_subcommand(std::string(entry.name), std::string(entry.summary));
   if (!entry.listed) candidate.app->group("");
   if (!entry.argument.empty())
     candidate.app
-        ->add_option(std::string(entry.argument), candidate.argument, std::string(entry.argument_help))
+        ->add_option(ArgumentName(entry), candidate.argument, std::string(entry.argument_help))
         ->type_name("")
-        ->required();
+        ->required(!entry.argument.starts_with('['));
   if (!entry.second.empty()) {
     auto* given = &candidate.given;
     const std::string name(entry.second);

@@ -1,8 +1,8 @@
-// larder eval ppl|kl: quality on a text.
+// larder eval ppl|kl|methods: quality on a text.
 //
 // ppl: perplexity of one setting. kl: the candidate setting against the base setting on the same tokens: how
 // far its predictions are from the base's, beside what each costs in bytes and time. KL divergence sees what
-// perplexity does not: errors that happen to help are errors too. Rows read their context from the cache in
+// perplexity does not: errors that happen to help are errors too. methods: eval_methods.h. Rows read their context from the cache in
 // the cache's own precision, exactly as they do when serving.
 #include <fmt/core.h>
 
@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "larder/command.h"
+#include "larder/eval_methods.h"
 #include "larder/evaluation.h"
 #include "larder/model_flags.h"
 #include "larder/terminal.h"
@@ -72,12 +73,17 @@ class Eval final : public Command {
     params.Int("max-tokens", &max_tokens_, 0, int64_t{1} << 40, "of the text; 0: all");
     DeclareMath(params, "base-", &base_math_, "kl: arithmetic of the base setting");
     DeclareKvType(params, "base-", &base_kv_type_, "kl: elements of the base setting's cache");
-    params.Bool("json", &json_, "one JSON object instead of text");
+    params.OptionalString("json", &json_, "-", "one JSON object instead of text, to standard output or into this file");
+    methods_.Declare(params);
   }
 
   Status Run(const std::string& what) override {
+    if (what == "methods") {
+      LARDER_ASSIGN(auto model, flags_.Load());
+      return methods_.Run(*model, text_, max_tokens_, json_);
+    }
     if (what != "ppl" && what != "kl")
-      return Fail(ErrorKind::kInvalid, "'{}' is not known; write ppl or kl", what);
+      return Fail(ErrorKind::kInvalid, "'{}' is not known; write ppl, kl or methods", what);
     if (stride_ == 0) stride_ = window_ / 2;
     try {
       return what == "ppl" ? RunPerplexity() : RunDivergence();
@@ -118,11 +124,10 @@ class Eval final : public Command {
     LARDER_ASSIGN(const std::vector<double> nll, ScoreText(subject, text, [&](double f) { bar.Update(f); }));
     bar.Clear();
     const Json row = SubjectJson(subject, Perplexity::Of(nll));
-    if (json_) {
+    if (!json_.empty()) {
       Json out = Head("ppl", text, subject);
       out.update(row);
-      fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
-      return {};
+      return WriteJson(out);
     }
     PrintHead(text, subject);
     PrintSubjects({row});
@@ -138,11 +143,12 @@ class Eval final : public Command {
     LARDER_ASSIGN(const std::vector<ScoredToken> scored,
                   CompareOnText(base, candidate, text, [&](double f) { bar.Update(f); }));
     bar.Clear();
-    Report(base, candidate, text, scored);
-    return {};
+    return Report(base, candidate, text, scored);
   }
 
-  void Report(Subject& base, Subject& candidate, const EvaluationText& text,
+  Status WriteJson(const Json& out) const { return WriteText(json_, out.dump(-1, ' ', false, Json::error_handler_t::replace)); }
+
+  Status Report(Subject& base, Subject& candidate, const EvaluationText& text,
               const std::vector<ScoredToken>& scored) {
     std::vector<double> kl, base_nll, candidate_nll, change;
     double same = 0;
@@ -164,7 +170,7 @@ class Eval final : public Command {
     const double same_top = same / static_cast<double>(scored.size());
     const std::string worst_text = TokenInContext(text, base.model().tokenizer(), worst.position);
     const double median = Quantile(kl, 0.5), q99 = Quantile(kl, 0.99), q999 = Quantile(kl, 0.999);
-    if (json_) {
+    if (!json_.empty()) {
       Json out = Head("kl", text, base);
       out.update({{"base", rows[0]},
                   {"candidate", rows[1]},
@@ -179,8 +185,7 @@ class Eval final : public Command {
                   {"same_top", same_top},
                   {"perplexity_ratio", ratio},
                   {"perplexity_ratio_error", ratio_error}});
-      fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
-      return;
+      return WriteJson(out);
     }
     PrintHead(text, base);
     PrintSubjects(rows);
@@ -190,12 +195,13 @@ class Eval final : public Command {
     fmt::print("perplexity ratio       {:.5f} +- {:.5f}\n", ratio, ratio_error);
     fmt::print("worst token            {:.3e} at token {}: {}\n", worst.divergence.kl, worst.position,
                Json(worst_text).dump(-1, ' ', false, Json::error_handler_t::replace));
+    return {};
   }
 
   ModelFlags flags_;
-  std::string text_, base_math_ = "f32", base_kv_type_ = "f32";
+  MethodsEval methods_;
+  std::string text_, base_math_ = "f32", base_kv_type_ = "f32", json_;
   int64_t window_ = 512, stride_ = 0, max_tokens_ = 0;
-  bool json_ = false;
 };
 
 }  // namespace

@@ -48,6 +48,8 @@ class Chat final : public Command {
                "longest conversation in tokens; 0: the model's");
     params.Size("kv-limit", &kv_limit_, 0, uint64_t{1} << 50,
                 "memory for cached keys and values; 0: half of what is free after loading");
+    params.String("evict", &engine_options_.evict,
+                  "drop part of the conversation's cache: a method and its parameters (larder methods)");
     params.String("chat-template", &chat_template_, "file with a Jinja template instead of the model's own");
     params.Bool("verbose", &verbose_, "show tokens a second and cached rows after each answer");
   }

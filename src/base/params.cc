@@ -163,6 +163,11 @@ void Params::String(std::string name, std::string* value, std::string help) {
           });
 }
 
+void Params::OptionalString(std::string name, std::string* value, std::string implied, std::string help) {
+  String(std::move(name), value, std::move(help));
+  specs_.back().implied = std::move(implied);
+}
+
 void Params::Size(std::string name, uint64_t* bytes, uint64_t min, uint64_t max, std::string help) {
   const std::string range = SizeRange(min, max);
   Declare({std::move(name), ParamSpec::Type::kSize, FormatSize(*bytes), range, std::move(help)},

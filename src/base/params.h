@@ -32,6 +32,7 @@ struct ParamSpec {
   std::string range;  // as people read it: "1..4096", "f16|f32", ""
   std::string help;
   bool set = false;  // a value was given
+  std::string implied = {};  // what the option says without a value; "": it needs one
 };
 
 class Params {
@@ -42,6 +43,8 @@ class Params {
   void Int(std::string name, int64_t* value, int64_t min, int64_t max, std::string help);
   void Float(std::string name, double* value, double min, double max, std::string help);
   void String(std::string name, std::string* value, std::string help);
+  // On the command line it may come without a value, which then is `implied`.
+  void OptionalString(std::string name, std::string* value, std::string implied, std::string help);
   void Size(std::string name, uint64_t* bytes, uint64_t min, uint64_t max,
             std::string help);  // takes K, M, G
   void Choice(std::string name, std::string* value, std::vector<std::string> choices, std::string help);

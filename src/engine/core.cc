@@ -98,14 +98,17 @@ Status EngineCore::Validate(const Request& request) const {
                           model_->tokenizer().size());
     }
   }
+  bool endless = false;
+  if (const std::string evict = EvictOf(request); !evict.empty()) {
+    LARDER_ASSIGN(const auto method, CreateEvictMethod(evict, EvictModelOf(*model_)));
+    endless = method->needs().positions == PositionMode::kCompact && method->needs().chunk > 0;
+  }
   const int64_t room = request.max_tokens == 0 ? 0 : 1;
-  if (prompt + room > context_) {
+  if (prompt + room > context_ && !endless) {
     return larder::Fail(ErrorKind::kInvalid,
                         "This model's maximum context length is {} tokens, but the prompt has {}; shorten it",
                         context_, prompt);
   }
-  if (const std::string evict = EvictOf(request); !evict.empty())
-    LARDER_TRY(CreateEvictMethod(evict, EvictModelOf(*model_)));
   if (request.n < 1) return larder::Fail(ErrorKind::kInvalid, "n is {}; at least 1 is needed", request.n);
   return {};
 }
@@ -124,6 +127,10 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
   live->open_choices = live->request.n;
   const Request& r = live->request;
   live->evict = live->report.evict = EvictOf(r);
+  if (!live->evict.empty()) {
+    const auto method = CreateEvictMethod(live->evict, EvictModelOf(*model_));
+    live->endless = method && (*method)->needs().positions == PositionMode::kCompact && r.max_tokens >= 0;
+  }
   if (r.space) cache_->SetSpace(r.tenant, *r.space);
   FollowHints(*cache_, r.tenant, r.hints, r.prompt);
   live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
@@ -443,7 +450,8 @@ void EngineCore::TakeToken(Choice& choice, Judged& judged) {
     EndChoice(choice, FinishReason::kStop, choice.text.Finish(), "");
   } else if (stopped) {
     EndChoice(choice, FinishReason::kStop, "", choice.text.matched());
-  } else if (generated + 1 >= limit || static_cast<int64_t>(choice.tokens.size()) >= context_) {
+  } else if (generated + 1 >= limit ||
+             (!live.endless && static_cast<int64_t>(choice.tokens.size()) >= context_)) {
     EndChoice(choice, FinishReason::kLength, choice.text.Finish(), "");
   }
 }

@@ -36,7 +36,8 @@ struct EngineCore::Choice {
 struct EngineCore::Live {
   Engine::RequestId id;
   Request request;
-  std::string evict;  // method, "": none
+  std::string evict;     // method, "": none
+  bool endless = false;  // its positions are ranks: the context does not end it
   std::shared_ptr<RequestSink> sink;
   std::vector<std::unique_ptr<Choice>> choices;
   std::vector<TokenOutput> prompt_scores;

@@ -57,7 +57,8 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
   json.BeginObject().Field("model", context.backend->model_id());
   json.Key("memory").BeginObject();
   json.Field("used_bytes", kv.used_bytes).Field("limit_bytes", kv.limit_bytes);
-  json.Field("block_bytes", kv.block_bytes).Field("metadata_bytes", kv.metadata_bytes).EndObject();
+  json.Field("block_bytes", kv.block_bytes).Field("metadata_bytes", kv.metadata_bytes);
+  json.Field("private_bytes", stats.private_bytes).Field("borrowed_bytes", stats.borrowed_bytes).EndObject();
   for (const auto& [name, tier] : stats.tiers) {
     json.Key(name);
     WriteTier(json, tier);

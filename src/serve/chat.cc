@@ -281,7 +281,7 @@ ApiResult<Request> PrepareChat(const ServeContext& context, const HttpRequest& h
   if (!marks) return std::unexpected(marks.error());
   std::ranges::copy(*marks, std::back_inserter(request->hints.retain));
   const auto size = static_cast<int64_t>(request->prompt.size());
-  if (ApiStatus status = CheckLength(context, size, request->max_tokens); !status)
+  if (ApiStatus status = CheckLength(context, size, request->max_tokens, request->evict); !status)
     return std::unexpected(status.error());
   if (params.logprobs) request->logprobs = static_cast<int32_t>(params.top_logprobs);
   return request;

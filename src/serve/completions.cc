@@ -205,7 +205,7 @@ ApiResult<std::vector<Request>> PrepareCompletion(const ServeContext& context, c
     ApiResult<std::vector<int32_t>> prompt = PromptTokens(context, item, params.add_special_tokens);
     if (!prompt) return std::unexpected(prompt.error());
     const auto size = static_cast<int64_t>(prompt->size());
-    if (ApiStatus status = CheckLength(context, size, pattern->max_tokens); !status) {
+    if (ApiStatus status = CheckLength(context, size, pattern->max_tokens, pattern->evict); !status) {
       return std::unexpected(status.error());
     }
     requests.push_back(*pattern);

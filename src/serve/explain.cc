@@ -29,6 +29,13 @@ void WriteCache(JsonWriter& json, const Tokenizer& tokenizer, const CacheReport&
   json.EndObject();
   json.Field("recomputed", report.recomputed).Field("written", report.written);
   WriteMiss(json, tokenizer, report.outcome);
+  json.Key("held").BeginObject();
+  json.Field("private_bytes", report.held.private_bytes);
+  json.Field("peak_private_bytes", report.held.peak_private_bytes);
+  json.Field("shared_bytes", report.held.shared_bytes);
+  json.Field("reclaimable_bytes", report.held.reclaimable_bytes);
+  json.Field("entries", report.held.entries).EndObject();
+  if (!report.evict.empty()) json.Field("evict", report.evict);
   json.EndObject();
 }
 

@@ -57,6 +57,8 @@ void DeclareGenerationFields(Fields& fields, GenerationParams& params) {
   Fields& larder = fields.Object("larder", "this server's own fields");
   larder.Bool("explain", &params.explain, "tell what the cache did");
   larder.Bool("read_cache", &params.read_cache, "false: compute everything again");
+  larder.String("evict", &params.evict,
+                "drop part of this request's cache: a method and its parameters, snapkv:budget=0.25; none");
   larder.Tokens("forced_output", &params.forced_output,
                 "replay: these tokens come out whatever the model says");
   DeclareHintFields(fields, larder, params.hints);
@@ -89,7 +91,9 @@ ApiStatus CheckTextLength(const ServeContext& context, size_t bytes) {
       .code = "context_length_exceeded"});
 }
 
-ApiStatus CheckLength(const ServeContext& context, int64_t prompt_tokens, int64_t max_tokens) {
+ApiStatus CheckLength(const ServeContext& context, int64_t prompt_tokens, int64_t max_tokens,
+                      const std::string& evict) {
+  if (!evict.empty() && evict != "none") return {};
   const int64_t limit = context.backend->context();
   ApiError error{.status = 400, .code = "context_length_exceeded"};
   if (prompt_tokens > limit || (prompt_tokens == limit && max_tokens != 0)) {
@@ -155,6 +159,7 @@ ApiResult<Request> MakeRequest(const ServeContext& context, const GenerationPara
   request.priority = static_cast<int32_t>(params.priority);
   request.explain = params.explain;
   request.read_cache = params.read_cache;
+  request.evict = params.evict;
   request.forced_output = params.forced_output;
   ApiResult<CacheHints> hints = MakeHints(params.hints);
   if (!hints) return std::unexpected(hints.error());

@@ -32,6 +32,7 @@ struct GenerationParams {
   bool stream = false, include_usage = false, continuous_usage = false;
   bool return_token_ids = false;
   bool explain = false, read_cache = true;
+  std::string evict;
   std::vector<int32_t> forced_output;
   HintParams hints;
 };
@@ -45,7 +46,9 @@ ApiResult<Request> MakeRequest(const ServeContext& context, const GenerationPara
                                std::string tenant, std::string id);
 
 // The prompt must fit, together with max_tokens where the client gave one (-1: none).
-ApiStatus CheckLength(const ServeContext& context, int64_t prompt_tokens, int64_t max_tokens);
+// The engine judges requests with an eviction method: some have no longest text.
+ApiStatus CheckLength(const ServeContext& context, int64_t prompt_tokens, int64_t max_tokens,
+                      const std::string& evict);
 // Text that cannot fit however it is encoded, refused before the work of encoding it.
 ApiStatus CheckTextLength(const ServeContext& context, size_t bytes);
 // Every token must be in the vocabulary.

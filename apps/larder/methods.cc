@@ -1,0 +1,92 @@
+// larder methods: what can shape the cache, from the methods' own descriptions.
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "kv/evict/method.h"
+#include "larder/command.h"
+
+namespace larder {
+namespace {
+
+struct Listed {
+  std::string_view kind;  // the option that takes it: "evict"
+  MethodInfo info;
+  std::vector<ParamSpec> params;
+};
+
+std::vector<Listed> AllMethods() {
+  std::vector<Listed> all;
+  for (const EvictMethodEntry& entry : EvictMethods()) {
+    Params params{std::string(entry.info.name)};
+    // Made for no model: it only declares its parameters.
+    if (!entry.create(params, "", {})) continue;
+    all.push_back({"evict", entry.info, {params.specs().begin(), params.specs().end()}});
+  }
+  return all;
+}
+
+void PrintLine(const Listed& method) {
+  fmt::print("--{} {:10}  {:3} {:5} {}\n", method.kind, method.info.name, method.info.leaf, method.info.memory,
+             method.info.help);
+}
+
+void PrintAll(const Listed& method) {
+  PrintLine(method);
+  if (!method.info.paper.empty()) fmt::print("  paper: {}\n", method.info.paper);
+  fmt::print("  needs: {}\n", method.info.needs.empty() ? "nothing" : method.info.needs);
+  for (const ParamSpec& param : method.params) {
+    fmt::print("  {:10} {} (default {}{}{})\n", param.name, param.help,
+               param.default_text.empty() ? "\"\"" : param.default_text, param.range.empty() ? "" : ", ", param.range);
+  }
+}
+
+nlohmann::ordered_json ToJson(const Listed& method) {
+  nlohmann::ordered_json json = {{"kind", method.kind},           {"name", method.info.name},
+                                 {"help", method.info.help},      {"paper", method.info.paper},
+                                 {"leaf", method.info.leaf},      {"memory", method.info.memory},
+                                 {"needs", method.info.needs},    {"params", nlohmann::ordered_json::array()}};
+  for (const ParamSpec& param : method.params) {
+    json["params"].push_back({{"name", param.name},
+                              {"default", param.default_text},
+                              {"range", param.range},
+                              {"help", param.help}});
+  }
+  return json;
+}
+
+class Methods final : public Command {
+ public:
+  void Declare(Params& params) override { params.Bool("json", &json_, "one object a line"); }
+
+  Status Run(const std::string& name) override {
+    bool found = false;
+    std::string known;
+    for (const Listed& method : AllMethods()) {
+      known += fmt::format("{}{}", known.empty() ? "" : ", ", method.info.name);
+      if (!name.empty() && method.info.name != name) continue;
+      found = true;
+      if (json_) {
+        fmt::print("{}\n", ToJson(method).dump());
+      } else if (name.empty()) {
+        PrintLine(method);
+      } else {
+        PrintAll(method);
+      }
+    }
+    if (!found) return Fail(ErrorKind::kNotFound, "'{}' is no method; known: {}", name, known);
+    return {};
+  }
+
+ private:
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> CreateMethods() { return std::make_unique<Methods>(); }
+
+}  // namespace larder
