@@ -76,7 +76,7 @@ Result<Asked> AskedOf(StackedStore& store, const larder_store_read* items, size_
     LARDER_TRY(CheckStruct(options, "larder_store_get_options"));
     asked.options = *options;
   }
-  const auto priority = static_cast<int>(asked.options.priority);
+  const int32_t priority = asked.options.priority;
   if (priority != LARDER_STORE_REQUEST && priority != LARDER_STORE_PREFETCH)
     return Fail(ErrorKind::kInvalid, "no such priority: {}", priority);
   if (priority == LARDER_STORE_PREFETCH) asked.priority = ReadPriority::kPrefetch;

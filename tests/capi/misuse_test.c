@@ -95,7 +95,7 @@ static void wrong_reads(larder_store* store) {
   FAILS(LARDER_STORE_INVALID, larder_store_get_start(store, &good, 1, NULL, NULL, &last_error));  // no `done`
   options.timeout_ms = -1;
   FAILS(LARDER_STORE_INVALID, larder_store_get(store, &good, 1, &options, &status, &last_error));
-  options.timeout_ms = 0, options.priority = (larder_store_priority)5;
+  options.timeout_ms = 0, options.priority = 5;
   FAILS(LARDER_STORE_INVALID, larder_store_get(store, &good, 1, &options, &status, &last_error));
   CHECK(status == LARDER_STORE_INTERNAL);  // untouched so far
   // A record of another size: nothing is written past the destination.
