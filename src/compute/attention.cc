@@ -138,28 +138,24 @@ class Item {
   uint64_t pages_read() const { return pages_read_; }
 
   // Fills the softmaxes of a span, [query] records `stride` floats apart. Providers with the same pages share
-  // their reading.
+  // their reading, and the making of tiles.
   void AddSpan(int64_t span, float* running, size_t stride) {
     running_ = running;
     stride_ = stride;
     for (int q = 0; q < queries(); ++q) RecordOf(q).Clear(head_dim());
     for (int p = 0; p < providers_; ++p) {
       provider_[p].done = !HasSpan(p, span);
-      if (!provider_[p].done && !provider_[p].tiles->MakesTiles()) FetchPages(p, span);
+      if (!provider_[p].done) FindPages(p, span);
     }
     for (int p = 0; p < providers_; ++p) {
       if (provider_[p].done) continue;
-      if (provider_[p].tiles->MakesTiles()) {
-        FetchPages(p, span);
-        AddPages(uint64_t{1} << p, p);
-        continue;
-      }
       uint64_t same = 0;  // they are at most 64
       for (int other = p; other < providers_; ++other) {
-        if (provider_[other].done || provider_[other].tiles->MakesTiles() || !SamePages(p, other)) continue;
+        if (provider_[other].done || (other != p && !SamePages(p, other))) continue;
         same |= uint64_t{1} << other;
         provider_[other].done = true;
       }
+      if (provider_[p].tiles->MakesTiles()) MakePages(same, p, span);
       AddPages(same, p);
     }
   }
@@ -169,6 +165,7 @@ class Item {
     const TileProvider* tiles;
     int64_t entries;
     std::array<KvPage, kSpanPages> pages;
+    std::array<const void*, kSpanPages> sources;  // of pages: where they lie, or what they are made from
     bool done;
   };
 
@@ -191,28 +188,46 @@ class Item {
 
   bool HasSpan(int p, int64_t span) const { return span * kSpanEntries < provider_[p].entries; }
 
-  void FetchPages(int p, int64_t span) {
+  // The pages of a span, or only their sources where they have to be made.
+  void FindPages(int p, int64_t span) {
     Provider& provider = provider_[p];
-    const size_t page_bytes = PageBytes(shape_.type, head_dim());
-    std::byte* tiles = nullptr;
-    if (provider.tiles->MakesTiles()) {
-      tiles = reinterpret_cast<std::byte*>(worker_.tiles.Get(kSpanPages * page_bytes / sizeof(float)));
-    }
     for (int i = 0; i < kSpanPages; ++i) {
       const int64_t number = span * kSpanPages + i;
       provider.pages[i] = {};
+      provider.sources[i] = nullptr;
       if (number * kPageTokens >= provider.entries) continue;
-      provider.pages[i] = provider.tiles->Page(shape_.layer, kv_head_, number,
-                                               tiles == nullptr ? nullptr : tiles + i * page_bytes);
+      if (provider.tiles->MakesTiles()) {
+        provider.sources[i] = provider.tiles->Source(shape_.layer, kv_head_, number);
+      } else {
+        provider.pages[i] = provider.tiles->Page(shape_.layer, kv_head_, number, nullptr);
+        provider.sources[i] = provider.pages[i].k;
+      }
+    }
+  }
+
+  // Makes the pages of provider `first`, for all of `providers`.
+  void MakePages(uint64_t providers, int first, int64_t span) {
+    const size_t page_bytes = PageBytes(shape_.type, head_dim());
+    auto* scratch = reinterpret_cast<std::byte*>(worker_.tiles.Get(kSpanPages * page_bytes / sizeof(float)));
+    for (int i = 0; i < kSpanPages; ++i) {
+      if (provider_[first].sources[i] == nullptr) continue;
+      const int64_t number = span * kSpanPages + i;
+      const KvPage page = provider_[first].tiles->Page(shape_.layer, kv_head_, number, scratch + i * page_bytes);
+      for (int p = first; p < providers_; ++p) {
+        if ((providers >> p & 1) == 0) continue;
+        provider_[p].pages[i] = page;
+        if (p == first) continue;
+        provider_[p].pages[i].entries =
+            static_cast<int32_t>(std::min<int64_t>(kPageTokens, provider_[p].entries - number * kPageTokens));
+      }
     }
   }
 
   bool SamePages(int a, int b) const {
-    for (int i = 0; i < kSpanPages; ++i) {
-      const KvPage &x = provider_[a].pages[i], &y = provider_[b].pages[i];
-      if (x.k != y.k || x.v != y.v) return false;
-    }
-    return true;
+    const Provider &x = provider_[a], &y = provider_[b];
+    if (x.tiles->MakesTiles() != y.tiles->MakesTiles() || x.sources != y.sources) return false;
+    if (x.tiles->MakesTiles()) return std::ranges::count(x.sources, TileProvider::kNoSource) == 0;
+    return std::ranges::equal(x.pages, y.pages, {}, &KvPage::v, &KvPage::v);
   }
 
   // The pages of provider `first`, for the rows of all providers that have the same.
@@ -265,7 +280,10 @@ class Item {
   // Whether an earlier provider's page of this span was the same: read from memory then.
   bool WasRead(int first, int i) const {
     for (int p = 0; p < first; ++p) {
-      if (provider_[p].pages[i].k == provider_[first].pages[i].k && HasRow(p, i)) return true;
+      if (provider_[p].sources[i] == provider_[first].sources[i] &&
+          provider_[first].sources[i] != TileProvider::kNoSource && HasRow(p, i)) {
+        return true;
+      }
     }
     return false;
   }

@@ -59,6 +59,11 @@ class TileProvider {
   virtual int64_t Entries(int layer, int kv_head) const = 0;
   // Whether Page may use its scratch.
   virtual bool MakesTiles() const { return false; }
+  // With MakesTiles: what Page would make the tile from, null for an absent page. Providers with the same
+  // sources for all pages of a span share one making of them; their pages differ in nothing but `entries`.
+  // kNoSource: never shared.
+  virtual const void* Source(int layer, int kv_head, int64_t page) const { return kNoSource; }
+  static constexpr const void* kNoSource = &kPageTokens;
   // page in [0, ceil(Entries / 64)). `scratch`: PageBytes(type, head_dim) bytes, 64-aligned, for a tile made
   // on the way; not given (null) unless MakesTiles. Rows of other sequences whose provider returns the same
   // `k` pointers for the pages of a span share one read of them.

@@ -12,6 +12,12 @@ class RowStore : public TileProvider {
  public:
   // The page that row `position` of a lane is to be written to, at slot position % 64.
   virtual std::byte* WritablePage(int layer, int kv_head, int64_t position) = 0;
+  // The last row of a lane's page has been written, before any row of a later page reads. From several
+  // threads, for different lanes and pages.
+  virtual void CompletePage(int layer, int kv_head, int64_t page) {}
+  // What a row at this position reads; valid until the next change of the store. It may have been asked for
+  // its pages by several threads, but this is for one at a time.
+  virtual const TileProvider* ViewFor(int64_t position) { return this; }
 };
 
 }  // namespace larder
