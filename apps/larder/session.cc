@@ -44,7 +44,7 @@ void Session::Close(std::unique_ptr<KvSequence> sequence) {
 }
 
 Status Session::Append(KvSequence& sequence, std::span<const int32_t> tokens, int64_t hidden_from,
-                       const OnRows& on_rows) {
+                       const OnRows& on_rows, ForwardHooks* hooks) {
   while (!tokens.empty()) {
     const int64_t first = sequence.length();
     const auto chunk = tokens.subspan(0, std::min(tokens.size(), static_cast<size_t>(kChunkRows)));
@@ -61,7 +61,7 @@ Status Session::Append(KvSequence& sequence, std::span<const int32_t> tokens, in
       rows_.push_back(row);
     }
     hidden_.resize(static_cast<size_t>(wanted) * static_cast<size_t>(model_.spec().width));
-    model_.Forward(rows_, hidden_.data());
+    model_.Forward(rows_, hidden_.data(), hooks);
     cache_->Publish(sequence, chunk);
     if (wanted > 0) on_rows(first + static_cast<int64_t>(chunk.size()) - wanted, wanted, hidden_.data());
     tokens = tokens.subspan(chunk.size());

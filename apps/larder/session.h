@@ -32,7 +32,7 @@ class Session {
   // rows, values.
   using OnRows = std::function<void(int64_t first, int rows, const float* hidden)>;
   Status Append(KvSequence& sequence, std::span<const int32_t> tokens, int64_t hidden_from,
-                const OnRows& on_rows);
+                const OnRows& on_rows, ForwardHooks* hooks = nullptr);
   // One more token for each of the sequences, all in one pass. hidden: [sequences, width].
   Status Step(std::span<KvSequence* const> sequences, std::span<const int32_t> tokens, float* hidden);
 

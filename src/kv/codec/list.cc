@@ -40,7 +40,8 @@ Result<std::unique_ptr<KvCodec>> CreateKvCodec(std::string_view spec, int head_d
   for (const KvCodecEntry& entry : kCodecs) {
     if (entry.name == name) return entry.create(parameters, head_dim);
   }
-  return Fail(ErrorKind::kInvalid, "unknown KV codec \"{}\"; known are {}", name, KvCodecNames());
+  return Fail(ErrorKind::kInvalid, "unknown KV codec \"{}\"; known are {}, and f16 and f32 without one", name,
+              KvCodecNames());
 }
 
 Status CheckCodedHead(std::string_view codec, int head_dim) {
