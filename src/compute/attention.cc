@@ -155,6 +155,7 @@ class Item {
         same |= uint64_t{1} << other;
         provider_[other].done = true;
       }
+      coded_.fill(nullptr);
       if (provider_[p].tiles->MakesTiles()) MakePages(same, p, span);
       AddPages(same, p);
     }
@@ -166,6 +167,7 @@ class Item {
     int64_t entries;
     std::array<KvPage, kSpanPages> pages;
     std::array<const void*, kSpanPages> sources;  // of pages: where they lie, or what they are made from
+    std::array<bool, kSpanPages> t4;              // of sources
     bool done;
   };
 
@@ -195,9 +197,12 @@ class Item {
       const int64_t number = span * kSpanPages + i;
       provider.pages[i] = {};
       provider.sources[i] = nullptr;
+      provider.t4[i] = false;
       if (number * kPageTokens >= provider.entries) continue;
       if (provider.tiles->MakesTiles()) {
-        provider.sources[i] = provider.tiles->Source(shape_.layer, kv_head_, number);
+        const TileSource source = provider.tiles->Source(shape_.layer, kv_head_, number);
+        provider.sources[i] = source.at;
+        provider.t4[i] = source.t4;
       } else {
         provider.pages[i] = provider.tiles->Page(shape_.layer, kv_head_, number, nullptr);
         provider.sources[i] = provider.pages[i].k;
@@ -205,14 +210,23 @@ class Item {
     }
   }
 
-  // Makes the pages of provider `first`, for all of `providers`.
+  // Makes the pages of provider `first`, for all of `providers`, or finds that their codes can be read.
   void MakePages(uint64_t providers, int first, int64_t span) {
     const size_t page_bytes = PageBytes(shape_.type, head_dim());
     auto* scratch = reinterpret_cast<std::byte*>(worker_.tiles.Get(kSpanPages * page_bytes / sizeof(float)));
+    const bool read_codes = ReadsCodes(providers);
     for (int i = 0; i < kSpanPages; ++i) {
       if (provider_[first].sources[i] == nullptr) continue;
       const int64_t number = span * kSpanPages + i;
-      const KvPage page = provider_[first].tiles->Page(shape_.layer, kv_head_, number, scratch + i * page_bytes);
+      KvPage page;
+      if (read_codes && provider_[first].t4[i]) {
+        coded_[i] = static_cast<const std::byte*>(provider_[first].sources[i]);
+        page.k = page.v = coded_[i];
+        page.first_position = static_cast<int32_t>(number * kPageTokens);
+        page.entries = kPageTokens;
+      } else {
+        page = provider_[first].tiles->Page(shape_.layer, kv_head_, number, scratch + i * page_bytes);
+      }
       for (int p = first; p < providers_; ++p) {
         if ((providers >> p & 1) == 0) continue;
         provider_[p].pages[i] = page;
@@ -221,6 +235,20 @@ class Item {
             static_cast<int32_t>(std::min<int64_t>(kPageTokens, provider_[p].entries - number * kPageTokens));
       }
     }
+    // Pages lie far apart: all that begin a page are asked for before the first is worked on.
+    for (const std::byte* coded : coded_) {
+      const CodedLayout layout(KvCodes::kT4, head_dim());
+      for (size_t at = layout.ScalesAt(0); coded != nullptr && at < layout.bytes(); at += 64)
+        __builtin_prefetch(coded + at);
+    }
+  }
+
+  // Queries that fill one tile read codes as they are; for more, decoding a page once is cheaper.
+  bool ReadsCodes(uint64_t providers) const {
+    if (shape_.type != KvType::kI16 || head_dim() % 32 != 0) return false;
+    int rows = 0;
+    for (size_t r = 0; r < rows_.size(); ++r) rows += (providers >> provider_of_row_[r] & 1) != 0;
+    return rows * plan_.queries_per_row <= kQueryTile;
   }
 
   bool SamePages(int a, int b) const {
@@ -248,6 +276,7 @@ class Item {
     }
     if (seeing == 0) return;
     for (int i = 0; i < kSpanPages; ++i) {
+      span_.coded[i] = nullptr;
       if (any[i] != 0) PreparePage(providers, first, i);
     }
     if (shape_.type == KvType::kI16) {
@@ -261,7 +290,9 @@ class Item {
     const KvPage& page = provider_[first].pages[i];
     pages_read_ += !WasRead(first, i);
     span_.page[i] = page;
+    span_.coded[i] = coded_[i];
     if (shape_.type != KvType::kI16) return;
+    if (coded_[i] != nullptr) return ReadCodedScales(i);
     int entries = 0;  // a writer of the page sees more of it than who shares its beginning
     for (int p = 0; p < providers_; ++p) {
       if ((providers >> p & 1) != 0) entries = std::max(entries, provider_[p].pages[i].entries);
@@ -274,6 +305,21 @@ class Item {
       v[e] = e < entries ? page.scales[kPageTokens + e] : 0.0f;
       finite &= std::isfinite(v[e]);
     }
+    span_.finite[i] = finite;
+  }
+
+  void ReadCodedScales(int i) {
+    const CodedLayout layout(KvCodes::kT4, head_dim());
+    const auto* halves = reinterpret_cast<const uint16_t*>(coded_[i] + layout.ScalesAt(0));
+    const F16x unit = Splat(1.0f / kZeroUnit);
+    float* k = span_.k_scales + i * kPageTokens;
+    float* v = span_.v_scales + i * kPageTokens;
+    for (int e = 0; e < kPageTokens; e += kBlock) {
+      Store(Mul(LoadHalf(halves + e), unit), k + e);
+      Store(Mul(LoadHalf(halves + kPageTokens + e), unit), v + e);
+    }
+    bool finite = true;
+    for (int e = 0; e < kPageTokens; ++e) finite &= std::isfinite(v[e]);
     span_.finite[i] = finite;
   }
 
@@ -334,6 +380,7 @@ class Item {
   int16_t* codes_ = nullptr;  // kI16: of the queries, CodeStride apart
   float* scales_ = nullptr;
   SpanPages span_;
+  std::array<const std::byte*, kSpanPages> coded_{};  // pages of the span that are read as codes
   float* running_ = nullptr;
   size_t stride_ = 0;
   uint64_t pages_read_ = 0;

@@ -13,15 +13,20 @@ namespace larder {
 int64_t KvSequence::View::Entries(int /*layer*/, int /*kv_head*/) const {
   return std::min(sequence_->capacity_, (block_ + 1) * kPageTokens);
 }
-const void* KvSequence::View::Source(int layer, int kv_head, int64_t page) const {
-  return sequence_->At(block_, layer, kv_head, page);
+TileSource KvSequence::View::Source(int layer, int kv_head, int64_t page) const {
+  return sequence_->SourceFor(block_, layer, kv_head, page);
 }
 KvPage KvSequence::View::Page(int layer, int kv_head, int64_t page, std::byte* scratch) const {
   return sequence_->PageFor(block_, layer, kv_head, page, scratch);
 }
 
-const void* KvSequence::Source(int layer, int kv_head, int64_t page) const {
-  return At(LastBlock(), layer, kv_head, page);
+TileSource KvSequence::Source(int layer, int kv_head, int64_t page) const {
+  return SourceFor(LastBlock(), layer, kv_head, page);
+}
+
+TileSource KvSequence::SourceFor(int64_t block, int layer, int kv_head, int64_t page) const {
+  const bool t4 = page < block && shape_->codec()->t4() && shape_->FullForm(page) == KvForm::kCodes;
+  return {At(block, layer, kv_head, page), t4};
 }
 
 const std::byte* KvSequence::At(int64_t block, int layer, int kv_head, int64_t page) const {

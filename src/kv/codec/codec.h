@@ -1,9 +1,10 @@
 // KV codecs: how full blocks are kept. A codec is one .cc file in this folder without a header, one line in
 // list.cc and its test.
 //
-// A block is written as 16-bit rows. When its 64th row is there it is encoded, once, and the rows are given up.
-// A row reads earlier blocks as codes and its own block as rows, so what it reads depends on positions only,
-// not on how a prompt was cut into chunks. Attention gets codes as 16-bit pages that are made in its scratch.
+// A block is written as 16-bit rows. When its 64th row is there it is encoded, once, and the rows are given
+// up. A row reads earlier blocks as codes and its own block as rows, so what it reads depends on positions
+// only, not on how a prompt was cut into chunks. Attention gets codes as 16-bit pages that are made in its
+// scratch.
 //
 // A codec may want keys rotated and centred before they are stored (KeyTransform): both leave scores as they
 // are, up to a constant for each query, and make keys easier to round.
@@ -31,6 +32,9 @@ class KvCodec {
   // Leading tokens of a text that stay exact, in a plane behind each page of its first block.
   virtual int sinks() const { return 0; }
 
+  // Whether coded pages are those of KvCodes::kT4 (compute/kv_codes.h), which attention reads without
+  // decoding.
+  virtual bool t4() const { return false; }
   // Bytes of a coded page of one lane; a multiple of 512.
   virtual size_t PageBytes(int head_dim) const = 0;
   // `rows`: a full kI16 page (compute/attention.h).

@@ -34,6 +34,7 @@ class T4 final : public KvCodec {
   bool centred() const override { return options_.center; }
   int sinks() const override { return static_cast<int>(options_.sinks); }
 
+  bool t4() const override { return true; }
   size_t PageBytes(int head_dim) const override { return CodedPageBytes(KvCodes::kT4, head_dim); }
   void Encode(int head_dim, const std::byte* rows, std::byte* coded) const override {
     EncodePage(KvCodes::kT4, head_dim, rows, coded);
