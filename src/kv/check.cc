@@ -141,8 +141,8 @@ struct KvCache::Impl::Checker {
       if (impl.shape.codec() == nullptr) continue;
       const std::byte* codes = (coded ? slot.block : slot.aside).data();
       LARDER_HOLDS(node, sequence.codes_[k][index] == (sees ? codes : nullptr));
-      LARDER_HOLDS(node, !sees || !writes || (slot.aside.size() > 0) ==
-                                                 (sequence.capacity_ >= node.start() + kPageTokens));
+      LARDER_HOLDS(node, !sees || !writes ||
+                             (slot.aside.size() > 0) == (sequence.capacity_ >= node.start() + kPageTokens));
     }
     return {};
   }

@@ -1,7 +1,7 @@
-// Memory for blocks. Each kind of layer has one size of block for each form, and an ObjectPool (base/pool) of its
-// own for each size, whose slabs are single blocks: memory is taken and given back a block at a time, as the
-// budget counts it. A few freed blocks are kept for reuse, because a block fresh from the operating system costs
-// page faults. What is kept counts as used; so of rows beside a codec none are kept.
+// Memory for blocks. Each kind of layer has one size of block for each form, and an ObjectPool (base/pool) of
+// its own for each size, whose slabs are single blocks: memory is taken and given back a block at a time, as
+// the budget counts it. A few freed blocks are kept for reuse, because a block fresh from the operating
+// system costs page faults. What is kept counts as used; so of rows beside a codec none are kept.
 #pragma once
 
 #include <array>

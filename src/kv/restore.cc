@@ -253,8 +253,8 @@ bool KvTiers::WorthReading(const KvRestore& restore) const {
     for (int kind = 0; kind < cache_.kinds(); ++kind) {
       if (!Wanted(restore, b, kind)) continue;
       const auto tier = static_cast<size_t>(restore.blocks_[b].tier[static_cast<size_t>(kind)]);
-      read_ms += static_cast<double>(cache_.shape.BlockBytes(kind, FormOf(restore, b))) /
-                 rates_[tier].bytes_per_ms;
+      read_ms +=
+          static_cast<double>(cache_.shape.BlockBytes(kind, FormOf(restore, b))) / rates_[tier].bytes_per_ms;
       if (!std::exchange(used[tier], true)) read_ms += rates_[tier].fixed_ms;
     }
   }
@@ -315,8 +315,8 @@ void KvTiers::Read(const Restore& restore) {
   restore->layers_per_group_ = cache_.shape.layers();
   for (const int64_t index : {0, 1}) {
     const KvForm form = cache_.shape.FullForm(index);
-    restore->layers_per_group_ = std::min(restore->layers_per_group_,
-                                          LayersPerGroup(cache_.shape, 0, form, options_.group_bytes));
+    restore->layers_per_group_ =
+        std::min(restore->layers_per_group_, LayersPerGroup(cache_.shape, 0, form, options_.group_bytes));
   }
   for (const bool tail : {true, false}) {
     for (size_t tier = 0; tier < options_.tiers.size(); ++tier) StartReading(restore, tier, tail);
@@ -336,12 +336,13 @@ void KvTiers::StartReading(const Restore& restore, size_t tier, bool tail) {
       const auto k = static_cast<size_t>(kind);
       if (block.memory[k].size() == 0 || block.tier[k] != static_cast<int8_t>(tier)) continue;
       const auto tokens = TokensOf(*restore, b);
-      reading->items.push_back({b,
-                                kind,
-                                RecordName(kind, block.name),
-                                kind == cache_.name_kind ? ParentName(*restore, b) : Digest{},
-                                {tokens.begin(), tokens.end()},
-                                BlockGroupBytes(cache_.shape, kind, FormOf(*restore, b), options_.group_bytes)});
+      reading->items.push_back(
+          {b,
+           kind,
+           RecordName(kind, block.name),
+           kind == cache_.name_kind ? ParentName(*restore, b) : Digest{},
+           {tokens.begin(), tokens.end()},
+           BlockGroupBytes(cache_.shape, kind, FormOf(*restore, b), options_.group_bytes)});
       const size_t bytes = block.memory[k].size();
       reads.push_back({.name = reading->items.back().name, .destination = {block.memory[k].data(), bytes}});
       reading->bytes += bytes;

@@ -348,10 +348,11 @@ Status KvCache::Impl::Truncate(KvSequence& sequence, int64_t length) {
   }
   if (tail != nullptr && tail->sealed() && length % kPageTokens != 0 && shape.codec() != nullptr &&
       tail->slots[static_cast<size_t>(name_kind)].aside.size() == 0) {
-    return Fail(ErrorKind::kInvalid,
-                "cannot go back to token {}: its block is kept as codes; go back to a multiple of {}, or close "
-                "the sequence and open it again",
-                length, kPageTokens);
+    return Fail(
+        ErrorKind::kInvalid,
+        "cannot go back to token {}: its block is kept as codes; go back to a multiple of {}, or close "
+        "the sequence and open it again",
+        length, kPageTokens);
   }
   const size_t published = BlocksFor(sequence.length_);
   KvNode* left = published > keep ? sequence.path_[published - 1] : nullptr;

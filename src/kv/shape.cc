@@ -58,8 +58,8 @@ Status KvShape::TakeCodec(std::shared_ptr<const KvCodec> codec) {
   const size_t first = codec->sinks() > 0 ? FirstPageBytes(*codec, head_dim_) : codes;
   if (codes >= rows || first >= rows)
     return Fail(ErrorKind::kUnsupported,
-                "{} saves nothing with heads of {} elements; take --kv-type f16 for this model", codec->name(),
-                head_dim_);
+                "{} saves nothing with heads of {} elements; take --kv-type f16 for this model",
+                codec->name(), head_dim_);
   page_bytes_[static_cast<size_t>(KvForm::kCodes)] = codes;
   first_form_ = KvForm::kCodes;
   if (first > codes) {

@@ -54,12 +54,12 @@ class KvShape {
   int KindOf(int layer) const { return kind_of_layer_[static_cast<size_t>(layer)]; }
   size_t page_bytes(KvForm form = KvForm::kRows) const { return page_bytes_[static_cast<size_t>(form)]; }
   size_t BlockBytes(int kind, KvForm form = KvForm::kRows) const {
-    return page_bytes(form) * static_cast<size_t>(kv_heads_) * kinds_[static_cast<size_t>(kind)].layers.size();
+    return page_bytes(form) * static_cast<size_t>(kv_heads_) *
+           kinds_[static_cast<size_t>(kind)].layers.size();
   }
   // Offset of a lane's page inside a block of the lane's kind.
   size_t LaneOffset(int layer, int kv_head, KvForm form = KvForm::kRows) const {
-    return page_bytes(form) *
-           (lane_of_layer_[static_cast<size_t>(layer)] + static_cast<size_t>(kv_head));
+    return page_bytes(form) * (lane_of_layer_[static_cast<size_t>(layer)] + static_cast<size_t>(kv_head));
   }
   // The form of full blocks, by their index in a text; of others it is kRows.
   KvForm FullForm(int64_t index) const {
@@ -74,7 +74,7 @@ class KvShape {
   int kv_heads_ = 0, head_dim_ = 0;
   KvType type_ = KvType::kI16;
   std::shared_ptr<const KvCodec> codec_;
-  KvForm first_form_ = KvForm::kRows;  // of a text's first block, full
+  KvForm first_form_ = KvForm::kRows;    // of a text's first block, full
   size_t page_bytes_[kMaxKvForms] = {};  // 0: there is no such form
   std::vector<KvKind> kinds_;
   std::vector<int> kind_of_layer_;

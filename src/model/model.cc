@@ -55,16 +55,17 @@ Status Model::Impl::LoadMeans() {
   if (std::filesystem::is_directory(path)) path += "/" + KeyMeansFile(weights_digest);
   auto means = KeyMeans::Read(path);
   if (!means && (path.empty() || means.error().kind == ErrorKind::kNotFound)) {
-    return Fail(ErrorKind::kNotFound,
-                "{} takes the mean of this model's keys away and does not know it: run larder calibrate --model "
-                "FILE --text FILE once, or take center=0",
-                codec_name);
+    return Fail(
+        ErrorKind::kNotFound,
+        "{} takes the mean of this model's keys away and does not know it: run larder calibrate --model "
+        "FILE --text FILE once, or take center=0",
+        codec_name);
   }
   if (!means) return std::unexpected(std::move(means).error());
   if (means->weights != weights_digest || means->layers != kv_shape.layers() ||
       means->kv_heads != spec.kv_heads || means->head_dim != spec.head_dim) {
-    return Fail(ErrorKind::kInvalid, "the key means in {} are another model's; run larder calibrate for this one",
-                path);
+    return Fail(ErrorKind::kInvalid,
+                "the key means in {} are another model's; run larder calibrate for this one", path);
   }
   codec_name += ",means=" + means->digest().Hex();
   keys.means = std::move(means->values);

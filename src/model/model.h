@@ -61,8 +61,8 @@ struct ModelOptions {
 
 class Model {
  public:
-  // Every error names the file's field or tensor; kExhausted where the weights do not fit into memory. kInvalid,
-  // kUnsupported, kNotFound: the codec, as CreateKvCodec and KeyMeans::Read say.
+  // Every error names the file's field or tensor; kExhausted where the weights do not fit into memory.
+  // kInvalid, kUnsupported, kNotFound: the codec, as CreateKvCodec and KeyMeans::Read say.
   static Result<std::unique_ptr<Model>> Load(const std::string& path, ModelOptions options);
   ~Model();
 

@@ -153,9 +153,9 @@ testing::AssertionResult KvWorld::Reads(const KvSequence& sequence) const {
   // At the end of a block, of which only codes are there, nobody can read as if from within it.
   const bool inside = sequence.length() % kPageTokens != 0 || sequence.length() < sequence.capacity();
   const TileProvider& view =
-      codec && inside ? *const_cast<KvSequence&>(sequence).ViewFor(
-                            std::min(sequence.length(), sequence.capacity() - 1))
-                      : sequence;
+      codec && inside
+          ? *const_cast<KvSequence&>(sequence).ViewFor(std::min(sequence.length(), sequence.capacity() - 1))
+          : sequence;
   const int64_t end = codec && !inside ? sequence.length() - kPageTokens : sequence.length();
   auto scratch = *AlignedBuffer::Allocate(shape.page_bytes());
   for (int layer = 0; layer < shape.layers(); ++layer) {
@@ -175,8 +175,8 @@ testing::AssertionResult KvWorld::Reads(const KvSequence& sequence) const {
         float k[kTestHeadDim], v[kTestHeadDim];
         LoadKvRow(shape.type(), shape.head_dim(), static_cast<const std::byte*>(page.k),
                   static_cast<int>(row % kPageTokens), k, v);
-        const bool exact = !codec || row >= sequence.length() / kPageTokens * kPageTokens ||
-                           row < shape.codec()->sinks();
+        const bool exact =
+            !codec || row >= sequence.length() / kPageTokens * kPageTokens || row < shape.codec()->sinks();
         if (!SameRow(expected.k, k, codec, exact) || !SameRow(expected.v, v, codec, exact)) {
           return testing::AssertionFailure()
                  << "layer " << layer << " head " << head << " row " << row << " is not this sequence's";

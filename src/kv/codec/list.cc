@@ -46,9 +46,10 @@ Result<std::unique_ptr<KvCodec>> CreateKvCodec(std::string_view spec, int head_d
 
 Status CheckCodedHead(std::string_view codec, int head_dim) {
   if (head_dim > 0 && head_dim % kCodedHeadStep == 0 && head_dim <= kMaxHeadDim) return {};
-  return Fail(ErrorKind::kUnsupported,
-              "{} codes heads of a multiple of {} elements up to {}, this model's have {}; take --kv-type f16",
-              codec, kCodedHeadStep, kMaxHeadDim, head_dim);
+  return Fail(
+      ErrorKind::kUnsupported,
+      "{} codes heads of a multiple of {} elements up to {}, this model's have {}; take --kv-type f16", codec,
+      kCodedHeadStep, kMaxHeadDim, head_dim);
 }
 
 }  // namespace larder

@@ -52,8 +52,9 @@ Result<KeyMeans> KeyMeans::Read(const std::string& path) {
   ByteReader reader(body.subspan(kMagic.size()));
   const auto version = reader.Number<uint32_t>();
   if (reader.ok() && version != kVersion)
-    return Fail(ErrorKind::kUnsupported, "{} has version {}, known is {}; write it again with larder calibrate",
-                path, version, kVersion);
+    return Fail(ErrorKind::kUnsupported,
+                "{} has version {}, known is {}; write it again with larder calibrate", path, version,
+                kVersion);
   reader.Bytes(means.weights.bytes);
   const auto layers = reader.Number<uint32_t>(), heads = reader.Number<uint32_t>(),
              dim = reader.Number<uint32_t>();

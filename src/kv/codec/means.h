@@ -1,6 +1,6 @@
 // Means of a model's keys, by layer, KV head and dimension, that a centring codec takes away. Found once by
-// `larder calibrate` and kept in a small file (docs/formats/key-means.md); their digest is part of the codec's
-// name, so blocks of other means are never mixed up.
+// `larder calibrate` and kept in a small file (docs/formats/key-means.md); their digest is part of the
+// codec's name, so blocks of other means are never mixed up.
 #pragma once
 
 #include <string>

@@ -66,7 +66,8 @@ void DecodeFirst(const KvCodec& codec, int head_dim, const std::byte* coded, std
     page_v[value] = v[at];
   });
   const auto* scales = reinterpret_cast<const float*>(v + elements);
-  auto* page_scales = reinterpret_cast<float*>(rows + (reinterpret_cast<const std::byte*>(page.scales) - rows));
+  auto* page_scales =
+      reinterpret_cast<float*>(rows + (reinterpret_cast<const std::byte*>(page.scales) - rows));
   for (int token = 0; token < codec.sinks(); ++token) {
     page_scales[token] = scales[token];
     page_scales[kPageTokens + token] = scales[codec.sinks() + token];
