@@ -69,6 +69,8 @@ struct KvCache::Impl {
 
   // sequence.cc
   Status Reserve(KvSequence& sequence, int64_t rows);
+  Result<std::vector<BlockSet>> TakeForRows(uint64_t rows, int64_t first_full, int64_t full,
+                                            uint64_t metadata);
   void GrowTables(KvSequence& sequence, int64_t rows);
   void CopyTail(KvSequence& sequence, BlockSet blocks);
   void AppendBlock(KvSequence& sequence, BlockSet blocks);

@@ -57,24 +57,8 @@ Status KvCache::Impl::Reserve(KvSequence& sequence, int64_t rows) {
   const uint64_t tables = target > sequence.table_rows_
                               ? SequenceCost(TableRows(target)) - SequenceCost(sequence.table_rows_)
                               : 0;
-  BlockCounts counts{};
-  for (size_t kind = 0; kind < static_cast<size_t>(kinds()); ++kind) {
-    counts[kind][static_cast<size_t>(KvForm::kRows)] = blocks;
-    for (int64_t i = first_full; i < first_full + full; ++i)
-      ++counts[kind][static_cast<size_t>(shape.FullForm(i))];
-  }
-  LARDER_TRY(MakeRoom(counts, blocks * node_cost + tables));
-
-  std::vector<BlockSet> taken;  // rows, then codes
-  for (int64_t i = 0; i < static_cast<int64_t>(blocks) + full; ++i) {
-    const int64_t code = i - static_cast<int64_t>(blocks);
-    auto set = TakeBlocks(code < 0 ? KvForm::kRows : shape.FullForm(first_full + code));
-    if (!set) {
-      for (BlockSet& other : taken) ReturnBlocks(std::move(other));
-      return std::unexpected(std::move(set).error());
-    }
-    taken.push_back(*std::move(set));
-  }
+  LARDER_ASSIGN(std::vector<BlockSet> taken,
+                TakeForRows(blocks, first_full, full, blocks * node_cost + tables));
   GrowTables(sequence, target);
   size_t next = 0;
   if (copy) CopyTail(sequence, std::move(taken[next++]));
@@ -84,6 +68,29 @@ Status KvCache::Impl::Reserve(KvSequence& sequence, int64_t rows) {
   for (int64_t i = first_full; i < first_full + full; ++i)
     AddCodes(*sequence.path_[static_cast<size_t>(i)], std::move(taken[next++]));
   return {};
+}
+
+// Makes room for `rows` blocks of rows, for the codes of blocks [first_full, first_full + full) of a text and
+// for `metadata` bytes, and takes the blocks, in this order.
+Result<std::vector<KvCache::Impl::BlockSet>> KvCache::Impl::TakeForRows(uint64_t rows, int64_t first_full,
+                                                                        int64_t full, uint64_t metadata) {
+  std::vector<KvForm> forms(rows, KvForm::kRows);
+  for (int64_t i = first_full; i < first_full + full; ++i) forms.push_back(shape.FullForm(i));
+  BlockCounts counts{};
+  for (size_t kind = 0; kind < static_cast<size_t>(kinds()); ++kind) {
+    for (const KvForm form : forms) ++counts[kind][static_cast<size_t>(form)];
+  }
+  LARDER_TRY(MakeRoom(counts, metadata));
+  std::vector<BlockSet> taken;
+  for (const KvForm form : forms) {
+    auto set = TakeBlocks(form);
+    if (!set) {
+      for (BlockSet& other : taken) ReturnBlocks(std::move(other));
+      return std::unexpected(std::move(set).error());
+    }
+    taken.push_back(*std::move(set));
+  }
+  return taken;
 }
 
 void KvCache::Impl::GrowTables(KvSequence& sequence, int64_t rows) {

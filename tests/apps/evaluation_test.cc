@@ -169,8 +169,8 @@ TEST(Calibration, FindsTheMeansOfTheKeys) {
       std::vector<double> sum(k.size());
       for (int64_t row = 0; row < std::ssize(tokens); ++row) {
         const KvPage page = (*sequence)->Page(layer, head, row / kPageTokens, nullptr);
-        LoadKvRow(KvType::kF32, dim, static_cast<const std::byte*>(page.k), static_cast<int>(row % kPageTokens),
-                  k.data(), v.data());
+        LoadKvRow(KvType::kF32, dim, static_cast<const std::byte*>(page.k),
+                  static_cast<int>(row % kPageTokens), k.data(), v.data());
         for (size_t d = 0; d < k.size(); ++d) sum[d] += static_cast<double>(k[d]);
       }
       for (size_t d = 0; d < k.size(); ++d)
