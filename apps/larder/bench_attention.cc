@@ -85,6 +85,8 @@ class AttentionBench {
         const size_t at = static_cast<size_t>(position * 7 + layer * 31 + head * 3) % 1024;
         StoreKvRow(type_, spec_.head_dim, &noise[at], &noise[at + 1],
                    sequence.WritablePage(layer, head, position), static_cast<int>(position % kPageTokens));
+        if (position % kPageTokens == kPageTokens - 1)
+          sequence.CompletePage(layer, head, position / kPageTokens);
       }
     }
   }
@@ -140,7 +142,7 @@ Status BenchAttention(const BenchSettings& settings) {
       const uint64_t pages = bench.pages_read();
       AddTimed(times[i], round > 0, [&] { bench.Run(pool, points[i]); });
       bytes[i] = static_cast<double>(bench.pages_read() - pages) *
-                 static_cast<double>(model->kv_shape().page_bytes());
+                 static_cast<double>(model->kv_shape().page_bytes(model->kv_shape().FullForm(1)));
     }
   }
   bar.Clear();

@@ -59,7 +59,7 @@ class LarderEngine final : public BenchEngine {
     sample.busy_seconds = SystemBusySeconds() - begin.busy;
     sample.bytes = static_cast<double>(passes) * static_cast<double>(model_.weight_bytes()) +
                    static_cast<double>(model_.attention_pages_read() - begin.pages) *
-                       static_cast<double>(model_.kv_shape().page_bytes());
+                       static_cast<double>(model_.kv_shape().page_bytes(model_.kv_shape().FullForm(1)));
     return sample;
   }
 

@@ -23,6 +23,8 @@ void WriteNoiseRows(const Model& model, RowStore& store, int64_t begin, int64_t 
         const size_t at = static_cast<size_t>(position * 7 + layer * 31 + head * 3) % kStarts;
         StoreKvRow(shape.type(), shape.head_dim(), &noise[at], &noise[at + 1],
                    store.WritablePage(layer, head, position), static_cast<int>(position % kPageTokens));
+        if (position % kPageTokens == kPageTokens - 1)
+          store.CompletePage(layer, head, position / kPageTokens);
       }
     }
   }

@@ -39,7 +39,8 @@ class Blocks {
   static Result<Blocks> Create() {
     LARDER_ASSIGN(const KvShape shape,
                   KvShape::Create(std::vector<int>(kLayers, 0), kKvHeads, kHeadDim, KvType::kI16));
-    return Blocks(BlockGroupBytes(shape, 0, KvTiersOptions().group_bytes), shape.BlockBytes(0));
+    return Blocks(BlockGroupBytes(shape, 0, KvForm::kRows, KvTiersOptions().group_bytes),
+                  shape.BlockBytes(0));
   }
 
   uint64_t bytes() const { return bytes_; }

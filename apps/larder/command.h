@@ -38,6 +38,7 @@ std::unique_ptr<Command> CreateBench();
 std::unique_ptr<Command> CreateEval();
 std::unique_ptr<Command> CreateMethods();
 std::unique_ptr<Command> CreateQuantize();
+std::unique_ptr<Command> CreateCalibrate();
 std::unique_ptr<Command> CreateStore();
 std::unique_ptr<Command> CreateTrace();
 std::unique_ptr<Command> CreateDocs();

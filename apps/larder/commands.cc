@@ -17,6 +17,7 @@ std::span<const CommandEntry> Commands() {
        "one of them; without it all are listed", CreateMethods},
       {"quantize", "write a GGUF file with its weights in another format", "IN", "the GGUF file to read",
        CreateQuantize, true, "out"},
+      {"calibrate", "find the mean of a model's keys on a text, for --kv-type t4", "", "", CreateCalibrate},
       {"store", "look after a disk store that no server has open",
        "verify|stat|list|export|import|compact|wipe",
        "what to do: verify reads and checks every record; stat, list show; export, import carry records in "

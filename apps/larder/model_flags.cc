@@ -14,7 +14,7 @@ void DeclareMath(Params& params, std::string prefix, std::string* value, std::st
 }
 
 void DeclareKvType(Params& params, std::string prefix, std::string* value, std::string help) {
-  params.Choice(prefix + "kv-type", value, {"f16", "f32"}, std::move(help));
+  params.String(prefix + "kv-type", value, std::move(help));
 }
 
 void ModelFlags::Declare(Params& params) {
@@ -22,7 +22,12 @@ void ModelFlags::Declare(Params& params) {
   params.Int("threads", &threads, 0, 1024, "threads that compute; 0: the cores this process may use");
   DeclareMath(params, "", &math,
               "fast: integer codes and 8-bit activations; f32: dequantised, the reference");
-  DeclareKvType(params, "", &kv_type, "elements of cached keys and values");
+  DeclareKvType(params, "", &kv_type,
+                "how keys and values are cached: f16, f32, or full blocks in a codec: t4, q8_0, q4_0, or "
+                "t4:rotate=auto|0|16|32|64|128,center=0|1,sinks=0|4");
+  params.String("key-means", &key_means,
+                "t4 with center=1: file that larder calibrate has written; auto: this model's in the cache "
+                "directory");
   params.String(
       "packed", &packed,
       "folder where weights are kept as they are computed with, for the next start; auto: the model's "
@@ -50,6 +55,8 @@ Result<std::unique_ptr<Model>> ModelFlags::LoadWith(PackedOptions packed_options
   ModelOptions options;
   options.math = math == "f32" ? MathMode::kF32 : MathMode::kFast;
   options.kv_type = kv_type == "f32" ? KvType::kF32 : KvType::kI16;
+  if (kv_type != "f32" && kv_type != "f16") options.kv_codec = kv_type;
+  options.key_means = key_means == "auto" ? KeyMeansFolder() : key_means;
   options.threads = static_cast<int>(threads);
   options.packed = std::move(packed_options);
   options.progress = [&bar](double fraction) { bar.Update(fraction); };
@@ -62,6 +69,11 @@ Result<std::unique_ptr<Model>> ModelFlags::LoadAs(const std::string& other_math,
   other.math = other_math;
   other.kv_type = other_kv_type;
   return other.Load();
+}
+
+std::string KeyMeansFolder() {
+  const std::string cache = CacheDirectory();
+  return cache.empty() ? "" : cache + "/means";
 }
 
 uint64_t KvLimitOrDefault(uint64_t limit) {

@@ -15,6 +15,7 @@ struct ModelFlags {
   int64_t threads = 0;
   std::string math = "fast";
   std::string kv_type = "f16";
+  std::string key_means = "auto";
   std::string packed = "auto";
 
   void Declare(Params& params);
@@ -30,6 +31,9 @@ struct ModelFlags {
 
 void DeclareMath(Params& params, std::string prefix, std::string* value, std::string help);
 void DeclareKvType(Params& params, std::string prefix, std::string* value, std::string help);
+
+// Where key means are looked for and kept; "" without a home.
+std::string KeyMeansFolder();
 
 // A limit of 0 means half of the memory that is free now. It is taken only as the cache grows.
 uint64_t KvLimitOrDefault(uint64_t limit);

@@ -138,28 +138,25 @@ class Item {
   uint64_t pages_read() const { return pages_read_; }
 
   // Fills the softmaxes of a span, [query] records `stride` floats apart. Providers with the same pages share
-  // their reading.
+  // their reading, and the making of tiles.
   void AddSpan(int64_t span, float* running, size_t stride) {
     running_ = running;
     stride_ = stride;
     for (int q = 0; q < queries(); ++q) RecordOf(q).Clear(head_dim());
     for (int p = 0; p < providers_; ++p) {
       provider_[p].done = !HasSpan(p, span);
-      if (!provider_[p].done && !provider_[p].tiles->MakesTiles()) FetchPages(p, span);
+      if (!provider_[p].done) FindPages(p, span);
     }
     for (int p = 0; p < providers_; ++p) {
       if (provider_[p].done) continue;
-      if (provider_[p].tiles->MakesTiles()) {
-        FetchPages(p, span);
-        AddPages(uint64_t{1} << p, p);
-        continue;
-      }
       uint64_t same = 0;  // they are at most 64
       for (int other = p; other < providers_; ++other) {
-        if (provider_[other].done || provider_[other].tiles->MakesTiles() || !SamePages(p, other)) continue;
+        if (provider_[other].done || (other != p && !SamePages(p, other))) continue;
         same |= uint64_t{1} << other;
         provider_[other].done = true;
       }
+      coded_.fill(nullptr);
+      if (provider_[p].tiles->MakesTiles()) MakePages(same, p, span);
       AddPages(same, p);
     }
   }
@@ -169,6 +166,8 @@ class Item {
     const TileProvider* tiles;
     int64_t entries;
     std::array<KvPage, kSpanPages> pages;
+    std::array<const void*, kSpanPages> sources;  // of pages: where they lie, or what they are made from
+    std::array<bool, kSpanPages> t4;              // of sources
     bool done;
   };
 
@@ -191,28 +190,72 @@ class Item {
 
   bool HasSpan(int p, int64_t span) const { return span * kSpanEntries < provider_[p].entries; }
 
-  void FetchPages(int p, int64_t span) {
+  // The pages of a span, or only their sources where they have to be made.
+  void FindPages(int p, int64_t span) {
     Provider& provider = provider_[p];
-    const size_t page_bytes = PageBytes(shape_.type, head_dim());
-    std::byte* tiles = nullptr;
-    if (provider.tiles->MakesTiles()) {
-      tiles = reinterpret_cast<std::byte*>(worker_.tiles.Get(kSpanPages * page_bytes / sizeof(float)));
-    }
     for (int i = 0; i < kSpanPages; ++i) {
       const int64_t number = span * kSpanPages + i;
       provider.pages[i] = {};
+      provider.sources[i] = nullptr;
+      provider.t4[i] = false;
       if (number * kPageTokens >= provider.entries) continue;
-      provider.pages[i] = provider.tiles->Page(shape_.layer, kv_head_, number,
-                                               tiles == nullptr ? nullptr : tiles + i * page_bytes);
+      if (provider.tiles->MakesTiles()) {
+        const TileSource source = provider.tiles->Source(shape_.layer, kv_head_, number);
+        provider.sources[i] = source.at;
+        provider.t4[i] = source.t4;
+      } else {
+        provider.pages[i] = provider.tiles->Page(shape_.layer, kv_head_, number, nullptr);
+        provider.sources[i] = provider.pages[i].k;
+      }
     }
   }
 
-  bool SamePages(int a, int b) const {
+  // Makes the pages of provider `first`, for all of `providers`, or finds that their codes can be read.
+  void MakePages(uint64_t providers, int first, int64_t span) {
+    const size_t page_bytes = PageBytes(shape_.type, head_dim());
+    auto* scratch = reinterpret_cast<std::byte*>(worker_.tiles.Get(kSpanPages * page_bytes / sizeof(float)));
+    const bool read_codes = ReadsCodes(providers);
     for (int i = 0; i < kSpanPages; ++i) {
-      const KvPage &x = provider_[a].pages[i], &y = provider_[b].pages[i];
-      if (x.k != y.k || x.v != y.v) return false;
+      if (provider_[first].sources[i] == nullptr) continue;
+      const int64_t number = span * kSpanPages + i;
+      KvPage page;
+      if (read_codes && provider_[first].t4[i]) {
+        coded_[i] = static_cast<const std::byte*>(provider_[first].sources[i]);
+        page.k = page.v = coded_[i];
+        page.first_position = static_cast<int32_t>(number * kPageTokens);
+        page.entries = kPageTokens;
+      } else {
+        page = provider_[first].tiles->Page(shape_.layer, kv_head_, number, scratch + i * page_bytes);
+      }
+      for (int p = first; p < providers_; ++p) {
+        if ((providers >> p & 1) == 0) continue;
+        provider_[p].pages[i] = page;
+        if (p == first) continue;
+        provider_[p].pages[i].entries =
+            static_cast<int32_t>(std::min<int64_t>(kPageTokens, provider_[p].entries - number * kPageTokens));
+      }
     }
-    return true;
+    // Pages lie far apart: all that begin a page are asked for before the first is worked on.
+    for (const std::byte* coded : coded_) {
+      const CodedLayout layout(KvCodes::kT4, head_dim());
+      for (size_t at = layout.ScalesAt(0); coded != nullptr && at < layout.bytes(); at += 64)
+        __builtin_prefetch(coded + at);
+    }
+  }
+
+  // Queries that fill one tile read codes as they are; for more, decoding a page once is cheaper.
+  bool ReadsCodes(uint64_t providers) const {
+    if (shape_.type != KvType::kI16 || head_dim() % 32 != 0) return false;
+    int rows = 0;
+    for (size_t r = 0; r < rows_.size(); ++r) rows += (providers >> provider_of_row_[r] & 1) != 0;
+    return rows * plan_.queries_per_row <= kQueryTile;
+  }
+
+  bool SamePages(int a, int b) const {
+    const Provider &x = provider_[a], &y = provider_[b];
+    if (x.tiles->MakesTiles() != y.tiles->MakesTiles() || x.sources != y.sources) return false;
+    if (x.tiles->MakesTiles()) return std::ranges::count(x.sources, TileProvider::kNoSource) == 0;
+    return std::ranges::equal(x.pages, y.pages, {}, &KvPage::v, &KvPage::v);
   }
 
   // The pages of provider `first`, for the rows of all providers that have the same.
@@ -233,6 +276,7 @@ class Item {
     }
     if (seeing == 0) return;
     for (int i = 0; i < kSpanPages; ++i) {
+      span_.coded[i] = nullptr;
       if (any[i] != 0) PreparePage(providers, first, i);
     }
     if (shape_.type == KvType::kI16) {
@@ -246,7 +290,9 @@ class Item {
     const KvPage& page = provider_[first].pages[i];
     pages_read_ += !WasRead(first, i);
     span_.page[i] = page;
+    span_.coded[i] = coded_[i];
     if (shape_.type != KvType::kI16) return;
+    if (coded_[i] != nullptr) return ReadCodedScales(i);
     int entries = 0;  // a writer of the page sees more of it than who shares its beginning
     for (int p = 0; p < providers_; ++p) {
       if ((providers >> p & 1) != 0) entries = std::max(entries, provider_[p].pages[i].entries);
@@ -262,10 +308,28 @@ class Item {
     span_.finite[i] = finite;
   }
 
+  void ReadCodedScales(int i) {
+    const CodedLayout layout(KvCodes::kT4, head_dim());
+    const auto* halves = reinterpret_cast<const uint16_t*>(coded_[i] + layout.ScalesAt(0));
+    const F16x unit = Splat(1.0f / kZeroUnit);
+    float* k = span_.k_scales + i * kPageTokens;
+    float* v = span_.v_scales + i * kPageTokens;
+    for (int e = 0; e < kPageTokens; e += kBlock) {
+      Store(Mul(LoadHalf(halves + e), unit), k + e);
+      Store(Mul(LoadHalf(halves + kPageTokens + e), unit), v + e);
+    }
+    bool finite = true;
+    for (int e = 0; e < kPageTokens; ++e) finite &= std::isfinite(v[e]);
+    span_.finite[i] = finite;
+  }
+
   // Whether an earlier provider's page of this span was the same: read from memory then.
   bool WasRead(int first, int i) const {
     for (int p = 0; p < first; ++p) {
-      if (provider_[p].pages[i].k == provider_[first].pages[i].k && HasRow(p, i)) return true;
+      if (provider_[p].sources[i] == provider_[first].sources[i] &&
+          provider_[first].sources[i] != TileProvider::kNoSource && HasRow(p, i)) {
+        return true;
+      }
     }
     return false;
   }
@@ -316,6 +380,7 @@ class Item {
   int16_t* codes_ = nullptr;  // kI16: of the queries, CodeStride apart
   float* scales_ = nullptr;
   SpanPages span_;
+  std::array<const std::byte*, kSpanPages> coded_{};  // pages of the span that are read as codes
   float* running_ = nullptr;
   size_t stride_ = 0;
   uint64_t pages_read_ = 0;

@@ -50,6 +50,14 @@ struct KvPage {
   const float* logit_bias = nullptr;  // [64] added to the scaled score; null: none
 };
 
+// What a tile is made from.
+struct TileSource {
+  const void* at = nullptr;  // null: the page is absent
+  // `at` is a page of KvCodes::kT4 (compute/kv_codes.h), of the 64 entries from 64 * page on, without biases:
+  // attention may read it as it is instead of asking for the tile.
+  bool t4 = false;
+};
+
 // Where a sequence's pages are found: pointers into the cache, or tiles made on the way (decoded,
 // rematerialised, merged). Implementations must be safe to call from several threads at once during one
 // Attention call.
@@ -59,6 +67,11 @@ class TileProvider {
   virtual int64_t Entries(int layer, int kv_head) const = 0;
   // Whether Page may use its scratch.
   virtual bool MakesTiles() const { return false; }
+  // With MakesTiles: what Page would make the tile from. Providers with the same sources for all pages of a
+  // span share one making of them; their pages differ in nothing but `entries`, which only a lane's last page
+  // may have less than 64 of. kNoSource: never shared.
+  virtual TileSource Source(int layer, int kv_head, int64_t page) const { return {kNoSource}; }
+  static constexpr const void* kNoSource = &kPageTokens;
   // page in [0, ceil(Entries / 64)). `scratch`: PageBytes(type, head_dim) bytes, 64-aligned, for a tile made
   // on the way; not given (null) unless MakesTiles. Rows of other sequences whose provider returns the same
   // `k` pointers for the pages of a span share one read of them.

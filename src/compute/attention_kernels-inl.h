@@ -10,6 +10,7 @@
 #include <bit>
 #include <cstring>
 
+#include "compute/attention_coded-inl.h"
 #include "compute/attention_math.h"
 #include "compute/simd_ops-inl.h"
 #include "compute/simd_pairs-inl.h"
@@ -52,7 +53,8 @@ struct SpanPages {
   // kI16: scales of the entries, zero where there is none.
   alignas(64) float k_scales[kSpanEntries];
   alignas(64) float v_scales[kSpanEntries];
-  bool finite[kSpanPages];  // the page's scales
+  bool finite[kSpanPages];             // the page's scales
+  const std::byte* coded[kSpanPages];  // kI16: the page is kT4 codes; null: it is a page
 };
 
 }  // namespace larder
@@ -88,6 +90,7 @@ struct TileSpace {
   alignas(64) float scores[kQueries][kSpanEntries];  // then weights
   // kI16: of the queries, then of the weights.
   alignas(64) int16_t codes[kQueries][kSpanEntries];
+  int32_t query_sums[kQueries][kMaxHeadDim / kDimsPerSum];  // for coded pages
 };
 static_assert(kMaxHeadDim <= kSpanEntries);
 
@@ -180,6 +183,46 @@ HWY_INLINE void ScorePage(const SpanQuery* queries, const KvPage& page, const vo
   }
 }
 
+// All blocks of a coded page. `ahead`: the codes that are read next.
+template <int kQueries>
+void ScoreCodedPage(const SpanPages& span, int page, int head_dim, TileSpace<kQueries>& space) {
+  constexpr int kBlocks = BlocksAtOnce(kQueries);
+  const CodedLayout layout(KvCodes::kT4, head_dim);
+  const std::byte* coded = span.coded[page];
+  const std::byte* next = page + 1 < kSpanPages && span.coded[page + 1] != nullptr
+                              ? span.coded[page + 1]
+                              : coded + layout.CodesAt(1);
+  for (int block = 0; block < kPageBlocks; block += kBlocks) {
+    ScoreCodedBlocks<kQueries, kBlocks>(coded, layout, reinterpret_cast<const uint8_t*>(next), block,
+                                        space.codes, space.query_sums, space.scores, page * kPageTokens);
+  }
+}
+
+template <int kQueries>
+void AddCodedPage(const SpanQuery* queries, const SpanPages& span, int page, int head_dim,
+                  const F16x* unscale, const TileSpace<kQueries>& space) {
+  constexpr int kBlocks = BlocksAtOnce(kQueries);
+  const CodedLayout layout(KvCodes::kT4, head_dim);
+  const std::byte* coded = span.coded[page];
+  const std::byte* next =
+      page + 1 < kSpanPages && span.coded[page + 1] != nullptr ? span.coded[page + 1] : coded;
+  const auto* ahead = reinterpret_cast<const uint8_t*>(next + layout.CodesAt(1));
+  const auto* zeros = reinterpret_cast<const uint16_t*>(coded + layout.ZerosAt(1));
+  const int at = page * kPageTokens;
+  int32_t weighted[kQueries];
+  float* to[kQueries];
+  for (int t = 0; t < kQueries; ++t) {
+    weighted[t] = WeightedZeros(space.codes[t] + at, zeros);
+    to[t] = queries[t].record.values();
+  }
+  const int blocks = head_dim / kBlock;
+  int block = 0;
+  for (; block + kBlocks <= blocks; block += kBlocks)
+    AddCodedBlocks<kQueries, kBlocks>(coded, layout, ahead, block, space.codes, at, weighted, unscale, to);
+  for (; block < blocks; ++block)
+    AddCodedBlocks<kQueries, 1>(coded, layout, ahead, block, space.codes, at, weighted, unscale, to);
+}
+
 template <KvType kType, int kQueries>
 void Scores(const SpanQuery* queries, const SpanPages& span, const TileBlocks& blocks, int head_dim,
             TileSpace<kQueries>& space) {
@@ -198,6 +241,10 @@ void Scores(const SpanQuery* queries, const SpanPages& span, const TileBlocks& b
   for (int page = 0; page < kSpanPages; ++page) {
     const int first = blocks.first[page], end = blocks.end[page];
     if (first >= end) continue;
+    if (kType == KvType::kI16 && span.coded[page] != nullptr) {
+      ScoreCodedPage<kQueries>(span, page, head_dim, space);
+      continue;
+    }
     const void* then = ahead[page] == nullptr ? first_values : ahead[page];
     const int whole = first + (end - first) / kBlocks * kBlocks;
     ScorePage<kType, kQueries, kBlocks>(queries, span.page[page], then, head_dim, first, whole, space,
@@ -312,6 +359,10 @@ void AddValues(const SpanQuery* queries, const SpanPages& span, const TileBlocks
   for (int page = 0; page < kSpanPages; ++page) {
     const int first = blocks.first[page], end = blocks.end[page];
     if (first >= end) continue;
+    if (span.coded[page] != nullptr) {
+      AddCodedPage<kQueries>(queries, span, page, head_dim, factors, space);
+      continue;
+    }
     const KvPage& from = span.page[page];
     const void* ahead = page + 1 < kSpanPages && blocks.first[page + 1] < blocks.end[page + 1]
                             ? span.page[page + 1].v
@@ -415,11 +466,20 @@ void SpanTimesTile(const SpanQuery* queries, const SpanPages& span, int head_dim
     for (int t = 0; t < kQueries; ++t) any |= queries[t].visible[page];
     blocks.first[page] = any == 0 ? 0 : std::countr_zero(any) / kBlock;
     blocks.end[page] = any == 0 ? 0 : (64 - std::countl_zero(any) + kBlock - 1) / kBlock;
+    if (kType == KvType::kI16 && any != 0 && span.coded[page] != nullptr) {  // read as a whole
+      blocks.first[page] = 0;
+      blocks.end[page] = kPageBlocks;
+    }
   }
   if constexpr (kType == KvType::kI16) {
     for (int t = 0; t < kQueries; ++t) {
       std::memcpy(space.codes[t], queries[t].codes,
                   static_cast<size_t>((head_dim + 1) / 2) * 2 * sizeof(int16_t));
+      for (int first = 0; first < head_dim; first += kDimsPerSum) {
+        int32_t sum = 0;
+        for (int d = first; d < HWY_MIN(head_dim, first + kDimsPerSum); ++d) sum += space.codes[t][d];
+        space.query_sums[t][first / kDimsPerSum] = sum;
+      }
     }
   }
   Scores<kType, kQueries>(queries, span, blocks, head_dim, space);

@@ -43,6 +43,23 @@ HWY_INLINE void AddPairs(PairSum& sum, Pairs x, Pairs y) {
 #endif
 }
 HWY_INLINE F16x ToFloat(PairSum sum) { return F16x{{hn::Vec512<float>{_mm512_cvtepi32_ps(sum.v)}}}; }
+// 32 bytes as 16-bit integers, of which Nibbles takes the low or the high four bits.
+HWY_INLINE Pairs LoadBytes(const uint8_t* p) {
+  return {_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+HWY_INLINE Pairs Nibbles(Pairs bytes, bool high) {
+  return {high ? _mm512_srli_epi16(bytes.v, 4) : _mm512_and_si512(bytes.v, _mm512_set1_epi16(15))};
+}
+// Sums as integers, of any origin.
+HWY_INLINE PairSum SumsOf(const uint16_t* p) {
+  return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+HWY_INLINE PairSum Times(PairSum a, int32_t b) { return {_mm512_mullo_epi32(a.v, _mm512_set1_epi32(b))}; }
+HWY_INLINE PairSum SplatSum(int32_t a) { return {_mm512_set1_epi32(a)}; }
+template <int kBits>
+HWY_INLINE PairSum ShiftLess(PairSum a, PairSum b) {  // a * 2^kBits - b
+  return {_mm512_sub_epi32(_mm512_slli_epi32(a.v, kBits), b.v)};
+}
 // The low 16 bits of each lane.
 HWY_INLINE void StoreLow16(F16x a, int16_t* p) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_castps_si512(a.v[0].raw)));
@@ -74,6 +91,29 @@ HWY_INLINE void AddPairs(PairSum& sum, Pairs x, Pairs y) {
 HWY_INLINE F16x ToFloat(PairSum sum) {
   return F16x{
       {hn::Vec256<float>{_mm256_cvtepi32_ps(sum.v[0])}, hn::Vec256<float>{_mm256_cvtepi32_ps(sum.v[1])}}};
+}
+HWY_INLINE Pairs LoadBytes(const uint8_t* p) {
+  const auto* v = reinterpret_cast<const __m128i*>(p);
+  return {{_mm256_cvtepu8_epi16(_mm_loadu_si128(v)), _mm256_cvtepu8_epi16(_mm_loadu_si128(v + 1))}};
+}
+HWY_INLINE Pairs Nibbles(Pairs bytes, bool high) {
+  const __m256i low = _mm256_set1_epi16(15);
+  if (high) return {{_mm256_srli_epi16(bytes.v[0], 4), _mm256_srli_epi16(bytes.v[1], 4)}};
+  return {{_mm256_and_si256(bytes.v[0], low), _mm256_and_si256(bytes.v[1], low)}};
+}
+HWY_INLINE PairSum SumsOf(const uint16_t* p) {
+  const auto* v = reinterpret_cast<const __m128i*>(p);
+  return {{_mm256_cvtepu16_epi32(_mm_loadu_si128(v)), _mm256_cvtepu16_epi32(_mm_loadu_si128(v + 1))}};
+}
+HWY_INLINE PairSum Times(PairSum a, int32_t b) {
+  const __m256i splat = _mm256_set1_epi32(b);
+  return {{_mm256_mullo_epi32(a.v[0], splat), _mm256_mullo_epi32(a.v[1], splat)}};
+}
+HWY_INLINE PairSum SplatSum(int32_t a) { return {{_mm256_set1_epi32(a), _mm256_set1_epi32(a)}}; }
+template <int kBits>
+HWY_INLINE PairSum ShiftLess(PairSum a, PairSum b) {
+  return {{_mm256_sub_epi32(_mm256_slli_epi32(a.v[0], kBits), b.v[0]),
+           _mm256_sub_epi32(_mm256_slli_epi32(a.v[1], kBits), b.v[1])}};
 }
 HWY_INLINE void StoreLow16(F16x a, int16_t* p) {
   const __m256i low = _mm256_set1_epi32(0xFFFF);
@@ -111,6 +151,34 @@ HWY_INLINE F16x ToFloat(const PairSum& sum) {
   float f[16];
   for (int o = 0; o < 16; ++o) f[o] = static_cast<float>(static_cast<int32_t>(sum.v[o]));
   return Load(f);
+}
+HWY_INLINE Pairs LoadBytes(const uint8_t* p) {
+  Pairs out;
+  for (int i = 0; i < 32; ++i) out.v[i] = p[i];
+  return out;
+}
+HWY_INLINE Pairs Nibbles(Pairs bytes, bool high) {
+  for (int16_t& v : bytes.v) v = static_cast<int16_t>(high ? v >> 4 : v & 15);
+  return bytes;
+}
+HWY_INLINE PairSum SumsOf(const uint16_t* p) {
+  PairSum out;
+  for (int o = 0; o < 16; ++o) out.v[o] = p[o];
+  return out;
+}
+HWY_INLINE PairSum Times(PairSum a, int32_t b) {
+  for (uint32_t& v : a.v) v *= static_cast<uint32_t>(b);
+  return a;
+}
+HWY_INLINE PairSum SplatSum(int32_t a) {
+  PairSum out;
+  for (uint32_t& v : out.v) v = static_cast<uint32_t>(a);
+  return out;
+}
+template <int kBits>
+HWY_INLINE PairSum ShiftLess(PairSum a, const PairSum& b) {
+  for (int o = 0; o < 16; ++o) a.v[o] = (a.v[o] << kBits) - b.v[o];
+  return a;
 }
 HWY_INLINE void StoreLow16(F16x a, int16_t* p) {
   float f[16];

@@ -40,9 +40,9 @@ Result<std::vector<int32_t>> DecodeBlockMetadata(std::span<const std::byte> meta
   return tokens;
 }
 
-int LayersPerGroup(const KvShape& shape, int kind, uint64_t least_bytes) {
+int LayersPerGroup(const KvShape& shape, int kind, KvForm form, uint64_t least_bytes) {
   const int layers = static_cast<int>(shape.kinds()[static_cast<size_t>(kind)].layers.size());
-  const uint64_t layer_bytes = shape.BlockBytes(kind) / static_cast<uint64_t>(layers);
+  const uint64_t layer_bytes = shape.BlockBytes(kind, form) / static_cast<uint64_t>(layers);
   const auto least =
       static_cast<int>(std::max((least_bytes + layer_bytes - 1) / layer_bytes,
                                 (static_cast<uint64_t>(layers) + kMaxRecordGroups - 1) / kMaxRecordGroups));
@@ -53,10 +53,10 @@ int LayersPerGroup(const KvShape& shape, int kind, uint64_t least_bytes) {
   return least;
 }
 
-std::vector<uint64_t> BlockGroupBytes(const KvShape& shape, int kind, uint64_t least_bytes) {
+std::vector<uint64_t> BlockGroupBytes(const KvShape& shape, int kind, KvForm form, uint64_t least_bytes) {
   const int layers = static_cast<int>(shape.kinds()[static_cast<size_t>(kind)].layers.size());
-  const uint64_t layer_bytes = shape.BlockBytes(kind) / static_cast<uint64_t>(layers);
-  const int step = LayersPerGroup(shape, kind, least_bytes);
+  const uint64_t layer_bytes = shape.BlockBytes(kind, form) / static_cast<uint64_t>(layers);
+  const int step = LayersPerGroup(shape, kind, form, least_bytes);
   std::vector<uint64_t> groups;
   for (int first = 0; first < layers; first += step) {
     groups.push_back(static_cast<uint64_t>(std::min(step, layers - first)) * layer_bytes);

@@ -20,8 +20,8 @@ Result<std::vector<int32_t>> DecodeBlockMetadata(std::span<const std::byte> meta
 
 // Layers of a group: as few as make `least_bytes` and end on a page for direct I/O; the last group has what
 // is left.
-int LayersPerGroup(const KvShape& shape, int kind, uint64_t least_bytes);
-// Bytes of each group of a block of this kind, in order; they lie one after another in the block.
-std::vector<uint64_t> BlockGroupBytes(const KvShape& shape, int kind, uint64_t least_bytes);
+int LayersPerGroup(const KvShape& shape, int kind, KvForm form, uint64_t least_bytes);
+// Bytes of each group of a block of this kind and form, in order; they lie one after another in the block.
+std::vector<uint64_t> BlockGroupBytes(const KvShape& shape, int kind, KvForm form, uint64_t least_bytes);
 
 }  // namespace larder

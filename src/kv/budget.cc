@@ -7,15 +7,17 @@
 namespace larder {
 
 uint64_t KvCache::Impl::KindBytes(const KvNode& node, int kind) const {
-  return node.slots[static_cast<size_t>(kind)].block.size() == 0 ? 0 : pool.Cost(kind);
+  return pool.CostOf(kind, node.slots[static_cast<size_t>(kind)].block);
 }
 
 uint64_t KvCache::Impl::SequenceCost(int64_t table_rows) const {
   constexpr uint64_t kEntries = 128;  // in the set of sequences; allocator headers of the tables
   const uint64_t rows = static_cast<uint64_t>(table_rows);
-  const uint64_t per_block = sizeof(KvNode*) + sizeof(std::byte*) * static_cast<uint64_t>(kinds());
+  const uint64_t tables = static_cast<uint64_t>(kinds()) * (shape.codec() == nullptr ? 1 : 2);
+  const uint64_t views = shape.codec() == nullptr ? 0 : sizeof(KvSequence::View);
+  const uint64_t per_block = sizeof(KvNode*) + sizeof(std::byte*) * tables + views;
   return sizeof(KvSequence) + kEntries + rows * sizeof(int32_t) + rows / kPageTokens * per_block +
-         static_cast<uint64_t>(kinds()) * (sizeof(std::vector<std::byte*>) + sizeof(int64_t));
+         tables * sizeof(std::vector<std::byte*>) + static_cast<uint64_t>(kinds()) * sizeof(int64_t);
 }
 
 uint64_t KvCache::Impl::TenantCost(const std::string& name) const {
@@ -23,19 +25,25 @@ uint64_t KvCache::Impl::TenantCost(const std::string& name) const {
   return sizeof(Tenant) + kEntries + 2 * name.size();
 }
 
-Status KvCache::Impl::MakeRoom(uint64_t blocks, uint64_t metadata) {
-  std::array<uint64_t, kMaxKvKinds> counts{};
-  counts.fill(blocks);
+Status KvCache::Impl::MakeRoom(const BlockCounts& counts, uint64_t metadata) {
   Status room = MakeRoomFor(counts, metadata);
   // While others run there will be room again; alone, a request could wait for a pin for ever.
   while (!room && sequences.size() <= 1 && leases.BreakOne()) room = MakeRoomFor(counts, metadata);
   return room;
 }
 
-Status KvCache::Impl::MakeRoomFor(const std::array<uint64_t, kMaxKvKinds>& blocks, uint64_t metadata) {
+Status KvCache::Impl::MakeRoomFor(const BlockCounts& blocks, uint64_t metadata) {
   leases.Expire();
   uint64_t bytes = metadata;
-  for (int kind = 0; kind < kinds(); ++kind) bytes += blocks[static_cast<size_t>(kind)] * pool.Cost(kind);
+  const auto for_each_size = [this](auto&& body) {
+    for (int kind = 0; kind < kinds(); ++kind) {
+      for (int form = 0; form < kMaxKvForms; ++form) body(kind, static_cast<KvForm>(form));
+    }
+  };
+  const auto wanted = [&](int kind, KvForm form) {
+    return blocks[static_cast<size_t>(kind)][static_cast<size_t>(form)];
+  };
+  for_each_size([&](int kind, KvForm form) { bytes += wanted(kind, form) * pool.Cost(kind, form); });
   const uint64_t held = used_bytes() - pool.free_bytes() - unheld_bytes;
   if (bytes > options.limit_bytes || held > options.limit_bytes - bytes) {
     return Fail(ErrorKind::kExhausted,
@@ -45,13 +53,13 @@ Status KvCache::Impl::MakeRoomFor(const std::array<uint64_t, kMaxKvKinds>& block
                 FormatSize(bytes), FormatSize(held), FormatSize(options.limit_bytes));
   }
   while (true) {
-    std::array<size_t, kMaxKvKinds> keep{};
+    BlockCounts keep{};
     uint64_t from_free = 0;
-    for (int kind = 0; kind < kinds(); ++kind) {
-      const size_t reused = std::min<size_t>(pool.free_blocks(kind), blocks[static_cast<size_t>(kind)]);
-      keep[static_cast<size_t>(kind)] = reused;
-      from_free += reused * pool.Cost(kind);
-    }
+    for_each_size([&](int kind, KvForm form) {
+      const uint64_t reused = std::min<uint64_t>(pool.free_blocks(kind, form), wanted(kind, form));
+      keep[static_cast<size_t>(kind)][static_cast<size_t>(form)] = reused;
+      from_free += reused * pool.Cost(kind, form);
+    });
     if (used_bytes() + bytes - from_free <= options.limit_bytes) return {};
     pool.Trim(keep);
     if (used_bytes() + bytes - from_free <= options.limit_bytes) return {};
@@ -81,10 +89,10 @@ bool KvCache::Impl::EvictOne() {
   return true;
 }
 
-Result<KvCache::Impl::BlockSet> KvCache::Impl::TakeBlocks() {
+Result<KvCache::Impl::BlockSet> KvCache::Impl::TakeBlocks(KvForm form) {
   BlockSet blocks;
   for (int kind = 0; kind < kinds(); ++kind) {
-    auto block = pool.Take(kind);
+    auto block = pool.Take(kind, form);
     if (!block) {
       ReturnBlocks(std::move(blocks));
       return std::unexpected(std::move(block).error());
@@ -138,14 +146,15 @@ void KvCache::Impl::FreeNode(KvNode& node, bool evicted) {
 void KvCache::Impl::PutBlock(KvNode& node, int kind, AlignedBuffer block) {
   LARDER_CHECK(!evictor.Held(node, kind));
   node.slots[static_cast<size_t>(kind)].block = std::move(block);
-  unheld_bytes += pool.Cost(kind);
+  unheld_bytes += KindBytes(node, kind);
   ++totals.blocks;
   TellStored(node, 1u << kind);
 }
 
 AlignedBuffer KvCache::Impl::TakeBlock(KvNode& node, int kind) {
   LARDER_CHECK(!evictor.Held(node, kind) && KindBytes(node, kind) > 0);
-  unheld_bytes -= pool.Cost(kind);
+  LARDER_CHECK(node.slots[static_cast<size_t>(kind)].aside.size() == 0);  // whom it serves holds the node
+  unheld_bytes -= KindBytes(node, kind);
   --totals.blocks;
   return std::exchange(node.slots[static_cast<size_t>(kind)].block, {});
 }
@@ -177,7 +186,7 @@ void KvCache::Impl::HoldWindow(KvNode& node, int kind) {
   KvNode::Slot& slot = node.slots[static_cast<size_t>(kind)];
   LARDER_CHECK(slot.block.size() > 0);
   if (slot.holders++ > 0) return;
-  unheld_bytes -= pool.Cost(kind);
+  unheld_bytes -= KindBytes(node, kind);
   ++totals.held_blocks;
   evictor.Update(node);
 }
@@ -186,7 +195,7 @@ void KvCache::Impl::ReleaseWindow(KvNode& node, int kind) {
   KvNode::Slot& slot = node.slots[static_cast<size_t>(kind)];
   LARDER_CHECK(slot.holders > 0);
   if (--slot.holders > 0) return;
-  unheld_bytes += pool.Cost(kind);
+  unheld_bytes += KindBytes(node, kind);
   --totals.held_blocks;
   evictor.Update(node);
 }
@@ -194,7 +203,7 @@ void KvCache::Impl::ReleaseWindow(KvNode& node, int kind) {
 struct KvCache::Impl::PageRuns final : RunBudget {
   explicit PageRuns(Impl* owner) : impl(owner) {}
   Status Charge(uint64_t bytes) override {
-    LARDER_TRY(impl->MakeRoom(0, bytes));
+    LARDER_TRY(impl->MakeRoom({}, bytes));
     impl->metadata_bytes += bytes;
     impl->page_run_bytes += bytes;
     return {};

@@ -52,7 +52,7 @@ KvCache::Impl::Impl(KvCache* owner, KvShape kv_shape, const KvIdentity& identity
       clock(kv_clock),
       names(shape, identity, options.weaken_name),
       pool(shape, options.limit_bytes),
-      tree(NodesFor(options, pool.Cost(NameKind(shape)))),
+      tree(NodesFor(options, pool.Cost(NameKind(shape), shape.FullForm(1)))),
       evictor(&shape, std::move(policy), options.resume_stride),
       ghosts(GhostsFor(options)),
       events(EventsFor(options)),
@@ -80,7 +80,10 @@ Result<std::unique_ptr<KvCache>> KvCache::Create(KvShape shape, const KvIdentity
   // Less than this cannot run a single sequence past its second block.
   uint64_t least =
       impl.metadata_bytes + impl.TenantCost("") + impl.SequenceCost(Impl::TableRows(1)) + 2 * impl.node_cost;
-  for (int kind = 0; kind < impl.kinds(); ++kind) least += 2 * impl.pool.Cost(kind);
+  for (int kind = 0; kind < impl.kinds(); ++kind) {
+    least += 2 * impl.pool.Cost(kind, KvForm::kRows);
+    if (impl.shape.codec() != nullptr) least += 2 * impl.pool.Cost(kind, impl.shape.FullForm(0));
+  }
   if (least > impl.options.limit_bytes) {
     return Fail(ErrorKind::kInvalid,
                 "a KV limit of {} holds not even two blocks of this model; give at least {}",
@@ -104,7 +107,7 @@ int64_t KvCache::Probe(const std::string& tenant, std::span<const int32_t> token
   const auto at = impl_->tenant_index.find(tenant);
   if (at == impl_->tenant_index.end()) return 0;
   const Impl::Match match = impl_->FindMatch(impl_->root(at->second), tokens);
-  return impl_->UsableRows(match.path, match.rows);
+  return impl_->ReusableRows(match.path, match.rows, std::ssize(tokens));
 }
 Status KvCache::Reserve(KvSequence& sequence, int64_t rows) { return impl_->Reserve(sequence, rows); }
 void KvCache::Publish(KvSequence& sequence, std::span<const int32_t> tokens) {
@@ -139,7 +142,7 @@ void KvCache::Forget(const std::string& tenant) {
     impl_->spaces.erase(space);
   }
   impl_->Retire(tenant);
-  impl_->pool.Trim(std::array<size_t, kMaxKvKinds>{});
+  impl_->pool.Trim({});
 }
 std::shared_ptr<KvRestore> KvCache::Restore(const std::string& tenant, std::span<const int32_t> tokens,
                                             std::function<double(int64_t, int64_t)> recompute_ms,
@@ -232,7 +235,8 @@ CacheOutcome KvCache::Impl::Explain(const Match& match, std::span<const int32_t>
   outcome.token = rows;
   if (rows == static_cast<int64_t>(tokens.size())) return outcome;
   if (rows < match.rows) {
-    outcome.reason = MissReason::kWindow;
+    const int64_t outside = RowsOutsideCodes(match.path, match.rows, std::ssize(tokens));
+    outcome.reason = rows < outside ? MissReason::kWindow : MissReason::kCodec;
     return outcome;
   }
   if (match.collision) {
@@ -283,7 +287,7 @@ Result<KvCache::Opened> KvCache::Impl::Open(const std::string& tenant, std::span
   }
   LARDER_ASSIGN(const int32_t index, TenantFor(tenant));
   Match match = FindMatch(root(index), tokens, mine);
-  const int64_t rows = UsableRows(match.path, match.rows);
+  const int64_t rows = ReusableRows(match.path, match.rows, std::ssize(tokens));
   Opened opened{nullptr, Explain(match, tokens, rows)};
   match.path.resize(BlocksFor(rows));
 
@@ -312,15 +316,14 @@ Result<std::unique_ptr<KvSequence>> KvCache::Impl::NewSequence(int32_t tenant, s
   }
   for (size_t i = 0; i < path.size(); ++i) {
     Hold(*path[i]);
+    ExtendPath(*sequence, *path[i]);
     for (int kind = 0; kind < kinds(); ++kind) {
-      const size_t k = static_cast<size_t>(kind);
-      const bool wanted = static_cast<int64_t>(i) >= sequence->window_start_[k];
-      if (wanted && window(kind) > 0) HoldWindow(*path[i], kind);
-      sequence->blocks_[k].push_back(wanted ? path[i]->slots[k].block.data() : nullptr);
+      if (static_cast<int64_t>(i) < sequence->window_start_[static_cast<size_t>(kind)]) continue;
+      if (window(kind) > 0) HoldWindow(*path[i], kind);
+      PointAt(*sequence, i, kind);
     }
-    sequence->path_.push_back(path[i]);
   }
-  if (auto room = MakeRoom(0, SequenceCost(TableRows(rows))); !room) {
+  if (auto room = MakeRoom({}, SequenceCost(TableRows(rows))); !room) {
     ReleasePath(*sequence, 0);
     return std::unexpected(std::move(room).error());
   }
@@ -364,7 +367,7 @@ void KvCache::Impl::CloseSequence(KvSequence& sequence) {
 
 Result<int32_t> KvCache::Impl::TenantFor(const std::string& name) {
   if (const auto at = tenant_index.find(name); at != tenant_index.end()) return at->second;
-  LARDER_TRY(MakeRoom(0, TenantCost(name)));
+  LARDER_TRY(MakeRoom({}, TenantCost(name)));
   auto slot = std::ranges::find_if(tenants, [](const auto& tenant) { return tenant == nullptr; });
   if (slot == tenants.end()) slot = tenants.insert(tenants.end(), nullptr);
   const auto index = static_cast<int32_t>(slot - tenants.begin());
@@ -416,7 +419,7 @@ uint64_t KvCache::Impl::Clear(const std::string& tenant) {
     if (std::exchange(quiet_events, false)) TellCleared(*tenants[i]);
     DropTenantIfUnused(static_cast<int32_t>(i));
   }
-  pool.Trim(std::array<size_t, kMaxKvKinds>{});
+  pool.Trim({});
   return dropped;
 }
 

@@ -15,6 +15,9 @@
 //  room is made
 //    before memory is taken.
 //  - Nothing a tenant stored is reachable through another tenant's root.
+//  - With a codec, a full block is codes, made once from its rows, which are given up when no sequence ends
+//  inside
+//    it any more. Rows in the middle of codes cannot be gone on from: they are computed again, at most 64.
 //
 // One thread at a time (the engine's). Attention reads pages concurrently, but only between two calls.
 #pragma once
@@ -65,9 +68,36 @@ class KvSequence final : public RowStore {
   // The page that row `position` in [length, capacity) of a lane is to be written to; slot = position % 64.
   std::byte* WritablePage(int layer, int kv_head, int64_t position) override;
 
+  // With a codec (kv/codec/codec.h), pages are what a row in the last block reads: that one's rows, codes of
+  // all before. Rows of other blocks read through views of their own, and pages are made on the way.
+  bool MakesTiles() const override { return shape_->codec() != nullptr; }
+  TileSource Source(int layer, int kv_head, int64_t page) const override;
+  void CompletePage(int layer, int kv_head, int64_t page) override;
+  // REQUIRES: the block of `position` has its rows: it is not full, or it is being written.
+  const TileProvider* ViewFor(int64_t position) override;
+
  private:
   friend class KvCache;
   friend class KvLeases;
+  // What rows of one block read.
+  class View final : public TileProvider {
+   public:
+    View(const KvSequence* sequence, int64_t block) : sequence_(sequence), block_(block) {}
+    int64_t Entries(int layer, int kv_head) const override;
+    bool MakesTiles() const override { return true; }
+    TileSource Source(int layer, int kv_head, int64_t page) const override;
+    KvPage Page(int layer, int kv_head, int64_t page, std::byte* scratch) const override;
+
+   private:
+    const KvSequence* sequence_;
+    int64_t block_;
+  };
+  // Null: let go of. Codes of pages before `block`, rows of it.
+  const std::byte* At(int64_t block, int layer, int kv_head, int64_t page) const;
+  TileSource SourceFor(int64_t block, int layer, int kv_head, int64_t page) const;
+  KvPage PageFor(int64_t block, int layer, int kv_head, int64_t page, std::byte* scratch) const;
+  int64_t LastBlock() const { return (capacity_ - 1) / kPageTokens; }
+
   KvSequence(KvCache* cache, const KvShape* shape, int32_t root);
   KvCache* cache_;  // null once closed
   const KvShape* shape_;
@@ -75,9 +105,13 @@ class KvSequence final : public RowStore {
   int64_t length_ = 0, capacity_ = 0;
   std::vector<int32_t> tokens_;
   std::vector<KvNode*> path_;
-  std::vector<std::vector<std::byte*>> blocks_;  // [kind][block index], null where a window has passed
-  std::vector<int64_t> window_start_;            // [kind] first block still held
-  int64_t table_rows_ = 0;                       // rows the tables above have memory for
+  // [kind][block index], null where a window has passed. With a codec: rows, null where only codes are.
+  std::vector<std::vector<std::byte*>> blocks_;
+  std::vector<std::vector<std::byte*>>
+      codes_;                          // with a codec, else empty; null where none are or will be made
+  std::vector<View> views_;            // with a codec: [block index], as many as were ever asked for
+  std::vector<int64_t> window_start_;  // [kind] first block still held
+  int64_t table_rows_ = 0;             // rows the tables above have memory for
 };
 
 struct KvCacheOptions {

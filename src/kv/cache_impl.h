@@ -1,5 +1,5 @@
 // The inside of KvCache. Private to src/kv: cache.cc opens and closes, sequence.cc writes, resume.cc knows
-// windows, budget.cc makes room, list.cc shows, check.cc verifies.
+// windows, forms.cc codes, budget.cc makes room, list.cc shows, check.cc verifies.
 #pragma once
 
 #include <algorithm>
@@ -69,6 +69,8 @@ struct KvCache::Impl {
 
   // sequence.cc
   Status Reserve(KvSequence& sequence, int64_t rows);
+  Result<std::vector<BlockSet>> TakeForRows(uint64_t rows, int64_t first_full, int64_t full,
+                                            uint64_t metadata);
   void GrowTables(KvSequence& sequence, int64_t rows);
   void CopyTail(KvSequence& sequence, BlockSet blocks);
   void AppendBlock(KvSequence& sequence, BlockSet blocks);
@@ -81,6 +83,19 @@ struct KvCache::Impl {
   Status Truncate(KvSequence& sequence, int64_t length);
   // Lets go of blocks [from, end) of the path, last first; unpublished ones are freed.
   void ReleasePath(KvSequence& sequence, size_t from);
+
+  // forms.cc
+  void PointAt(KvSequence& sequence, size_t index, int kind) const;
+  void PointAway(KvSequence& sequence, size_t index, int kind) const;
+  void ExtendPath(KvSequence& sequence, KvNode& node) const;
+  void ShortenPath(KvSequence& sequence) const;
+  void PointAllAt(const KvNode& node);
+  void AddCodes(KvNode& node, BlockSet codes);
+  void TurnIntoCodes(KvNode& node);
+  bool EndsInside(const KvNode& node) const;
+  void SettleAside(KvNode& node);
+  int64_t RowsOutsideCodes(std::span<KvNode* const> path, int64_t rows, int64_t asked) const;
+  int64_t ReusableRows(std::span<KvNode* const> path, int64_t rows, int64_t asked) const;
 
   // resume.cc
   int64_t UsableRows(std::span<KvNode* const> path, int64_t rows) const;
@@ -95,12 +110,11 @@ struct KvCache::Impl {
 
   // budget.cc
   uint64_t used_bytes() const { return pool.bytes() + metadata_bytes; }
-  // Room for `blocks` blocks of every kind and `metadata` bytes, evicting if that helps; else nothing
-  // changes.
-  Status MakeRoom(uint64_t blocks, uint64_t metadata);
-  Status MakeRoomFor(const std::array<uint64_t, kMaxKvKinds>& blocks, uint64_t metadata);  // by kind
+  // Room for blocks and `metadata` bytes, evicting if that helps; else nothing changes.
+  Status MakeRoom(const BlockCounts& blocks, uint64_t metadata);  // ends pins rather than failing alone
+  Status MakeRoomFor(const BlockCounts& blocks, uint64_t metadata);
   bool EvictOne();
-  Result<BlockSet> TakeBlocks();
+  Result<BlockSet> TakeBlocks(KvForm form);  // one of each kind
   void ReturnBlocks(BlockSet blocks);
   KvNode& NewNode(int32_t tenant, int32_t depth, BlockSet blocks);
   void FreeNode(KvNode& node, bool evicted = false);

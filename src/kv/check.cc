@@ -101,6 +101,8 @@ struct KvCache::Impl::Checker {
           impl.window(kind) > 0 ? WindowStart(sequence.length_, impl.window(kind)) / kPageTokens : 0;
       LARDER_EQUAL("a sequence's window", first, sequence.window_start_[k]);
       LARDER_EQUAL("a sequence's table", sequence.path_.size(), sequence.blocks_[k].size());
+      if (impl.shape.codec() != nullptr)
+        LARDER_EQUAL("a sequence's codes", sequence.path_.size(), sequence.codes_[k].size());
     }
     for (size_t i = 0; i < sequence.path_.size(); ++i) {
       const KvNode& node = *sequence.path_[i];
@@ -129,10 +131,18 @@ struct KvCache::Impl::Checker {
     const bool writes = sequence.capacity_ > node.start() + rows && rows < kPageTokens;
     LARDER_HOLDS(node, !writes || (node.writer == &sequence && node.rows == rows));
     for (size_t k = 0; k < sequence.blocks_.size(); ++k) {
-      const std::byte* held =
-          static_cast<int64_t>(index) >= sequence.window_start_[k] ? node.slots[k].block.data() : nullptr;
-      LARDER_HOLDS(node, sequence.blocks_[k][index] == held);
-      LARDER_HOLDS(node, held != nullptr || static_cast<int64_t>(index) < sequence.window_start_[k]);
+      const KvNode::Slot& slot = node.slots[k];
+      const bool sees = static_cast<int64_t>(index) >= sequence.window_start_[k];
+      const bool coded = impl.shape.codec() != nullptr && node.sealed();
+      const std::byte* held = (coded ? slot.aside : slot.block).data();
+      LARDER_HOLDS(node, sequence.blocks_[k][index] == (sees ? held : nullptr));
+      LARDER_HOLDS(node, !sees || slot.block.size() > 0);
+      LARDER_HOLDS(node, !sees || rows == kPageTokens || held != nullptr);
+      if (impl.shape.codec() == nullptr) continue;
+      const std::byte* codes = (coded ? slot.block : slot.aside).data();
+      LARDER_HOLDS(node, sequence.codes_[k][index] == (sees ? codes : nullptr));
+      LARDER_HOLDS(node, !sees || !writes ||
+                             (slot.aside.size() > 0) == (sequence.capacity_ >= node.start() + kPageTokens));
     }
     return {};
   }
@@ -201,17 +211,32 @@ struct KvCache::Impl::Checker {
       LARDER_TRY(CheckCandidate(node, kind, slot.evict));
       if (!resident) continue;
       LARDER_HOLDS(node, memory.insert(slot.block.data()).second);
+      LARDER_TRY(CheckForms(node, kind));
       ++blocks;
-      block_bytes += impl.pool.Cost(kind);
+      block_bytes += impl.KindBytes(node, kind) + impl.pool.CostOf(kind, slot.aside);
       if (impl.evictor.Held(node, kind)) {
         ++held_blocks;
       } else {
-        unheld_bytes += impl.pool.Cost(kind);
+        unheld_bytes += impl.KindBytes(node, kind);
       }
     }
     LARDER_HOLDS(node, (node.leaf_place != kNotOffered) == Evictor::IsLeaf(node));
     if (node.holders == 0) unheld_bytes += impl.node_cost;
     sealed += node.sealed();
+    return {};
+  }
+
+  // A block lies in the form that it should, and nothing lies beside it that nobody needs.
+  Status CheckForms(const KvNode& node, int kind) const {
+    const KvNode::Slot& slot = node.slots[static_cast<size_t>(kind)];
+    const KvForm full = impl.shape.FullForm(node.depth);
+    const KvForm form = node.sealed() ? full : KvForm::kRows;
+    LARDER_HOLDS(node, slot.block.size() == impl.shape.BlockBytes(kind, form));
+    if (slot.aside.size() == 0) return {};
+    LARDER_HOLDS(node, full != KvForm::kRows);
+    const KvForm other = node.sealed() ? KvForm::kRows : full;
+    LARDER_HOLDS(node, slot.aside.size() == impl.shape.BlockBytes(kind, other));
+    LARDER_HOLDS(node, node.sealed() ? impl.EndsInside(node) : node.writer != nullptr);
     return {};
   }
 

@@ -60,7 +60,7 @@ bool KvLeases::Charge(const LeaseTerms& terms) {
   const uint64_t cost = CostOf(terms);
   Expire();
   if (bytes_ + cost > cache_.options.limit_bytes / kMetadataShare) return false;
-  if (!cache_.MakeRoom(0, cost)) return false;
+  if (!cache_.MakeRoom({}, cost)) return false;
   bytes_ += cost;
   cache_.metadata_bytes += cost;
   return true;
@@ -220,6 +220,11 @@ void KvLeases::ChangeNode(KvNode& node, int by) {
     if (--node.leased == 0) hard_bytes_ -= bytes;
     cache_.Release(node);
   }
+}
+
+void KvLeases::Shrunk(const KvNode& node, int kind, uint64_t bytes) {
+  const bool window = cache_.window(kind) > 0;
+  if ((window ? node.slots[static_cast<size_t>(kind)].leased : node.leased) > 0) hard_bytes_ -= bytes;
 }
 
 void KvLeases::ChangeWindow(KvNode& node, int kind, int by) {

@@ -133,6 +133,8 @@ class KvLeases {
   std::vector<uint64_t> Detach(KvNode& node);
   void Attach(const std::vector<uint64_t>& leases, KvNode& node);
   void Move(KvNode& from, KvNode& to) { Attach(Detach(from), to); }
+  // Its block of this kind takes so many bytes less.
+  void Shrunk(const KvNode& node, int kind, uint64_t bytes);
   // The node is about to be evicted: its leases go on at its parent.
   void Shrink(KvNode& node);
   void EndAll(int32_t tenant);

@@ -52,7 +52,10 @@ struct ByTokens {
 
 struct KvNode {
   struct Slot {
-    AlignedBuffer block;  // empty: not resident
+    AlignedBuffer block;  // empty: not resident; with a codec, rows until the node is sealed, then codes
+    // With a codec. Unsealed: where its codes are made, if its writer may fill it. Sealed: its rows, while a
+    // sequence ends inside. Else empty; so it is always held, and is counted as such.
+    AlignedBuffer aside;
     int32_t holders =
         0;  // windows: sequences that hold this block. A kind that sees everything follows the node.
     int32_t needed = 0;  // windows: resume points whose window includes it

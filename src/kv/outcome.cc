@@ -16,6 +16,8 @@ std::string_view MissReasonName(MissReason reason) {
       return "other tenant";
     case MissReason::kWindow:
       return "window";
+    case MissReason::kCodec:
+      return "codec";
     case MissReason::kCollision:
       return "collision";
     case MissReason::kRefused:

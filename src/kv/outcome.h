@@ -15,6 +15,7 @@ enum class MissReason : uint8_t {
   kEvicted,      // it was here; a policy let it go
   kOtherTenant,  // another tenant's copy exists; told to operators (metrics), never to tenants
   kWindow,       // the rows exist, but not the complete window a sliding layer needs to resume there
+  kCodec,        // the rows exist, but only as codes, and the text goes on from the middle of their block
   kCollision,    // a name matched and its tokens did not: verified bad
   kRefused,      // the request asked not to read the cache
   kSlow,         // a tier has it, but failed, took too long, or computing was estimated to be faster

@@ -22,17 +22,32 @@ uint64_t AllocationCost(uint64_t size) {
 
 BlockPool::BlockPool(const KvShape& shape, uint64_t limit_bytes) {
   for (size_t kind = 0; kind < shape.kinds().size(); ++kind) {
-    const size_t payload = shape.BlockBytes(static_cast<int>(kind));
-    // The pool's tables have some 30 bytes for each block that it may have.
-    const uint64_t pages = (payload + kSystemPage - 1) / kSystemPage * kSystemPage;
-    const uint64_t cost = pages + kAllocatorHeader;
-    const uint64_t most = std::min(limit_bytes / cost + 1, kMostBlocks);
-    sizes_.push_back({payload, cost, static_cast<uint32_t>(most), nullptr, 0});
+    for (int form = 0; form < kMaxKvForms; ++form) {
+      const size_t payload = shape.BlockBytes(static_cast<int>(kind), static_cast<KvForm>(form));
+      // The pool's tables have some 30 bytes for each block that it may have.
+      const uint64_t pages = (payload + kSystemPage - 1) / kSystemPage * kSystemPage;
+      const uint64_t cost = pages + kAllocatorHeader;
+      const uint64_t most = std::min(limit_bytes / cost + 1, kMostBlocks);
+      const bool passing = shape.codec() != nullptr && static_cast<KvForm>(form) == KvForm::kRows;
+      sizes_.push_back({payload, cost, static_cast<uint32_t>(most), passing ? 0 : kKeepFree, nullptr, 0});
+    }
   }
 }
 
-Result<AlignedBuffer> BlockPool::Take(int kind) {
-  Size& size = sizes_[static_cast<size_t>(kind)];
+uint64_t BlockPool::CostOf(int kind, const AlignedBuffer& block) const {
+  return block.size() == 0 ? 0 : sizes_[IndexOf(kind, block)].cost;
+}
+
+size_t BlockPool::IndexOf(int kind, const AlignedBuffer& block) const {
+  size_t index = IndexOf(kind, KvForm::kRows);
+  const size_t end = index + kMaxKvForms;
+  while (index < end && sizes_[index].payload != block.size()) ++index;
+  LARDER_CHECK(block.size() > 0 && index < end);
+  return index;
+}
+
+Result<AlignedBuffer> BlockPool::Take(int kind, KvForm form) {
+  Size& size = sizes_[IndexOf(kind, form)];
   if (size.pool == nullptr) {
     LARDER_ASSIGN(
         size.pool,
@@ -51,11 +66,10 @@ Result<AlignedBuffer> BlockPool::Take(int kind) {
 }
 
 void BlockPool::Return(int kind, AlignedBuffer block) {
-  Size& size = sizes_[static_cast<size_t>(kind)];
-  LARDER_CHECK(block.size() == size.payload);
+  Size& size = sizes_[IndexOf(kind, block)];
   size.pool->Put(size.pool->Find(block.data()).object);
   ++size.free;
-  if (size.free > kKeepFree) TrimSize(size, kKeepFree);
+  if (size.free > size.keep_free) TrimSize(size, size.keep_free);
 }
 
 uint64_t BlockPool::free_bytes() const {
@@ -71,8 +85,8 @@ void BlockPool::TrimSize(Size& size, size_t keep) {
   bytes_ -= size.cost * given;
 }
 
-void BlockPool::Trim(std::span<const size_t> keep) {
-  for (size_t kind = 0; kind < sizes_.size(); ++kind) TrimSize(sizes_[kind], keep[kind]);
+void BlockPool::Trim(const BlockCounts& keep) {
+  for (size_t i = 0; i < sizes_.size(); ++i) TrimSize(sizes_[i], keep[i / kMaxKvForms][i % kMaxKvForms]);
 }
 
 uint64_t BlockPool::LargePageBytes() const {

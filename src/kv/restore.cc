@@ -44,6 +44,11 @@ std::span<const int32_t> KvTiers::TokensOf(const KvRestore& restore, size_t bloc
               : std::span(restore.tokens_).subspan(begin, static_cast<size_t>(kPageTokens));
 }
 
+KvForm KvTiers::FormOf(const KvRestore& restore, size_t block) const {
+  return TokensOf(restore, block).size() < kPageTokens ? KvForm::kRows
+                                                       : cache_.shape.FullForm(static_cast<int64_t>(block));
+}
+
 const Digest& KvTiers::ParentName(const KvRestore& restore, size_t block) const {
   return block > 0 ? restore.blocks_[block - 1].name
                    : cache_.tenants[static_cast<size_t>(restore.tenant_)]->root.name;
@@ -54,7 +59,7 @@ std::shared_ptr<KvRestore> KvTiers::Begin(int32_t tenant, std::span<const int32_
   auto& owner = *cache_.tenants[static_cast<size_t>(tenant)];
   if (!owner.space || owner.retired || options_.tiers.empty()) return nullptr;
   const KvCache::Impl::Match match = cache_.FindMatch(owner.root, tokens);
-  const int64_t usable = cache_.UsableRows(match.path, match.rows);
+  const int64_t usable = cache_.ReusableRows(match.path, match.rows, RowsOf(tokens));
   if (usable == RowsOf(tokens)) return nullptr;
 
   Restore restore(new KvRestore(this, tenant, tokens));
@@ -63,7 +68,8 @@ std::shared_ptr<KvRestore> KvTiers::Begin(int32_t tenant, std::span<const int32_
   restore->recompute_ms_ = std::move(recompute_ms);
   restore->priority_ = priority;
   restore->memory_rows_ = usable;
-  restore->rows_after_path_ = match.next.rows;
+  const bool in_codes = match.next.rows > 0 && cache_.shape.codec() != nullptr && match.next.child->sealed();
+  restore->rows_after_path_ = in_codes ? 0 : match.next.rows;
   restore->path_.assign(match.path.begin(), match.path.end() - (match.next.rows > 0));
   if (!restore->path_.empty()) {
     restore->held_ = restore->path_.back();
@@ -166,6 +172,8 @@ void KvTiers::TailsFound(const Restore& restore, size_t tier,
     if (child.kind != kKvBlockRecord || child.parent != parent) continue;
     auto tokens = DecodeBlockMetadata(child.metadata);
     if (!tokens) continue;
+    // Of codes, only whole blocks are of use.
+    if (cache_.shape.codec() != nullptr && tokens->size() == kPageTokens) continue;
     const int64_t rows = CommonPrefix(*tokens, rest);
     if (rows <= std::max(known, restore->tail_rows_) || child.name != cache_.names.Block(parent, *tokens)) {
       continue;
@@ -200,6 +208,9 @@ bool KvTiers::Available(const KvRestore& restore, size_t block, int kind) const 
 int64_t KvTiers::Reachable(const KvRestore& restore) const {
   const size_t full = restore.blocks_.size() - !restore.tail_tokens_.empty();
   int64_t rows = static_cast<int64_t>(full) * kPageTokens + restore.tail_rows_;
+  // Of codes the last block is of no use to a text that ends with it.
+  if (cache_.shape.codec() != nullptr && restore.tail_rows_ == 0 && rows == RowsOf(restore.tokens_))
+    rows = std::max<int64_t>(0, rows - kPageTokens);
   for (bool changed = true; changed && rows > 0;) {
     changed = false;
     for (int kind = 0; kind < cache_.kinds() && rows > 0; ++kind) {
@@ -242,7 +253,8 @@ bool KvTiers::WorthReading(const KvRestore& restore) const {
     for (int kind = 0; kind < cache_.kinds(); ++kind) {
       if (!Wanted(restore, b, kind)) continue;
       const auto tier = static_cast<size_t>(restore.blocks_[b].tier[static_cast<size_t>(kind)]);
-      read_ms += static_cast<double>(cache_.shape.BlockBytes(kind)) / rates_[tier].bytes_per_ms;
+      read_ms +=
+          static_cast<double>(cache_.shape.BlockBytes(kind, FormOf(restore, b))) / rates_[tier].bytes_per_ms;
       if (!std::exchange(used[tier], true)) read_ms += rates_[tier].fixed_ms;
     }
   }
@@ -272,10 +284,11 @@ void KvTiers::Plan(const Restore& restore) {
 }
 
 bool KvTiers::TakeMemory(KvRestore& restore) {
-  std::array<uint64_t, kMaxKvKinds> counts{};
+  BlockCounts counts{};
   for (size_t b = 0; b < restore.blocks_.size(); ++b) {
+    const auto form = static_cast<size_t>(FormOf(restore, b));
     for (int kind = 0; kind < cache_.kinds(); ++kind) {
-      counts[static_cast<size_t>(kind)] += Wanted(restore, b, kind);
+      counts[static_cast<size_t>(kind)][form] += Wanted(restore, b, kind);
     }
   }
   const size_t known = std::min(restore.path_.size(), restore.blocks_.size());
@@ -287,7 +300,7 @@ bool KvTiers::TakeMemory(KvRestore& restore) {
     for (int kind = 0; kind < cache_.kinds(); ++kind) {
       if (!Wanted(restore, b, kind)) continue;
       // Refused by the operating system: a hole; what comes before it is still good.
-      if (auto memory = cache_.pool.Take(kind)) {
+      if (auto memory = cache_.pool.Take(kind, FormOf(restore, b))) {
         restore.blocks_[b].memory[static_cast<size_t>(kind)] = *std::move(memory);
       }
     }
@@ -298,7 +311,13 @@ bool KvTiers::TakeMemory(KvRestore& restore) {
 // --- reading
 
 void KvTiers::Read(const Restore& restore) {
-  restore->layers_per_group_ = LayersPerGroup(cache_.shape, 0, options_.group_bytes);
+  // Of the forms of full blocks the one with the fewest; a tail is read whole before anything begins.
+  restore->layers_per_group_ = cache_.shape.layers();
+  for (const int64_t index : {0, 1}) {
+    const KvForm form = cache_.shape.FullForm(index);
+    restore->layers_per_group_ =
+        std::min(restore->layers_per_group_, LayersPerGroup(cache_.shape, 0, form, options_.group_bytes));
+  }
   for (const bool tail : {true, false}) {
     for (size_t tier = 0; tier < options_.tiers.size(); ++tier) StartReading(restore, tier, tail);
   }
@@ -317,13 +336,14 @@ void KvTiers::StartReading(const Restore& restore, size_t tier, bool tail) {
       const auto k = static_cast<size_t>(kind);
       if (block.memory[k].size() == 0 || block.tier[k] != static_cast<int8_t>(tier)) continue;
       const auto tokens = TokensOf(*restore, b);
-      reading->items.push_back({b,
-                                kind,
-                                RecordName(kind, block.name),
-                                kind == cache_.name_kind ? ParentName(*restore, b) : Digest{},
-                                {tokens.begin(), tokens.end()},
-                                BlockGroupBytes(cache_.shape, kind, options_.group_bytes)});
-      const size_t bytes = cache_.shape.BlockBytes(kind);
+      reading->items.push_back(
+          {b,
+           kind,
+           RecordName(kind, block.name),
+           kind == cache_.name_kind ? ParentName(*restore, b) : Digest{},
+           {tokens.begin(), tokens.end()},
+           BlockGroupBytes(cache_.shape, kind, FormOf(*restore, b), options_.group_bytes)});
+      const size_t bytes = block.memory[k].size();
       reads.push_back({.name = reading->items.back().name, .destination = {block.memory[k].data(), bytes}});
       reading->bytes += bytes;
     }
@@ -402,7 +422,7 @@ void KvTiers::ReadOver(const Restore& restore, const std::shared_ptr<KvRestore::
     const auto kind = static_cast<size_t>(item.kind);
     KvRestore::Block& block = restore->blocks_[item.block];
     if (reading->status[i]) {
-      arrived += cache_.shape.BlockBytes(item.kind);
+      arrived += block.memory[kind].size();
       continue;
     }
     const Error& error = reading->status[i].error();

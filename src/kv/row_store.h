@@ -17,6 +17,12 @@ class RowStore : public TileProvider {
   }
   // Whether keys are stored rotated to their positions; if not, tiles rotate them when they are read.
   virtual bool keys_rotated() const { return true; }
+  // The last row of a lane's page has been written, before any row of a later page reads. From several
+  // threads, for different lanes and pages.
+  virtual void CompletePage(int layer, int kv_head, int64_t page) {}
+  // What a row at this position reads; valid until the next change of the store. It may have been asked for
+  // its pages by several threads, but this is for one at a time.
+  virtual const TileProvider* ViewFor(int64_t position) { return this; }
 };
 
 }  // namespace larder

@@ -11,6 +11,7 @@ KvSequence::KvSequence(KvCache* cache, const KvShape* shape, int32_t root)
       shape_(shape),
       root_(root),
       blocks_(shape->kinds().size()),
+      codes_(shape->codec() == nullptr ? 0 : shape->kinds().size()),
       window_start_(shape->kinds().size()) {}
 
 KvSequence::~KvSequence() {
@@ -23,15 +24,8 @@ const std::string& KvSequence::tenant() const {
 
 int64_t KvSequence::Entries(int /*layer*/, int /*kv_head*/) const { return capacity_; }
 
-KvPage KvSequence::Page(int layer, int kv_head, int64_t page, std::byte* /*scratch*/) const {
-  const std::byte* block = blocks_[static_cast<size_t>(shape_->KindOf(layer))][static_cast<size_t>(page)];
-  KvPage out;
-  if (block != nullptr) {
-    out = StoredPage(shape_->type(), shape_->head_dim(), block + shape_->LaneOffset(layer, kv_head));
-  }
-  out.first_position = static_cast<int32_t>(page * kPageTokens);
-  out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, capacity_ - page * kPageTokens));
-  return out;
+KvPage KvSequence::Page(int layer, int kv_head, int64_t page, std::byte* scratch) const {
+  return PageFor(LastBlock(), layer, kv_head, page, scratch);
 }
 
 std::byte* KvSequence::WritablePage(int layer, int kv_head, int64_t position) {
@@ -57,27 +51,46 @@ Status KvCache::Impl::Reserve(KvSequence& sequence, int64_t rows) {
   const size_t have = sequence.path_.size();
   const size_t more = BlocksFor(target) - std::min(have, BlocksFor(target));
   const uint64_t blocks = more + copy;
+  // Blocks that will be full: their codes are made before anything is published.
+  const int64_t first_full = sequence.capacity_ / kPageTokens;
+  const int64_t full = shape.codec() == nullptr ? 0 : target / kPageTokens - first_full;
   const uint64_t tables = target > sequence.table_rows_
                               ? SequenceCost(TableRows(target)) - SequenceCost(sequence.table_rows_)
                               : 0;
-  LARDER_TRY(MakeRoom(blocks, blocks * node_cost + tables));
+  LARDER_ASSIGN(std::vector<BlockSet> taken,
+                TakeForRows(blocks, first_full, full, blocks * node_cost + tables));
+  GrowTables(sequence, target);
+  size_t next = 0;
+  if (copy) CopyTail(sequence, std::move(taken[next++]));
+  if (take_over) tail->writer = &sequence;
+  while (next < blocks) AppendBlock(sequence, std::move(taken[next++]));
+  sequence.capacity_ = target;
+  for (int64_t i = first_full; i < first_full + full; ++i)
+    AddCodes(*sequence.path_[static_cast<size_t>(i)], std::move(taken[next++]));
+  return {};
+}
 
+// Makes room for `rows` blocks of rows, for the codes of blocks [first_full, first_full + full) of a text and
+// for `metadata` bytes, and takes the blocks, in this order.
+Result<std::vector<KvCache::Impl::BlockSet>> KvCache::Impl::TakeForRows(uint64_t rows, int64_t first_full,
+                                                                        int64_t full, uint64_t metadata) {
+  std::vector<KvForm> forms(rows, KvForm::kRows);
+  for (int64_t i = first_full; i < first_full + full; ++i) forms.push_back(shape.FullForm(i));
+  BlockCounts counts{};
+  for (size_t kind = 0; kind < static_cast<size_t>(kinds()); ++kind) {
+    for (const KvForm form : forms) ++counts[kind][static_cast<size_t>(form)];
+  }
+  LARDER_TRY(MakeRoom(counts, metadata));
   std::vector<BlockSet> taken;
-  for (uint64_t i = 0; i < blocks; ++i) {
-    auto set = TakeBlocks();
+  for (const KvForm form : forms) {
+    auto set = TakeBlocks(form);
     if (!set) {
       for (BlockSet& other : taken) ReturnBlocks(std::move(other));
       return std::unexpected(std::move(set).error());
     }
     taken.push_back(*std::move(set));
   }
-  GrowTables(sequence, target);
-  size_t next = 0;
-  if (copy) CopyTail(sequence, std::move(taken[next++]));
-  if (take_over) tail->writer = &sequence;
-  while (next < taken.size()) AppendBlock(sequence, std::move(taken[next++]));
-  sequence.capacity_ = target;
-  return {};
+  return taken;
 }
 
 void KvCache::Impl::GrowTables(KvSequence& sequence, int64_t rows) {
@@ -87,7 +100,10 @@ void KvCache::Impl::GrowTables(KvSequence& sequence, int64_t rows) {
   sequence.table_rows_ = table_rows;
   sequence.tokens_.reserve(static_cast<size_t>(table_rows));
   sequence.path_.reserve(static_cast<size_t>(table_rows / kPageTokens));
-  for (auto& blocks : sequence.blocks_) blocks.reserve(static_cast<size_t>(table_rows / kPageTokens));
+  for (auto* tables : {&sequence.blocks_, &sequence.codes_}) {
+    for (auto& table : *tables) table.reserve(static_cast<size_t>(table_rows / kPageTokens));
+  }
+  if (shape.codec() != nullptr) sequence.views_.reserve(static_cast<size_t>(table_rows / kPageTokens));
 }
 
 // The sequence ends inside a block that is not its to append to: gives it a block of its own with the same
@@ -113,8 +129,7 @@ void KvCache::Impl::CopyTail(KvSequence& sequence, BlockSet blocks) {
   own.writer = &sequence;
   sequence.path_[index] = &own;
   for (int kind = 0; kind < kinds(); ++kind) {
-    const size_t k = static_cast<size_t>(kind);
-    sequence.blocks_[k][index] = own.slots[k].block.data();
+    PointAt(sequence, index, kind);
     if (window(kind) > 0) HoldWindow(own, kind);
   }
   // Texts part here: others may want to go on from the same row.
@@ -123,6 +138,7 @@ void KvCache::Impl::CopyTail(KvSequence& sequence, BlockSet blocks) {
   for (int kind = 0; kind < kinds(); ++kind) {
     if (window(kind) > 0) ReleaseWindow(shared, kind);
   }
+  SettleAside(shared);
   Release(shared);
 }
 
@@ -130,10 +146,9 @@ void KvCache::Impl::AppendBlock(KvSequence& sequence, BlockSet blocks) {
   KvNode& node = NewNode(sequence.root_, static_cast<int32_t>(sequence.path_.size()), std::move(blocks));
   Hold(node);
   node.writer = &sequence;
-  sequence.path_.push_back(&node);
+  ExtendPath(sequence, node);
   for (int kind = 0; kind < kinds(); ++kind) {
-    const size_t k = static_cast<size_t>(kind);
-    sequence.blocks_[k].push_back(node.slots[k].block.data());
+    PointAt(sequence, sequence.path_.size() - 1, kind);
     if (window(kind) > 0) HoldWindow(node, kind);
   }
 }
@@ -167,6 +182,7 @@ void KvCache::Impl::Seal(KvSequence& sequence, size_t index) {
   node.name = names.Block(node.parent->name, node.published());
   node.content = ContentHash(node.parent->content, node.published());
   ++totals.sealed_blocks;
+  if (shape.codec() != nullptr) TurnIntoCodes(node);
   KvNode* kept = tree.ExtendingSibling(node);  // of a full block: the same tokens, sealed before
   if (kept != nullptr && kept->arriving != nullptr) {
     // Not yet good to move over to; its read may fail. This one stays without a name beside it.
@@ -203,6 +219,7 @@ void KvCache::Impl::MoveOver(KvNode& own, KvNode& other) {
   if (tiers != nullptr) tiers->MoveHolds(own, other);
   for (int kind = 0; kind < kinds(); ++kind) {
     const size_t k = static_cast<size_t>(kind);
+    AlignedBuffer rows = std::exchange(own.slots[k].aside, {});  // beside codes, of who ends inside
     if (window(kind) > 0) {
       for (const KvSequence* sequence : movers) {
         if (sees(*sequence, k)) ReleaseWindow(own, kind);
@@ -210,13 +227,17 @@ void KvCache::Impl::MoveOver(KvNode& own, KvNode& other) {
       // Its window block may have been evicted meanwhile; ours has the same bits.
       if (KindBytes(other, kind) == 0 && KindBytes(own, kind) > 0)
         PutBlock(other, kind, TakeBlock(own, kind));
+      for (const KvSequence* sequence : movers) {
+        if (sees(*sequence, k)) HoldWindow(other, kind);
+      }
     }
-    for (KvSequence* sequence : movers) {
-      if (!sees(*sequence, k)) continue;
-      if (window(kind) > 0) HoldWindow(other, kind);
-      sequence->blocks_[k][index] = other.slots[k].block.data();
+    if (rows.size() > 0 && other.slots[k].aside.size() == 0) {
+      other.slots[k].aside = std::move(rows);
+    } else if (rows.size() > 0) {
+      pool.Return(kind, std::move(rows));
     }
   }
+  PointAllAt(other);
   evictor.Update(other);
   leases.Attach(leased, other);
   InheritResume(own, other);
@@ -239,7 +260,12 @@ int64_t KvCache::Impl::ExtendByHits(KvSequence& sequence, std::span<const int32_
     rows = next.rows;
     rest = rest.subspan(static_cast<size_t>(rows));
   }
-  while (!found.empty() && !WindowsComplete(*found.back(), rows)) {
+  const auto end = [&] { return found.back()->start() + rows; };
+  const auto usable = [&] {
+    return ReusableRows(found, end() - before, std::ssize(tokens) - before) == end() - before &&
+           WindowsComplete(*found.back(), rows);
+  };
+  while (!found.empty() && !usable()) {
     found.pop_back();
     rows = kPageTokens;
   }
@@ -250,19 +276,18 @@ int64_t KvCache::Impl::ExtendByHits(KvSequence& sequence, std::span<const int32_
   const uint64_t tables = target > sequence.table_rows_
                               ? SequenceCost(TableRows(target)) - SequenceCost(sequence.table_rows_)
                               : 0;
-  if (!MakeRoom(0, tables)) {
+  if (!MakeRoom({}, tables)) {
     for (size_t i = found.size(); i-- > 0;) Release(*found[i]);
     return 0;
   }
   GrowTables(sequence, target);
   for (KvNode* node : found) {
-    sequence.path_.push_back(node);
+    ExtendPath(sequence, *node);
     for (int kind = 0; kind < kinds(); ++kind) {
-      const size_t k = static_cast<size_t>(kind);
       const bool resident = KindBytes(*node, kind) > 0;
       // Windows that are not here lie before the new end's; AdvanceWindows must find nothing to let go of.
       if (window(kind) > 0 && resident) HoldWindow(*node, kind);
-      sequence.blocks_[k].push_back(node->slots[k].block.data());
+      PointAt(sequence, sequence.path_.size() - 1, kind);
     }
   }
   const auto gained = tokens.subspan(static_cast<size_t>(before), static_cast<size_t>(target - before));
@@ -281,7 +306,7 @@ void KvCache::Impl::AdvanceWindows(KvSequence& sequence) {
     for (; start < first; ++start) {
       KvNode& node = *sequence.path_[static_cast<size_t>(start)];
       if (KindBytes(node, kind) > 0) ReleaseWindow(node, kind);
-      sequence.blocks_[static_cast<size_t>(kind)][static_cast<size_t>(start)] = nullptr;
+      PointAway(sequence, static_cast<size_t>(start), kind);
     }
   }
 }
@@ -291,13 +316,12 @@ void KvCache::Impl::ReleasePath(KvSequence& sequence, size_t from) {
     const size_t index = sequence.path_.size() - 1;
     KvNode& node = *sequence.path_[index];
     if (node.writer == &sequence) node.writer = nullptr;
+    ShortenPath(sequence);
+    SettleAside(node);
     for (int kind = 0; kind < kinds(); ++kind) {
-      const size_t k = static_cast<size_t>(kind);
-      if (window(kind) > 0 && static_cast<int64_t>(index) >= sequence.window_start_[k])
-        ReleaseWindow(node, kind);
-      sequence.blocks_[k].pop_back();
+      const auto start = sequence.window_start_[static_cast<size_t>(kind)];
+      if (window(kind) > 0 && static_cast<int64_t>(index) >= start) ReleaseWindow(node, kind);
     }
-    sequence.path_.pop_back();
     Release(node);
     if (node.rows == 0) FreeNode(node);
   }
@@ -313,7 +337,7 @@ void KvCache::Impl::RewindWindows(KvSequence& sequence, int64_t length) {
     for (start = std::min(start, static_cast<int64_t>(sequence.path_.size())); start > first;) {
       const size_t index = static_cast<size_t>(--start);
       HoldWindow(*sequence.path_[index], kind);
-      sequence.blocks_[k][index] = sequence.path_[index]->slots[k].block.data();
+      PointAt(sequence, index, kind);
     }
   }
 }
@@ -329,6 +353,14 @@ Status KvCache::Impl::Truncate(KvSequence& sequence, int64_t length) {
                 "sequence and open it again",
                 length);
   }
+  if (tail != nullptr && tail->sealed() && length % kPageTokens != 0 && shape.codec() != nullptr &&
+      tail->slots[static_cast<size_t>(name_kind)].aside.size() == 0) {
+    return Fail(
+        ErrorKind::kInvalid,
+        "cannot go back to token {}: its block is kept as codes; go back to a multiple of {}, or close "
+        "the sequence and open it again",
+        length, kPageTokens);
+  }
   const size_t published = BlocksFor(sequence.length_);
   KvNode* left = published > keep ? sequence.path_[published - 1] : nullptr;
   ReleasePath(sequence, keep);
@@ -339,6 +371,7 @@ Status KvCache::Impl::Truncate(KvSequence& sequence, int64_t length) {
     tail->writer = nullptr;
   sequence.tokens_.resize(static_cast<size_t>(length));
   sequence.length_ = sequence.capacity_ = length;
+  if (tail != nullptr) SettleAside(*tail);
   return {};
 }
 

@@ -141,7 +141,8 @@ void KvTiers::KeepKind(KvNode& node, int kind, uint8_t missing) {
   header.space = *cache_.tenants[static_cast<size_t>(node.tenant)]->space;
   header.kind = kKvBlockRecord;
   header.metadata = EncodeBlockMetadata(node.published());
-  header.group_bytes = BlockGroupBytes(cache_.shape, kind, options_.group_bytes);
+  const KvForm form = node.sealed() ? cache_.shape.FullForm(node.depth) : KvForm::kRows;
+  header.group_bytes = BlockGroupBytes(cache_.shape, kind, form, options_.group_bytes);
 
   RecordPayload payload;
   const std::byte* bytes = node.slots[static_cast<size_t>(kind)].block.data();
@@ -237,7 +238,7 @@ uint64_t KvTiers::landing_bytes() const {
   for (const KvRestore* restore : restores_) {
     for (const KvRestore::Block& block : restore->blocks_) {
       for (int kind = 0; kind < cache_.kinds(); ++kind) {
-        if (block.memory[static_cast<size_t>(kind)].size() > 0) bytes += cache_.pool.Cost(kind);
+        bytes += cache_.pool.CostOf(kind, block.memory[static_cast<size_t>(kind)]);
       }
     }
   }

@@ -132,6 +132,7 @@ class KvTiers {
   void DropFailed(KvRestore& restore);
   void Learn(size_t tier, uint64_t bytes, double ms);
   std::span<const int32_t> TokensOf(const KvRestore& restore, size_t block) const;
+  KvForm FormOf(const KvRestore& restore, size_t block) const;  // of its record
   const Digest& ParentName(const KvRestore& restore, size_t block) const;
   Digest RecordName(int kind, const Digest& block) const;
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "compute/kv_codes.h"
 #include "compute/ops.h"
 
 namespace larder {
@@ -17,8 +18,9 @@ float* Room(std::vector<float>& buffer, size_t n) {
 
 }  // namespace
 
-ForwardPass::ForwardPass(const ModelSpec& spec, const ModelWeights& weights, KvType kv_type, ThreadPool& pool)
-    : spec_(spec), weights_(weights), kv_type_(kv_type), pool_(pool) {
+ForwardPass::ForwardPass(const ModelSpec& spec, const ModelWeights& weights, KvType kv_type,
+                         const KeyTransform& keys, ThreadPool& pool)
+    : spec_(spec), weights_(weights), kv_type_(kv_type), keys_(keys), pool_(pool) {
   for (const RopeSpec& rope : spec.ropes) ropes_.emplace_back(rope, spec.rotary_dim);
 }
 
@@ -91,6 +93,7 @@ void ForwardPass::Layer(int layer, std::span<const Row> rows, float* x, ForwardH
   if (hooks != nullptr) hooks->BeforeLayer(layer, rows, x);
   ProjectQkv(layer, rows, x);
   if (hooks != nullptr) hooks->AfterQkv(layer, rows, q_.data(), k_.data(), v_.data());
+  if (!keys_.nothing()) TransformKeys(layer, std::ssize(rows));
   StoreKv(layer, rows);
   const bool last = layer + 1 == static_cast<int>(spec_.layers.size());
   if (last && hooks == nullptr) {
@@ -179,6 +182,19 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
   });
 }
 
+void ForwardPass::TransformKeys(int layer, int64_t rows) {
+  const int64_t q_width = int64_t{spec_.heads} * spec_.head_dim,
+                kv_width = int64_t{spec_.kv_heads} * spec_.head_dim;
+  const float* mean = keys_.means.empty() ? nullptr : keys_.means.data() + layer * kv_width;
+  ForRows(rows, [&](int64_t r) {
+    float* k = &k_[static_cast<size_t>(r * kv_width)];
+    for (int64_t i = 0; mean != nullptr && i < kv_width; ++i) k[i] -= mean[i];
+    if (keys_.rotation == 1) return;
+    Hadamard(k, kv_width, keys_.rotation);
+    Hadamard(&q_[static_cast<size_t>(r * q_width)], q_width, keys_.rotation);
+  });
+}
+
 void ForwardPass::StoreKv(int layer, std::span<const Row> rows) {
   ForRows(static_cast<int64_t>(rows.size()), [&](int64_t r) {
     const Row& row = rows[static_cast<size_t>(r)];
@@ -190,6 +206,15 @@ void ForwardPass::StoreKv(int layer, std::span<const Row> rows) {
                  row.kv->WritableSlot(layer, head, row.position));
     }
   });
+  completing_.clear();
+  for (const Row& row : rows) {
+    if (row.writes_kv && row.position % kPageTokens == kPageTokens - 1) completing_.push_back(&row);
+  }
+  if (completing_.empty()) return;
+  pool_.Run(std::ssize(completing_) * spec_.kv_heads, [&](int64_t item, int) {
+    const Row& row = *completing_[static_cast<size_t>(item / spec_.kv_heads)];
+    row.kv->CompletePage(layer, static_cast<int>(item % spec_.kv_heads), row.position / kPageTokens);
+  });
 }
 
 void ForwardPass::Attend(int layer, std::span<const Row> rows, ForwardHooks* hooks) {
@@ -200,8 +225,8 @@ void ForwardPass::Attend(int layer, std::span<const Row> rows, ForwardHooks* hoo
   attention_rows_.clear();
   for (size_t r = 0; r < rows.size(); ++r) {
     attention_rows_.push_back({&q_[r * q_width], out + r * q_width,
-                               wants_lse ? lse + r * static_cast<size_t>(spec_.heads) : nullptr, rows[r].kv,
-                               rows[r].position});
+                               wants_lse ? lse + r * static_cast<size_t>(spec_.heads) : nullptr,
+                               rows[r].kv->ViewFor(rows[r].position), rows[r].position});
   }
   const AttentionShape shape{
       layer,          spec_.heads,           spec_.kv_heads,

@@ -9,6 +9,7 @@
 #include "compute/attention.h"
 #include "compute/matmul.h"
 #include "compute/thread_pool.h"
+#include "model/key_transform.h"
 #include "model/model.h"
 #include "model/rope.h"
 #include "model/weights.h"
@@ -17,7 +18,9 @@ namespace larder {
 
 class ForwardPass {
  public:
-  ForwardPass(const ModelSpec& spec, const ModelWeights& weights, KvType kv_type, ThreadPool& pool);
+  // `keys`: outlives the pass.
+  ForwardPass(const ModelSpec& spec, const ModelWeights& weights, KvType kv_type, const KeyTransform& keys,
+              ThreadPool& pool);
 
   void Run(std::span<const Row> rows, float* hidden, ForwardHooks* hooks);
   void Logits(const float* hidden, int rows, float* logits);
@@ -33,6 +36,7 @@ class ForwardPass {
   void AfterStore(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks);
   void AfterStoreOfWanted(int layer, std::span<const Row> rows, float* x);
   void ProjectQkv(int layer, std::span<const Row> rows, const float* x);
+  void TransformKeys(int layer, int64_t rows);
   void StoreKv(int layer, std::span<const Row> rows);
   void Attend(int layer, std::span<const Row> rows, ForwardHooks* hooks);
   void FeedForward(int layer, int rows, float* x);
@@ -41,6 +45,7 @@ class ForwardPass {
   const ModelSpec& spec_;
   const ModelWeights& weights_;
   const KvType kv_type_;
+  const KeyTransform& keys_;
   ThreadPool& pool_;
   MatMulScratch matmul_scratch_;
   AttentionScratch attention_scratch_;
@@ -49,6 +54,7 @@ class ForwardPass {
   std::vector<float> x_, packed_, normed_, q_, k_, v_, attended_, projected_, gate_, up_, lse_, wanted_x_;
   std::vector<AttentionRow> attention_rows_;
   std::vector<Row> active_, wanted_;
+  std::vector<const Row*> completing_;  // rows that fill a page
   std::vector<int> active_index_;
   std::vector<size_t> wanted_index_;
 };

@@ -5,6 +5,8 @@
 
 #include "base/log.h"
 #include "compute/probe.h"
+#include "kv/codec/codec.h"
+#include "kv/codec/means.h"
 #include "model/forward.h"
 #include "model/rope.h"
 #include "model/weights.h"
@@ -21,10 +23,54 @@ struct Model::Impl {
   ModelWeights weights;
   KvShape kv_shape;
   Digest weights_digest, numerics;
+  std::string codec_name;  // in the identity
+  KeyTransform keys;
   std::unique_ptr<ForwardPass> forward;
 
   Status LoadWeights();
+  Status DescribeKv();
+  Status LoadMeans();
 };
+
+std::string KeyMeansFile(const Digest& weights) { return weights.ShortHex() + ".means"; }
+
+// Shape and codec of the cache.
+Status Model::Impl::DescribeKv() {
+  std::vector<int> windows;
+  for (const LayerSpec& layer : spec.layers) windows.push_back(layer.window);
+  std::shared_ptr<const KvCodec> codec;
+  codec_name = options.kv_type == KvType::kI16 ? "i16" : "f32";
+  if (!options.kv_codec.empty()) {
+    LARDER_ASSIGN(codec, CreateKvCodec(options.kv_codec, spec.head_dim));
+    codec_name = codec->name();
+    keys.rotation = codec->rotation();
+  }
+  LARDER_ASSIGN(kv_shape, KvShape::Create(windows, spec.kv_heads, spec.head_dim, options.kv_type, codec));
+  return {};
+}
+
+// REQUIRES: the weights' digest is known.
+Status Model::Impl::LoadMeans() {
+  std::string path = options.key_means;
+  if (std::filesystem::is_directory(path)) path += "/" + KeyMeansFile(weights_digest);
+  auto means = KeyMeans::Read(path);
+  if (!means && (path.empty() || means.error().kind == ErrorKind::kNotFound)) {
+    return Fail(
+        ErrorKind::kNotFound,
+        "{} takes the mean of this model's keys away and does not know it: run larder calibrate --model "
+        "FILE --text FILE once, or take center=0",
+        codec_name);
+  }
+  if (!means) return std::unexpected(std::move(means).error());
+  if (means->weights != weights_digest || means->layers != kv_shape.layers() ||
+      means->kv_heads != spec.kv_heads || means->head_dim != spec.head_dim) {
+    return Fail(ErrorKind::kInvalid,
+                "the key means in {} are another model's; run larder calibrate for this one", path);
+  }
+  codec_name += ",means=" + means->digest().Hex();
+  keys.means = std::move(means->values);
+  return {};
+}
 
 // From packed weights that were kept; else they are packed, kept, and then used as the next start will.
 Status Model::Impl::LoadWeights() {
@@ -67,13 +113,12 @@ Result<std::unique_ptr<Model>> Model::Load(const std::string& path, ModelOptions
   }
   m.name = m.file->StringOr("general.name", "");
   if (m.name.empty()) m.name = std::filesystem::path(path).stem().string();
-  std::vector<int> windows;
-  for (const LayerSpec& layer : m.spec.layers) windows.push_back(layer.window);
-  LARDER_ASSIGN(m.kv_shape, KvShape::Create(windows, m.spec.kv_heads, m.spec.head_dim, m.options.kv_type));
+  LARDER_TRY(m.DescribeKv());
   m.pool = std::make_unique<ThreadPool>(m.options.threads > 0 ? m.options.threads : AvailableCores());
   LARDER_TRY(m.LoadWeights());
+  if (m.kv_shape.codec() != nullptr && m.kv_shape.codec()->centred()) LARDER_TRY(m.LoadMeans());
   m.numerics = NumericsProbe(m.options.math, *m.pool);
-  m.forward = std::make_unique<ForwardPass>(m.spec, m.weights, m.options.kv_type, *m.pool);
+  m.forward = std::make_unique<ForwardPass>(m.spec, m.weights, m.options.kv_type, m.keys, *m.pool);
   return std::unique_ptr<Model>(new Model(std::move(impl)));
 }
 
@@ -97,7 +142,7 @@ KvIdentity Model::kv_identity() const {
           .tokenizer = impl_->tokenizer->digest(),
           .rope = RopeDigest(impl_->spec),
           .numerics = impl_->numerics,
-          .codec = impl_->options.kv_type == KvType::kI16 ? "i16" : "f32",
+          .codec = impl_->codec_name,
           .adapter = "",
           .layer_map = ""};
 }

@@ -45,9 +45,15 @@ class ForwardHooks {
   virtual bool WantsLse(int layer) const { return false; }
 };
 
+// The name under which a folder keeps a model's key means.
+std::string KeyMeansFile(const Digest& weights);
+
 struct ModelOptions {
   MathMode math = MathMode::kFast;
   KvType kv_type = KvType::kI16;
+  std::string kv_codec;  // "t4", "q8_0", "name:key=value,..." (kv/codec); with kI16; empty: none
+  // For codecs that centre: the file of key means, or a folder that has it under KeyMeansFile of the weights.
+  std::string key_means;
   int threads = 0;                       // 0: AvailableCores()
   std::function<void(double)> progress;  // 0..1 while loading
   PackedOptions packed;                  // in fast mode: where weights are kept as they are computed with
@@ -56,6 +62,7 @@ struct ModelOptions {
 class Model {
  public:
   // Every error names the file's field or tensor; kExhausted where the weights do not fit into memory.
+  // kInvalid, kUnsupported, kNotFound: the codec, as CreateKvCodec and KeyMeans::Read say.
   static Result<std::unique_ptr<Model>> Load(const std::string& path, ModelOptions options);
   ~Model();
 

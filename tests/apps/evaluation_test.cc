@@ -5,6 +5,7 @@
 
 #include <fstream>
 
+#include "larder/calibration.h"
 #include "larder/measure.h"
 
 namespace larder {
@@ -144,6 +145,38 @@ TEST(ModelWork, MatchesTheWeightsOfAKnownModel) {
   EXPECT_EQ(AttentionMacs(spec, 100), 3456000);
   spec.layers[0].window = 10;
   EXPECT_EQ(AttentionMacs(spec, 100), 3456000 - 90 * 2 * 9 * 64);
+}
+
+// The means are those of the keys that a plain cache holds.
+TEST(Calibration, FindsTheMeansOfTheKeys) {
+  const auto model = Load("tiny-qwen3.gguf", MathMode::kF32, KvType::kF32);
+  const KvShape& shape = model->kv_shape();
+  auto tokens = FillerTokens(90, model->spec().vocabulary, 4);
+  const auto means = MeanKeys(*model, tokens, 200, Ignore);
+  ASSERT_TRUE(means) << means.error().message;
+  EXPECT_EQ(means->weights, model->weights_digest());
+  EXPECT_FALSE(MeanKeys(*model, {}, 200, Ignore));
+
+  if (model->tokenizer().add_bos()) tokens.insert(tokens.begin(), model->tokenizer().bos());
+  const auto session = Session::Create(*model, std::ssize(tokens), 1);
+  const auto sequence = (*session)->Open();
+  ASSERT_TRUE((*session)->Append(**sequence, tokens, std::ssize(tokens), nullptr));
+  const int dim = shape.head_dim();
+  std::vector<float> k(static_cast<size_t>(dim)), v(k.size());
+  const float* mean = means->values.data();
+  for (int layer = 0; layer < shape.layers(); ++layer) {
+    for (int head = 0; head < shape.kv_heads(); ++head, mean += dim) {
+      std::vector<double> sum(k.size());
+      for (int64_t row = 0; row < std::ssize(tokens); ++row) {
+        const KvPage page = (*sequence)->Page(layer, head, row / kPageTokens, nullptr);
+        LoadKvRow(KvType::kF32, dim, static_cast<const std::byte*>(page.k),
+                  static_cast<int>(row % kPageTokens), k.data(), v.data());
+        for (size_t d = 0; d < k.size(); ++d) sum[d] += static_cast<double>(k[d]);
+      }
+      for (size_t d = 0; d < k.size(); ++d)
+        EXPECT_NEAR(mean[d], sum[d] / static_cast<double>(tokens.size()), 1e-5);
+    }
+  }
 }
 
 }  // namespace

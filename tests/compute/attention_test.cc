@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/memory.h"
+#include "compute/kv_codes.h"
 #include "simd_targets_for_test.h"
 
 namespace larder {
@@ -50,6 +51,7 @@ class Sequence : public TileProvider {
     std::vector<int32_t> positions;
     std::vector<float> bias;
     int entries = 0;
+    std::shared_ptr<AlignedBuffer> coded;  // read instead
   };
 
   Sequence(KvType type, int kv_heads, int head_dim) : type_(type), head_dim_(head_dim), lanes(kv_heads) {}
@@ -75,6 +77,24 @@ class Sequence : public TileProvider {
     return other;
   }
 
+  // Full pages become codes, of kT4 as attention may read them.
+  void Encode() {
+    made_on_the_way = true;
+    for (auto& lane : lanes) {
+      for (Slot& slot : lane) {
+        if (slot.entries < kPageTokens || !slot.memory) continue;
+        slot.coded = std::make_shared<AlignedBuffer>(
+            AlignedBuffer::Allocate(CodedPageBytes(KvCodes::kT4, head_dim_)).value());
+        EncodePage(KvCodes::kT4, head_dim_, slot.memory->data(), slot.coded->data());
+      }
+    }
+  }
+  TileSource Source(int, int kv_head, int64_t page) const override {
+    const Slot& slot = lanes[static_cast<size_t>(kv_head)][static_cast<size_t>(page)];
+    if (slot.coded != nullptr) return {slot.coded->data(), true};
+    return {slot.memory ? slot.memory->data() : nullptr, false};
+  }
+
   int64_t Entries(int, int kv_head) const override {
     int64_t n = 0;
     for (const Slot& slot : lanes[static_cast<size_t>(kv_head)])
@@ -87,7 +107,10 @@ class Sequence : public TileProvider {
     if (!slot.memory)
       return {.first_position = static_cast<int32_t>(page * kPageTokens), .entries = kPageTokens};
     const std::byte* data = slot.memory->data();
-    if (made_on_the_way) {
+    if (slot.coded != nullptr) {
+      DecodePage(KvCodes::kT4, head_dim_, slot.coded->data(), scratch);
+      data = scratch;
+    } else if (made_on_the_way) {
       std::memcpy(scratch, data, PageBytes(type_, head_dim_));
       data = scratch;
     }
@@ -381,6 +404,52 @@ TEST(Attention, TilesMadeOnTheWayGiveTheSameBits) {
     b.AddRow(i % 3 == 0 ? other : made, 250 + 3 * i);
   }
   EXPECT_TRUE(SameBits(ExpectEqualsReference(a).out, ExpectEqualsReference(b).out));
+}
+
+// One row reads nibbles, many rows read a page that was decoded for all of them; the reference decodes.
+TEST(Attention, CodesGiveTheBitsOfTheirDecodedPages) {
+  std::mt19937 random(13);
+  for (const int head_dim : {32, 48, 64, 128, 256}) {
+    SCOPED_TRACE(head_dim);
+    Sequence sequence(KvType::kI16, 2, head_dim);
+    sequence.Append(700, random);
+    sequence.lanes[1][3].memory = nullptr;  // absent
+    Sequence branch = sequence.Branch();
+    branch.Append(30, random);
+    branch.lanes[1][3].memory = nullptr;
+    sequence.Encode();
+    sequence.lanes[0][2].coded = nullptr;  // a tile of another kind among them
+    for (size_t h = 0; h < 2; ++h) {
+      for (size_t i = 0; i < 10; ++i) branch.lanes[h][i] = sequence.lanes[h][i];
+    }
+    branch.made_on_the_way = true;
+    for (const int window : {0, 150}) {
+      Batch batch{Shape(KvType::kI16, 6, 2, head_dim, window), {}, {}};
+      for (int i = 0; i < 40; ++i) batch.AddRow(i % 5 == 0 ? branch : sequence, 250 + 11 * i);
+      ExpectEqualsReference(batch);
+      Batch few{Shape(KvType::kI16, 4, 2, head_dim, window), {}, {}};
+      few.AddRow(sequence, 699);
+      few.AddRow(branch, 650);
+      few.AddRow(sequence, 300);
+      ExpectEqualsReference(few);
+    }
+  }
+}
+
+// Branches of one prefix of codes share its decoding, and each page counts once.
+TEST(Attention, CodesThatAreSharedAreReadOnce) {
+  std::mt19937 random(14);
+  Sequence prefix(KvType::kI16, 1, 64);
+  prefix.Append(1024, random);
+  prefix.Encode();
+  std::vector<Sequence> branches(32, prefix);
+  Batch batch{Shape(KvType::kI16, 3, 1, 64), {}, {}};
+  for (const Sequence& branch : branches) batch.AddRow(branch, 1023);
+  const std::vector<float> q = QueriesFor(batch);
+  ThreadPool pool(1);
+  AttentionScratch scratch;
+  RunRows(batch, q, [&](std::span<const AttentionRow> rows) { Attention(pool, scratch, batch.shape, rows); });
+  EXPECT_EQ(scratch.pages_read(), 16u);
 }
 
 TEST(Attention, RandomBatchesOfStrangersAndBranches) {

@@ -25,6 +25,8 @@ struct KvSetup {
   int64_t events = 1024;
   double hard_lease_share = 0.25;
   std::function<Digest(const Digest&)> weaken_name = nullptr;
+  bool codec = false;  // full blocks keep two dimensions of each row, and that as 16-bit rows have them
+  int sinks = 0;       // and all of so many leading ones
 };
 
 class KvWorld {
@@ -38,7 +40,8 @@ class KvWorld {
   // Opens, writes what is missing, closes. Answers the rows that were there.
   int64_t Run(const std::string& tenant, std::span<const int32_t> tokens);
 
-  // Every row that attention can still see, of every lane: the content of this sequence's own tokens?
+  // Every row that attention can still see, of every lane: the content of this sequence's own tokens? With a
+  // codec, as a row after the last one reads them.
   testing::AssertionResult Reads(const KvSequence& sequence) const;
   testing::AssertionResult Sound() const;
 

@@ -16,8 +16,11 @@ namespace larder::testing {
 
 inline std::string DataPath(const std::string& name) { return std::string(LARDER_TEST_DATA) + "/" + name; }
 
-inline std::unique_ptr<Model> LoadModel(const std::string& path, MathMode math, KvType kv_type, int threads) {
-  auto model = Model::Load(path, {.math = math, .kv_type = kv_type, .threads = threads, .progress = {}});
+// `codec` as --kv-type has it, beside kI16; "": none.
+inline std::unique_ptr<Model> LoadModel(const std::string& path, MathMode math, KvType kv_type, int threads,
+                                        const std::string& codec = "") {
+  auto model = Model::Load(
+      path, {.math = math, .kv_type = kv_type, .kv_codec = codec, .threads = threads, .progress = {}});
   if (!model) {
     std::fprintf(stderr, "%s: %s\n", path.c_str(), model.error().message.c_str());
     std::abort();
