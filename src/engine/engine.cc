@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <future>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -154,6 +155,9 @@ Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, Eng
     impl->lease_file = std::make_unique<LeaseFile>(options.lease_file, clock);
     impl->core->cache().leases().Remember(impl->lease_file->Load());
   }
+  if (options.keyring != nullptr && !options.tiers.empty()) {
+    for (const auto& [tenant, space] : options.keyring->Spaces()) impl->core->cache().SetSpace(tenant, space);
+  }
   impl->stats = impl->core->Stats();
   Impl* raw = impl.get();
   impl->thread = std::jthread([raw] { raw->Loop(); });
@@ -284,10 +288,17 @@ int64_t Engine::CachedRows(const std::string& tenant) {
 
 EventPage Engine::Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) {
   EventPage page;
-  if (ReadEvents(impl_->core->cache().events(), tenant, all, cursor, limit, page)) return page;
+  KvCache& cache = impl_->core->cache();
+  const std::vector<Tier*>& tiers = impl_->options.tiers;
+  if (ReadEvents(cache.events(), tenant, all, cursor, limit, page)) return page;
+  if (InListing(cache.events(), tiers, cursor)) {
+    auto owners = impl_->Ask<std::map<SpaceId, std::string>>([&cache] { return cache.Spaces(); }, {});
+    if (!all) std::erase_if(owners, [&](const auto& owner) { return owner.second != tenant; });
+    return ReadListed(cache, tiers, owners, cursor, limit);
+  }
   page.next = cursor;
-  return impl_->Ask<EventPage>([core = impl_->core.get(), tenant, all, cursor,
-                                limit] { return ReadSnapshot(core->cache(), tenant, all, cursor, limit); },
+  return impl_->Ask<EventPage>([&cache, &tiers, tenant, all, cursor,
+                                limit] { return ReadSnapshot(cache, tiers, tenant, all, cursor, limit); },
                                page);
 }
 

@@ -95,27 +95,4 @@ HintAnswer ApplyHint(KvCache& cache, bool tiers, const Hint& hint) {
   return Answer(0, "unknown");
 }
 
-bool ReadEvents(KvEvents& events, const std::string& tenant, bool all, const EventCursor& cursor,
-                size_t limit, EventPage& page) {
-  if (cursor.fresh || cursor.epoch != events.epoch() || cursor.snapshot != 0) return false;
-  KvEvents::Page read = events.Read(tenant, all, cursor.sequence, limit);
-  if (read.gap) return false;
-  page.events = std::move(read.events);
-  page.next = {.fresh = false, .epoch = cursor.epoch, .sequence = read.last};
-  return true;
-}
-
-EventPage ReadSnapshot(KvCache& cache, const std::string& tenant, bool all, const EventCursor& cursor,
-                       size_t limit) {
-  EventPage page;
-  const bool goes_on = !cursor.fresh && cursor.epoch == cache.events().epoch() && cursor.snapshot != 0;
-  page.reset = !goes_on;
-  page.next = cursor;
-  // What happens from here on is told after the snapshot, whichever page of it has it already.
-  if (!goes_on) page.next = {.epoch = cache.events().epoch(), .sequence = cache.events().last(tenant, all)};
-  page.next.fresh = false;
-  page.events = cache.Snapshot(all ? "" : tenant, page.next.snapshot, limit);
-  return page;
-}
-
 }  // namespace larder

@@ -65,6 +65,10 @@ class KvTiers {
   bool RoomComing() const;
 
   const std::vector<Tier*>& tiers() const { return options_.tiers; }
+  // The first tier from place `from` on that tells what goes, and so can be listed; tiers().size(): none.
+  size_t NextTelling(size_t from) const;
+  // What the tiers have of the tenant cannot be found any more.
+  void TellCleared(const std::string& tenant);
   // Bytes that were taken for reads and belong to no node yet; counted in used_bytes.
   uint64_t landing_bytes() const;
   uint64_t landing_metadata() const;
@@ -102,6 +106,11 @@ class KvTiers {
   void FlushTouches();
   void HoldChain(KvNode& node);
   void ReleaseChain(KvNode& node);
+
+  // tier_events.cc
+  void Listen();
+  void TellStored(const Write& write, size_t tier);
+  void TellRemoved(size_t tier, const std::vector<RemovedRecord>& removed);
 
   // restore.cc, landing.cc: up
   void Find(const Restore& restore, void (KvTiers::*next)(const Restore&));
@@ -142,6 +151,7 @@ class KvTiers {
   uint64_t next_write_ = 1;
   std::vector<Digest> touches_;
   int64_t touches_ns_ = 0;
+  std::vector<bool> telling_;  // by tier; set once
   std::vector<Rate> rates_;
   std::unordered_map<Digest, std::weak_ptr<KvRestore>, DigestHash> reading_;  // by name, first of all kinds
   std::unordered_set<KvRestore*> restores_;

@@ -1,4 +1,5 @@
 // Events of the cache's blocks, for routers that want to know where a prefix lies.
+#include <array>
 #include <charconv>
 #include <optional>
 
@@ -19,22 +20,30 @@ std::optional<T> Number(std::string_view text, int base) {
   return value;
 }
 
-// EPOCH:SEQ, and, in the middle of a snapshot, :PLACE.
+// EPOCH:SEQ, and, in the middle of a snapshot, :PLACE:TIER.
 std::optional<EventCursor> CursorFrom(std::string_view text) {
-  const size_t colon = text.find(':');
-  if (colon == std::string_view::npos) return std::nullopt;
-  const size_t second = text.find(':', colon + 1);
-  const auto epoch = Number<uint64_t>(text.substr(0, colon), 16);
-  const auto sequence = Number<uint64_t>(text.substr(colon + 1, second - colon - 1), 10);
-  const auto place = second == std::string_view::npos ? std::optional<uint64_t>(0)
-                                                      : Number<uint64_t>(text.substr(second + 1), 10);
-  if (!epoch || !sequence || !place) return std::nullopt;
-  return EventCursor{.fresh = false, .epoch = *epoch, .sequence = *sequence, .snapshot = *place};
+  std::array<uint64_t, 4> numbers{};
+  size_t count = 0;
+  for (bool more = true; more; ++count) {
+    const size_t colon = text.find(':');
+    const auto number = Number<uint64_t>(text.substr(0, colon), count == 0 ? 16 : 10);
+    if (!number || count == numbers.size()) return std::nullopt;
+    numbers[count] = *number;
+    more = colon != std::string_view::npos;
+    if (more) text.remove_prefix(colon + 1);
+  }
+  if (count != 2 && count != 4) return std::nullopt;
+  return EventCursor{.fresh = false,
+                     .epoch = numbers[0],
+                     .sequence = numbers[1],
+                     .snapshot = numbers[2],
+                     .tier = numbers[3]};
 }
 
 std::string CursorText(const EventCursor& cursor) {
   const std::string text = fmt::format("{:016x}:{}", cursor.epoch, cursor.sequence);
-  return cursor.snapshot == 0 ? text : fmt::format("{}:{}", text, cursor.snapshot);
+  if (cursor.snapshot == 0 && cursor.tier == 0) return text;
+  return fmt::format("{}:{}:{}", text, cursor.snapshot, cursor.tier);
 }
 
 struct Query {

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <random>
 #include <thread>
 
@@ -277,6 +278,53 @@ TEST_P(EngineTiers, PrefetchedTextsAreInMemoryWhenTheyAreAskedFor) {
   EXPECT_EQ(answer->From("memory"), 299);
   EXPECT_EQ(answer->From("disk"), 0);
   EXPECT_EQ(Start({})->Apply(hint).status, HintStatus::kRejected) << "no tier";
+}
+
+// After a restart a reader of events is told what the disk has, page by page, and then what changes.
+TEST_P(EngineTiers, ASnapshotOfEventsHasWhatTheDiskHas) {
+  auto disk = OpenDisk();
+  {
+    auto core = Start({disk.get()});
+    Ask(*core, Prompt(51, 400));
+    core->cache().FlushTiers();
+  }
+  auto core = Start({disk.get()});
+  Ask(*core, Prompt(52, 70));
+  core->cache().FlushTiers();
+  KvCache& cache = core->cache();
+  const std::vector<Tier*> tiers = {disk.get()};
+  const auto owners = cache.Spaces();
+  EXPECT_EQ(owners, (std::map<SpaceId, std::string>{{kSpace, "t"}}));
+  EventPage page = ReadSnapshot(cache, tiers, "t", false, {}, 100);
+  EXPECT_TRUE(page.reset);
+  std::map<EventTier, size_t> blocks{{EventTier::kMemory, page.events.size()}};
+  EXPECT_EQ(page.next.tier, 1u);
+  EventPage none;
+  EXPECT_FALSE(ReadEvents(cache.events(), "t", false, page.next, 100, none))
+      << "there is more of the snapshot";
+  while (InListing(cache.events(), tiers, page.next)) {
+    page = ReadListed(cache, tiers, owners, page.next, 2);
+    EXPECT_FALSE(page.reset);
+    EXPECT_LE(page.events.size(), 2u);
+    for (const KvEvent& event : page.events) {
+      ++blocks[event.tier];
+      EXPECT_EQ(event.sequence, 0u);
+      EXPECT_EQ(event.tenant, "t");
+      EXPECT_EQ(event.tokens.size(), 64u);
+    }
+  }
+  EXPECT_EQ(blocks, (std::map<EventTier, size_t>{{EventTier::kMemory, 1}, {EventTier::kDisk, 7}}));
+  ASSERT_TRUE(disk->Remove(cache.Names("t", Prompt(51, 400))));
+  disk->Flush();
+  for (int i = 0; i < 10000; ++i) {
+    core->Step();
+    ASSERT_TRUE(ReadEvents(cache.events(), "t", false, page.next, 100, page));
+    if (!page.events.empty()) break;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  ASSERT_EQ(page.events.size(), 6u);
+  for (const KvEvent& event : page.events) EXPECT_EQ(event.type, EventType::kRemoved);
+  EXPECT_TRUE(ReadListed(cache, tiers, {}, {.fresh = false, .tier = 1}, 2).events.empty()) << "of nobody";
 }
 
 TEST_P(EngineTiers, ATightMemoryStillAnswers) {

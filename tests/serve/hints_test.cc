@@ -376,14 +376,18 @@ TEST_F(HintsTest, EventsArePagedByWhatTheAnswerSaysIsNext) {
     removed.tenant = "default";
     removed.kinds = 2;
     page.events = {stored, removed};
-    page.next = {.fresh = false, .epoch = 0xabc, .sequence = 6, .snapshot = cursor.fresh ? 9u : 0u};
+    page.next = {.fresh = false,
+                 .epoch = 0xabc,
+                 .sequence = 6,
+                 .snapshot = cursor.fresh ? 9u : 0u,
+                 .tier = cursor.fresh ? 1u : 0u};
     return page;
   };
   Start();
   const Json first = Json::parse(Get("/v1/cache/events").body);
   EXPECT_EQ(first["epoch"], "0000000000000abc");
   EXPECT_EQ(first["reset"], true);
-  EXPECT_EQ(first["next"], "0000000000000abc:6:9");
+  EXPECT_EQ(first["next"], "0000000000000abc:6:9:1");
   EXPECT_EQ(first["events"][0]["seq"], nullptr);
   EXPECT_EQ(first["events"][0]["kinds"], Json({"full", "window512"}));
   EXPECT_EQ(first["events"][0]["tokens"], Json({1, 2}));
@@ -391,15 +395,16 @@ TEST_F(HintsTest, EventsArePagedByWhatTheAnswerSaysIsNext) {
   EXPECT_EQ(first["events"][1]["tier"], "disk");
   EXPECT_EQ(first["events"][1]["kinds"], Json({"window512"}));
   EXPECT_FALSE(first["events"][1].contains("tokens"));
-  const Json second = Json::parse(Get("/v1/cache/events?limit=7&after=0000000000000abc%3A6%3A9").body);
+  const Json second = Json::parse(Get("/v1/cache/events?limit=7&after=0000000000000abc%3A6%3A9%3A1").body);
   EXPECT_EQ(second["next"], "0000000000000abc:6");
   EXPECT_EQ(second["reset"], false);
   ASSERT_EQ(asked.size(), 2u);
   EXPECT_EQ(asked[1].epoch, 0xabcu);
   EXPECT_EQ(asked[1].sequence, 6u);
   EXPECT_EQ(asked[1].snapshot, 9u);
-  for (const char* bad :
-       {"after=x", "after=5", "after=zz:1", "after=1:-1", "after=1:2:x", "limit=0", "limit=x", "limit=10001"})
+  EXPECT_EQ(asked[1].tier, 1u);
+  for (const char* bad : {"after=x", "after=5", "after=zz:1", "after=1:-1", "after=1:2:x", "after=1:2:3",
+                          "after=1:2:3:4:5", "limit=0", "limit=x", "limit=10001"})
     ExpectError(Get(std::string("/v1/cache/events?") + bad), 400);
 }
 

@@ -127,14 +127,21 @@ void DiskWriter::Flush() {
 
 // Also cleans, when nothing waits to be written.
 bool DiskWriter::Maintain() {
-  std::lock_guard lock(core_.write_mutex);
-  const int64_t waited = core_.clock->NowNs() - checkpoint_ns_;
-  if (core_.CheckpointDue() || waited < 0 || waited >= kCheckpointNs) {
-    checkpoint_ns_ = core_.clock->NowNs();
-    (void)core_.Checkpoint();
+  bool cleaned = false;
+  std::vector<RemovedRecord> departed;
+  {
+    std::lock_guard lock(core_.write_mutex);
+    const int64_t waited = core_.clock->NowNs() - checkpoint_ns_;
+    if (core_.CheckpointDue() || waited < 0 || waited >= kCheckpointNs) {
+      checkpoint_ns_ = core_.clock->NowNs();
+      (void)core_.Checkpoint();
+    }
+    departed = core_.TakeDeparted();
+    if (core_.ReapDue()) core_.Reap();
+    cleaned = core_.Clean();
   }
-  if (core_.ReapDue()) core_.Reap();
-  return core_.Clean();
+  core_.TellDeparted(std::move(departed));
+  return cleaned;
 }
 
 bool DiskWriter::Step() {
@@ -161,11 +168,17 @@ bool DiskWriter::WriteBatch() {
   std::vector<Pending> batch = TakeBatch();
   if (batch.empty()) return false;
   std::vector<NewRecord> records;
+  std::vector<RemovedRecord> departed;
   {
     std::lock_guard lock(core_.write_mutex);
     WriteRecords(batch, records);
+    // Before the batch becomes valid, and told before it is: so a name that went and comes back is told in
+    // that order, and one that comes and goes in the other.
+    departed = core_.TakeDeparted();
+    RecheckKnown(batch);
     core_.Commit(records);
   }
+  core_.TellDeparted(std::move(departed));
   Finish(batch, records);
   return true;
 }
@@ -258,6 +271,15 @@ Status DiskWriter::Encode(RecordHead& head, const Pending& put, NewRecord& recor
   std::fill(out.begin() + static_cast<ptrdiff_t>(kFrameBytes + bytes.size()),
             out.begin() + static_cast<ptrdiff_t>(payload_at), std::byte{});
   return core_.WriteTo(room.segment, uint64_t{room.page} * kPage, out);
+}
+
+// What was here already may have been evicted for a later record of its batch.
+void DiskWriter::RecheckKnown(std::vector<Pending>& batch) {
+  for (Pending& put : batch) {
+    if (!put.status || put.record != kNone) continue;
+    if (core_.Compare(KeyOf(put.header.name), 0) != DiskCore::Known::kNew) continue;
+    put.status = Fail(ErrorKind::kExhausted, "record {} was here and had to go", put.header.name.ShortHex());
+  }
 }
 
 void DiskWriter::Finish(std::vector<Pending>& batch, const std::vector<NewRecord>& records) {

@@ -45,6 +45,7 @@ class DiskWriter {
   void WriteRecords(std::vector<Pending>& batch, std::vector<NewRecord>& records);
   Status WriteRecord(Pending& put, std::vector<NewRecord>& records);
   Status Encode(RecordHead& head, const Pending& put, NewRecord& record);
+  void RecheckKnown(std::vector<Pending>& batch);
   void Finish(std::vector<Pending>& batch, const std::vector<NewRecord>& records);
   bool Maintain();
 

@@ -74,6 +74,7 @@ class SharedKeyring final : public Keyring {
 
   Result<SpaceId> SpaceOf(const std::string& tenant) override;
   Result<SpaceId> Forget(const std::string& tenant) override;
+  std::vector<std::pair<std::string, SpaceId>> Spaces() const override { return table_.Spaces(); }
   const Sealer* sealer() const override { return store_key_.get() ? &sealer_ : nullptr; }
   KeyringStats stats() const override;
 

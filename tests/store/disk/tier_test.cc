@@ -150,7 +150,7 @@ TEST(DiskTier, ListsEverythingInPortions) {
   std::set<Digest> names;
   uint64_t cursor = 0;
   do {
-    for (const RecordHeader& header : disk.tier->List(cursor, 3))
+    for (const RecordHeader& header : disk.tier->List(cursor, 3, nullptr))
       EXPECT_TRUE(names.insert(header.name).second);
   } while (cursor != 0);
   EXPECT_EQ(names.size(), 10u);
