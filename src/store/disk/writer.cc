@@ -184,15 +184,16 @@ bool DiskWriter::WriteBatch() {
 }
 
 void DiskWriter::WriteRecords(std::vector<Pending>& batch, std::vector<NewRecord>& records) {
+  Written written;
   for (Pending& put : batch) {
-    if (put.status) put.status = WriteRecord(put, records);
+    if (put.status) put.status = WriteRecord(put, records, written);
     // Its bytes are on their way; the memory is the caller's again.
     put.payload = {};
   }
   if (buffer_.size() > kKeptBuffer) buffer_.Release();
 }
 
-Status DiskWriter::WriteRecord(Pending& put, std::vector<NewRecord>& records) {
+Status DiskWriter::WriteRecord(Pending& put, std::vector<NewRecord>& records, Written& written) {
   const RecordHeader& header = put.header;
   const RecordKey key = KeyOf(header.name);
   if (core_.Removed(key, header.space, put.born)) {
@@ -200,12 +201,10 @@ Status DiskWriter::WriteRecord(Pending& put, std::vector<NewRecord>& records) {
   }
   LARDER_ASSIGN(RecordHead head, MakeRecordHead(header, put.payload, kPage, core_.sealer));
   auto known = core_.Compare(key, head.payload_digest);
-  const auto twin = std::find_if(records.begin(), records.end(), [&](const NewRecord& record) {
-    return record.status && record.entry.key == key;
-  });
-  if (twin != records.end()) {
-    put.record = static_cast<size_t>(twin - records.begin());
-    known = twin->entry.digest == head.payload_digest ? DiskCore::Known::kSame : DiskCore::Known::kOther;
+  if (const auto twin = written.find(key); twin != written.end()) {
+    put.record = twin->second;
+    known = records[twin->second].entry.digest == head.payload_digest ? DiskCore::Known::kSame
+                                                                      : DiskCore::Known::kOther;
   }
   if (known == DiskCore::Known::kOther) {
     put.record = kNone;
@@ -227,6 +226,7 @@ Status DiskWriter::WriteRecord(Pending& put, std::vector<NewRecord>& records) {
   record.status = Encode(head, put, record);
   if (record.segment == nullptr) return record.status;
   put.record = records.size();
+  if (record.status) written[key] = put.record;
   records.push_back(std::move(record));
   return {};
 }
