@@ -26,6 +26,20 @@ HintAnswer Pin(KvCache& cache, const Hint& hint) {
   return Answer(grant.rows, std::move(grant.reason));
 }
 
+// What nothing below memory has would be lost, and is kept: of a tenant without a space, what the admission
+// refused, what is still being written.
+HintAnswer Demote(KvCache& cache, const Hint& hint) {
+  const int64_t rows = cache.leases().Drop(hint.tenant, hint.target, KvLeases::DropWhat::kBelow);
+  const auto asked = static_cast<int64_t>(hint.target.tokens.size());
+  if (rows == 0) {
+    return Answer(0, "nothing of it is in memory that a tier has and no other text, lease or request needs");
+  }
+  if (rows < asked) {
+    return Answer(rows, "the rest is in no tier, not in memory, or other texts, leases or requests need it");
+  }
+  return Answer(rows, "");
+}
+
 HintAnswer Drop(KvCache& cache, const Hint& hint) {
   const int64_t rows = cache.leases().Drop(hint.tenant, hint.target);
   const auto asked = static_cast<int64_t>(hint.target.tokens.size());
@@ -88,7 +102,7 @@ HintAnswer ApplyHint(KvCache& cache, bool tiers, const Hint& hint) {
       return Answer(0, "not for memory alone");
     case HintAction::kDemote:
       // What is sealed was written below when it was; leaving memory is what is left to do.
-      return tiers ? Drop(cache, hint) : Answer(0, "no tier below memory");
+      return tiers ? Demote(cache, hint) : Answer(0, "no tier below memory");
     case HintAction::kEvict:
       return Drop(cache, hint);
   }

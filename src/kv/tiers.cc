@@ -173,6 +173,13 @@ void KvTiers::KeepKind(KvNode& node, int kind, uint8_t missing) {
   }
 }
 
+bool KvTiers::Have(std::span<KvNode* const> path) const {
+  std::unordered_set<const KvNode*> writing;
+  for (const auto& [id, write] : writes_) writing.insert(write.node);
+  return std::ranges::all_of(
+      path, [&](const KvNode* node) { return node->stored != 0 && !writing.contains(node); });
+}
+
 void KvTiers::Written(uint64_t id, size_t tier, const Status& status) {
   const auto at = writes_.find(id);
   Write& write = at->second;

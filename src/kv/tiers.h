@@ -48,6 +48,10 @@ class KvTiers {
   // To be written to the tiers that want it, unless it is there.
   void Keep(KvNode& node);
 
+  // Whether a tier has each of these, as far as it said; one that is being written is not there yet. A suffix
+  // without what comes before it is found by nobody, so ask for whole paths.
+  bool Have(std::span<KvNode* const> path) const;
+
   // `parent` is the block that did not arrive, computed by now: what follows it joins the tree.
   void CloseGap(KvRestore& restore, KvNode& parent);
   // `from` is being replaced by `to`, the same block.

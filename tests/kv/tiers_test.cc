@@ -8,6 +8,7 @@
 
 #include "kv/block_record.h"
 #include "kv/events.h"
+#include "kv/leases.h"
 #include "kv_fixture.h"
 #include "memory_tier.h"
 
@@ -428,6 +429,42 @@ TEST(Tiers, TwoServersWriteTheSameBytes) {
   first.Settle();
   second.Settle();
   EXPECT_EQ(first.tier().conflicts + second.tier().conflicts, 0u);
+}
+
+TEST(Tiers, OnlyWhatATierHasIsDemoted) {
+  using enum KvLeases::DropWhat;
+  MemoryRecords disk;
+  Server server({&disk});
+  KvCache& cache = server.cache();
+  const auto text = Text(1, 200);
+  const auto demote = [&](const std::string& tenant) {
+    return cache.leases().Drop(tenant, {.tokens = text}, kBelow);
+  };
+  server.Run("homeless", text);
+  cache.leases().Take("homeless", {.tokens = text}, {.holder = "h", .ttl_ms = 60'000});
+  server.Settle();
+  EXPECT_EQ(demote("homeless"), 0) << "it has no space, and nothing below";
+  EXPECT_EQ(cache.Probe("homeless", text), 200);
+  EXPECT_EQ(cache.leases().List("homeless", 10).size(), 1u) << "nor does its lease end";
+
+  server.Run("a", text);
+  EXPECT_EQ(demote("a"), 0) << "it is being written";
+  server.Settle();
+  EXPECT_EQ(demote("a"), 200);
+  EXPECT_EQ(cache.Probe("a", text), 0);
+  EXPECT_EQ(server.Run("a", text).from_first, 200);
+
+  server.tier().full = true;
+  server.Run("b", text);
+  server.Settle();
+  EXPECT_EQ(demote("b"), 0) << "it was refused, and is offered again";
+  server.Settle();
+  EXPECT_EQ(cache.Probe("b", text), 200);
+  server.tier().full = false;
+  EXPECT_EQ(demote("b"), 0) << "offered, and being written";
+  server.Settle();
+  EXPECT_EQ(demote("b"), 200);
+  EXPECT_TRUE(server.world().Sound());
 }
 
 // What a reader of one tenant's events knows of a tier, from events and listings.
