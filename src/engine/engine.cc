@@ -39,11 +39,17 @@ struct Engine::Impl {
   std::unique_ptr<LeaseFile> lease_file;  // null: leases end with the process
   uint64_t saved_leases = 0;              // KvLeases::version
   int64_t saved_ns = 0;
+  uint64_t told_events = 0;
+
+  std::mutex listener_mutex;
+  std::function<void()> listener;  // guarded by listener_mutex
+
   std::jthread thread;
 
   std::optional<SpaceId> SpaceOf(const std::string& tenant);
   void Loop();
   void SaveLeases(bool busy);
+  void TellOfEvents(uint64_t written);
   void Post(std::function<void()> work);
   template <class T>
   T Ask(std::function<T()> question, T otherwise);
@@ -79,11 +85,19 @@ void Engine::Impl::Loop() {
     busy = core->Step();
     SaveLeases(busy);
     core->ReadStats(now);
+    TellOfEvents(now.events);
     std::lock_guard lock(mutex);
     std::swap(stats, now);
     unfinished = core->unfinished() + static_cast<int64_t>(inbox.size());
     if (unfinished == 0) idle.notify_all();
   }
+}
+
+void Engine::Impl::TellOfEvents(uint64_t written) {
+  if (written == told_events) return;
+  told_events = written;
+  std::lock_guard lock(listener_mutex);
+  if (listener) listener();
 }
 
 // While there is work, once a second; before there is none, whatever has changed.
@@ -219,6 +233,8 @@ EngineStats Engine::Stats() const {
     stats = impl_->stats;
   }
   for (const Tier* tier : impl_->options.tiers) stats.tiers.emplace_back(tier->name(), tier->stats());
+  if (impl_->options.keyring != nullptr && !stats.tiers.empty())
+    stats.keyring = impl_->options.keyring->stats();
   return stats;
 }
 
@@ -254,6 +270,10 @@ HintAnswer Engine::Apply(Hint hint) {
   return impl_->Ask<HintAnswer>(
       [core = impl_->core.get(), hint = std::move(hint)] { return core->Apply(hint); },
       {HintStatus::kRejected, 0, "the server is shutting down"});
+}
+
+bool Engine::Fetching(uint64_t ticket) {
+  return impl_->Ask<bool>([core = impl_->core.get(), ticket] { return core->Fetching(ticket); }, false);
 }
 
 std::vector<std::pair<std::string, int64_t>> Engine::Lookup(const std::string& tenant,
@@ -300,6 +320,16 @@ EventPage Engine::Events(const std::string& tenant, bool all, const EventCursor&
   return impl_->Ask<EventPage>([&cache, &tiers, tenant, all, cursor,
                                 limit] { return ReadSnapshot(cache, tiers, tenant, all, cursor, limit); },
                                page);
+}
+
+bool Engine::EventsNow(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit,
+                       EventPage& page) {
+  return ReadEvents(impl_->core->cache().events(), tenant, all, cursor, limit, page);
+}
+
+void Engine::OnEvents(std::function<void()> listener) {
+  std::lock_guard lock(impl_->listener_mutex);
+  impl_->listener = std::move(listener);
 }
 
 Status Engine::CheckCacheInvariants() {

@@ -2,15 +2,18 @@
 #include <array>
 #include <charconv>
 #include <optional>
+#include <utility>
 
 #include "serve/endpoints.h"
 #include "serve/errors.h"
+#include "serve/event_waits.h"
 #include "serve/json_writer.h"
 
 namespace larder {
 namespace {
 
 constexpr int64_t kDefaultEvents = 1000, kMostEvents = 10'000;
+constexpr int64_t kLongestWaitMs = 30'000;
 
 template <class T>
 std::optional<T> Number(std::string_view text, int base) {
@@ -49,6 +52,7 @@ std::string CursorText(const EventCursor& cursor) {
 struct Query {
   EventCursor after;
   size_t limit = kDefaultEvents;
+  int64_t wait_ms = 0;
 };
 
 ApiResult<Query> ReadQuery(const HttpRequest& request) {
@@ -64,6 +68,13 @@ ApiResult<Query> ReadQuery(const HttpRequest& request) {
       return BadField("limit", "'limit' must be an integer in 1..{}.", kMostEvents);
     }
     query.limit = static_cast<size_t>(*limit);
+  }
+  if (const auto text = request.QueryParameter("wait_ms")) {
+    const auto wait = Number<int64_t>(*text, 10);
+    if (!wait || *wait < 0 || *wait > kLongestWaitMs) {
+      return BadField("wait_ms", "'wait_ms' must be an integer in 0..{}.", kLongestWaitMs);
+    }
+    query.wait_ms = *wait;
   }
   return query;
 }
@@ -91,21 +102,44 @@ void WriteEvent(JsonWriter& json, const KvEvent& event, const std::vector<std::s
   json.EndObject();
 }
 
-}  // namespace
-
-// The operator sees the blocks of all tenants, but nobody the tokens of another.
-HttpResponse HandleCacheEvents(ServeContext& context, const HttpRequest& request) {
-  const ApiResult<Query> query = ReadQuery(request);
-  if (!query) return ErrorResponse(query.error());
-  const bool all = request.tenant == kOperatorTenant;
-  const EventPage page = context.backend->Events(request.tenant, all, query->after, query->limit);
-  const std::vector<std::string> kinds = context.backend->KvKinds();
+HttpResponse PageResponse(const EventPage& page, const std::vector<std::string>& kinds,
+                          const std::string& tenant) {
   JsonWriter json;
   json.BeginObject().Field("epoch", fmt::format("{:016x}", page.next.epoch)).Field("reset", page.reset);
   json.Key("events").BeginArray();
-  for (const KvEvent& event : page.events) WriteEvent(json, event, kinds, event.tenant == request.tenant);
+  for (const KvEvent& event : page.events) WriteEvent(json, event, kinds, event.tenant == tenant);
   json.EndArray().Field("next", CursorText(page.next)).EndObject();
   return {.body = json.Take()};
+}
+
+// Whether a reader knows everything with this page.
+bool UpToDate(const EventPage& page) {
+  return !page.reset && page.events.empty() && page.next.snapshot == 0 && page.next.tier == 0;
+}
+
+}  // namespace
+
+// The operator sees the blocks of all tenants, but nobody the tokens of another.
+void HandleCacheEvents(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange) {
+  const auto respond = [&](HttpResponse response) {
+    exchange->Post(
+        [exchange, response = std::move(response)]() mutable { exchange->Respond(std::move(response)); });
+  };
+  const ApiResult<Query> query = ReadQuery(request);
+  if (!query) return respond(ErrorResponse(query.error()));
+  const bool all = request.tenant == kOperatorTenant;
+  const auto answer = [kinds = context.backend->KvKinds(), tenant = request.tenant](const EventPage& page) {
+    return PageResponse(page, kinds, tenant);
+  };
+  const EventPage page = context.backend->Events(request.tenant, all, query->after, query->limit);
+  if (query->wait_ms == 0 || !UpToDate(page)) return respond(answer(page));
+  context.waits->Add({.tenant = request.tenant,
+                      .all = all,
+                      .after = page.next,
+                      .limit = query->limit,
+                      .wait_ms = query->wait_ms,
+                      .exchange = exchange,
+                      .answer = answer});
 }
 
 }  // namespace larder

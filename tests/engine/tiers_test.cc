@@ -266,17 +266,29 @@ TEST_P(EngineTiers, PrefetchedTextsAreInMemoryWhenTheyAreAskedFor) {
   hint.target.tokens = prompt;
   hint.holder = "h";
   hint.space = kSpace;
-  EXPECT_EQ(core->Apply(hint).status, HintStatus::kDeferred);
+  const HintAnswer begun = core->Apply(hint);
+  EXPECT_EQ(begun.status, HintStatus::kDeferred);
+  EXPECT_TRUE(core->Fetching(begun.ticket));
+  EXPECT_FALSE(core->Fetching(begun.ticket + 1));
   for (int i = 0; i < 10000 && core->cache().leases().stats().leases == 0; ++i) {
     core->Step();
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
   EXPECT_EQ(core->cache().leases().stats().leases, 1u);
+  EXPECT_FALSE(core->Fetching(begun.ticket)) << "it is over";
   EXPECT_EQ(core->cache().Probe("t", prompt), 300);
   EXPECT_EQ(core->Apply(hint).status, HintStatus::kAccepted) << "it is there";
   const auto answer = Ask(*core, prompt);
   EXPECT_EQ(answer->From("memory"), 299);
   EXPECT_EQ(answer->From("disk"), 0);
+  hint.action = HintAction::kDemote;
+  core->cache().FlushTiers();
+  hint.target.tokens.insert(hint.target.tokens.end(), answer->tokens.begin(), answer->tokens.end());
+  core->cache().leases().End("t", {.holder = "h"});
+  const HintAnswer demoted = core->Apply(hint);
+  EXPECT_EQ(demoted.tokens, 305) << demoted.reason;
+  EXPECT_EQ(core->cache().Probe("t", prompt), 0);
+  hint.action = HintAction::kPrefetch;
   EXPECT_EQ(Start({})->Apply(hint).status, HintStatus::kRejected) << "no tier";
 }
 

@@ -327,6 +327,19 @@ TEST_F(HintsTest, LmcacheControllersCallsAreAnswered) {
   EXPECT_EQ(backend_.hints.back().action, HintAction::kDemote);
   EXPECT_EQ(ok("move", move("LocalDiskBackend", "LocalCPUBackend", true))["num_tokens"], 3);
   EXPECT_EQ(backend_.hints.back().action, HintAction::kPrefetch);
+  backend_.answer_hint = [](const larder::Hint&) {
+    return HintAnswer{HintStatus::kDeferred, 3, "it is being looked for below", 7};
+  };
+  const Json under_way = ok("move", move("LocalDiskBackend", "LocalCPUBackend", true));
+  backend_.fetching = 7;
+  EXPECT_EQ(ok("check_finish", {{"event_id", under_way["event_id"]}})["status"], "in_progress");
+  EXPECT_EQ(ok("check_finish", {{"event_id", pinned["event_id"]}})["status"], "finished");
+  backend_.fetching = 8;
+  EXPECT_EQ(ok("check_finish", {{"event_id", under_way["event_id"]}})["status"], "finished");
+  ExpectError(call("check_finish", {{"event_id", "Move-0123456789abcdef01234567"}}), 404, "event_id");
+  backend_.answer_hint = [](const larder::Hint& hint) {
+    return HintAnswer{HintStatus::kAccepted, static_cast<int64_t>(hint.target.tokens.size()), ""};
+  };
   backend_.lookup = {{"memory", 3}, {"disk", 2}};
   EXPECT_EQ(ok("move", move("LocalCPUBackend", "LocalDiskBackend", true))["num_tokens"], 2);
   ExpectError(call("move", move("LocalDiskBackend", "LocalCPUBackend", false)), 501, "", "unsupported");
@@ -403,8 +416,9 @@ TEST_F(HintsTest, EventsArePagedByWhatTheAnswerSaysIsNext) {
   EXPECT_EQ(asked[1].sequence, 6u);
   EXPECT_EQ(asked[1].snapshot, 9u);
   EXPECT_EQ(asked[1].tier, 1u);
-  for (const char* bad : {"after=x", "after=5", "after=zz:1", "after=1:-1", "after=1:2:x", "after=1:2:3",
-                          "after=1:2:3:4:5", "limit=0", "limit=x", "limit=10001"})
+  for (const char* bad :
+       {"after=x", "after=5", "after=zz:1", "after=1:-1", "after=1:2:x", "after=1:2:3", "after=1:2:3:4:5",
+        "limit=0", "limit=x", "limit=10001", "wait_ms=x", "wait_ms=-1", "wait_ms=30001"})
     ExpectError(Get(std::string("/v1/cache/events?") + bad), 400);
 }
 
@@ -458,6 +472,26 @@ TEST_F(HintsTenants, SeeTheirOwnAndTheOperatorNoStrangersTokens) {
   for (const char* path : {"/v1/cache/events", "/v1/cache/leases"}) EXPECT_EQ(Get(path).status, 401);
   EXPECT_EQ(Post("/v1/cache/hints", body).status, 401);
   EXPECT_EQ(Post("/v1/cache/lmcache/lookup", {{"tokens", {1}}}).status, 401);
+  const Answer health =
+      Post("/v1/cache/lmcache/health", {{"instance_id", "larder"}}, "Authorization: Bearer key-o\r\n");
+  const Json asked = {{"event_id", Json::parse(health.body)["event_id"]}};
+  EXPECT_EQ(Post("/v1/cache/lmcache/check_finish", asked, "Authorization: Bearer key-o\r\n").status, 200);
+  EXPECT_EQ(Post("/v1/cache/lmcache/check_finish", asked, "Authorization: Bearer key-a\r\n").status, 404)
+      << "another tenant's call";
+}
+
+TEST_F(HintsTenants, KeyringFiguresAreTheOperators) {
+  backend_.stats.tiers = {{"redis", {}}};
+  backend_.stats.keyring = KeyringStats{.tenants = 5, .refused_entries = 2, .local_entries = 1};
+  const std::string operators = "Authorization: Bearer key-o\r\n", others = "Authorization: Bearer key-a\r\n";
+  EXPECT_EQ(Json::parse(Get("/v1/cache/stats", operators).body)["keyring"],
+            Json({{"tenants", 5}, {"refused_entries", 2}, {"local_entries", 1}}));
+  EXPECT_FALSE(Json::parse(Get("/v1/cache/stats", others).body).contains("keyring"));
+  const std::string metrics = Get("/metrics", operators).body;
+  EXPECT_NE(metrics.find("larder_keyring_tenants 5\n"), std::string::npos);
+  EXPECT_NE(metrics.find("larder_keyring_refused_entries_total 2\n"), std::string::npos);
+  EXPECT_NE(metrics.find("larder_keyring_local_entries_total 1\n"), std::string::npos);
+  EXPECT_EQ(Get("/metrics", others).body.find("larder_keyring"), std::string::npos);
 }
 
 }  // namespace
