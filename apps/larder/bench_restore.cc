@@ -64,6 +64,7 @@ class FixedSpaces final : public Keyring {
     return space;
   }
   Result<SpaceId> Forget(const std::string& tenant) override { return SpaceOf(tenant); }
+  std::vector<std::pair<std::string, SpaceId>> Spaces() const override { return {}; }
   const Sealer* sealer() const override { return nullptr; }
   KeyringStats stats() const override { return {}; }
 };

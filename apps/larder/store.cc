@@ -142,7 +142,7 @@ class Store final : public Command {
                  "metadata", "parent", "space");
     uint64_t cursor = 0;
     do {
-      for (const RecordHeader& header : store->tier->List(cursor, kListed)) ListOne(header);
+      for (const RecordHeader& header : store->tier->List(cursor, kListed, nullptr)) ListOne(header);
     } while (cursor != 0);
     return {};
   }

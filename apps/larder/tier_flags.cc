@@ -34,6 +34,7 @@ class WipingKeyring final : public Keyring {
     return ring_->SpaceOf(tenant);
   }
   Result<SpaceId> Forget(const std::string& tenant) override { return ring_->Forget(tenant); }
+  std::vector<std::pair<std::string, SpaceId>> Spaces() const override { return ring_->Spaces(); }
   const Sealer* sealer() const override { return ring_->sealer(); }
   KeyringStats stats() const override { return ring_->stats(); }
 

@@ -140,12 +140,16 @@ HintAnswer EngineCore::BeginPrefetch(const Hint& hint) {
   const auto asked = static_cast<int64_t>(hint.target.tokens.size());
   auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch);
   const bool comes = restore != nullptr;
-  prefetches_.push_back({std::move(restore), hint});
-  if (comes) return {HintStatus::kDeferred, asked, "it is being looked for below"};
+  prefetches_.push_back({std::move(restore), hint, ++last_ticket_});
+  if (comes) return {HintStatus::kDeferred, asked, "it is being looked for below", last_ticket_};
   TakePrefetched();
   if (cache_->Probe(hint.tenant, hint.target.tokens) < asked)
     return rejected("the tenant is kept in memory only");
   return {HintStatus::kAccepted, asked, ""};
+}
+
+bool EngineCore::Fetching(uint64_t ticket) const {
+  return std::ranges::any_of(prefetches_, [&](const Prefetch& one) { return one.ticket == ticket; });
 }
 
 // What has arrived is guarded until it is used, softly: it may still go before others do.

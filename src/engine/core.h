@@ -39,6 +39,7 @@ class EngineCore final : private SchedulerCache {
   int64_t unfinished() const { return static_cast<int64_t>(requests_.size()); }
   EngineStats Stats() const;
   HintAnswer Apply(const Hint& hint);
+  bool Fetching(uint64_t ticket) const;    // a prefetch is under way
   void ReadStats(EngineStats& out) const;  // the same, into memory that is kept
   KvCache& cache() { return *cache_; }
   const Scheduler& scheduler() const { return *scheduler_; }
@@ -110,8 +111,10 @@ class EngineCore final : private SchedulerCache {
   struct Prefetch {
     std::shared_ptr<KvRestore> restore;
     Hint hint;
+    uint64_t ticket;
   };
   std::vector<Prefetch> prefetches_;
+  uint64_t last_ticket_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
   std::unordered_map<Engine::RequestId, std::unique_ptr<Live>> requests_;
   std::unordered_map<uint64_t, Choice*> choices_;  // by ScheduledSequence::id

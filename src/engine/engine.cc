@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <future>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -38,11 +39,17 @@ struct Engine::Impl {
   std::unique_ptr<LeaseFile> lease_file;  // null: leases end with the process
   uint64_t saved_leases = 0;              // KvLeases::version
   int64_t saved_ns = 0;
+  uint64_t told_events = 0;
+
+  std::mutex listener_mutex;
+  std::function<void()> listener;  // guarded by listener_mutex
+
   std::jthread thread;
 
   std::optional<SpaceId> SpaceOf(const std::string& tenant);
   void Loop();
   void SaveLeases(bool busy);
+  void TellOfEvents(uint64_t written);
   void Post(std::function<void()> work);
   template <class T>
   T Ask(std::function<T()> question, T otherwise);
@@ -78,11 +85,19 @@ void Engine::Impl::Loop() {
     busy = core->Step();
     SaveLeases(busy);
     core->ReadStats(now);
+    TellOfEvents(now.events);
     std::lock_guard lock(mutex);
     std::swap(stats, now);
     unfinished = core->unfinished() + static_cast<int64_t>(inbox.size());
     if (unfinished == 0) idle.notify_all();
   }
+}
+
+void Engine::Impl::TellOfEvents(uint64_t written) {
+  if (written == told_events) return;
+  told_events = written;
+  std::lock_guard lock(listener_mutex);
+  if (listener) listener();
 }
 
 // While there is work, once a second; before there is none, whatever has changed.
@@ -154,6 +169,9 @@ Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, Eng
     impl->lease_file = std::make_unique<LeaseFile>(options.lease_file, clock);
     impl->core->cache().leases().Remember(impl->lease_file->Load());
   }
+  if (options.keyring != nullptr && !options.tiers.empty()) {
+    for (const auto& [tenant, space] : options.keyring->Spaces()) impl->core->cache().SetSpace(tenant, space);
+  }
   impl->stats = impl->core->Stats();
   Impl* raw = impl.get();
   impl->thread = std::jthread([raw] { raw->Loop(); });
@@ -215,6 +233,8 @@ EngineStats Engine::Stats() const {
     stats = impl_->stats;
   }
   for (const Tier* tier : impl_->options.tiers) stats.tiers.emplace_back(tier->name(), tier->stats());
+  if (impl_->options.keyring != nullptr && !stats.tiers.empty())
+    stats.keyring = impl_->options.keyring->stats();
   return stats;
 }
 
@@ -252,6 +272,10 @@ HintAnswer Engine::Apply(Hint hint) {
       {HintStatus::kRejected, 0, "the server is shutting down"});
 }
 
+bool Engine::Fetching(uint64_t ticket) {
+  return impl_->Ask<bool>([core = impl_->core.get(), ticket] { return core->Fetching(ticket); }, false);
+}
+
 std::vector<std::pair<std::string, int64_t>> Engine::Lookup(const std::string& tenant,
                                                             std::vector<int32_t> tokens) {
   struct Known {
@@ -284,11 +308,28 @@ int64_t Engine::CachedRows(const std::string& tenant) {
 
 EventPage Engine::Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) {
   EventPage page;
-  if (ReadEvents(impl_->core->cache().events(), tenant, all, cursor, limit, page)) return page;
+  KvCache& cache = impl_->core->cache();
+  const std::vector<Tier*>& tiers = impl_->options.tiers;
+  if (ReadEvents(cache.events(), tenant, all, cursor, limit, page)) return page;
+  if (InListing(cache.events(), tiers, cursor)) {
+    auto owners = impl_->Ask<std::map<SpaceId, std::string>>([&cache] { return cache.Spaces(); }, {});
+    if (!all) std::erase_if(owners, [&](const auto& owner) { return owner.second != tenant; });
+    return ReadListed(cache, tiers, owners, cursor, limit);
+  }
   page.next = cursor;
-  return impl_->Ask<EventPage>([core = impl_->core.get(), tenant, all, cursor,
-                                limit] { return ReadSnapshot(core->cache(), tenant, all, cursor, limit); },
+  return impl_->Ask<EventPage>([&cache, &tiers, tenant, all, cursor,
+                                limit] { return ReadSnapshot(cache, tiers, tenant, all, cursor, limit); },
                                page);
+}
+
+bool Engine::EventsNow(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit,
+                       EventPage& page) {
+  return ReadEvents(impl_->core->cache().events(), tenant, all, cursor, limit, page);
+}
+
+void Engine::OnEvents(std::function<void()> listener) {
+  std::lock_guard lock(impl_->listener_mutex);
+  impl_->listener = std::move(listener);
 }
 
 Status Engine::CheckCacheInvariants() {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -56,6 +57,7 @@ struct EngineStats {
   uint64_t borrowed_bytes = 0; // shared pages that these read
   uint64_t events = 0;  // of the cache's blocks, so far
   std::vector<std::pair<std::string, TierStats>> tiers;
+  std::optional<KeyringStats> keyring;  // where there are tiers
 };
 
 class Engine {
@@ -87,12 +89,20 @@ class Engine {
   // undisturbed.
   Status Wipe(const std::string& tenant);
   HintAnswer Apply(Hint hint);
+  // Whether the prefetch that answered with this ticket is still under way.
+  bool Fetching(uint64_t ticket);
   // Tokens of the text that each tier has, memory first.
   std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant, std::vector<int32_t> tokens);
   std::vector<KvLeaseInfo> Leases(const std::string& tenant, size_t limit);
   int64_t CachedRows(const std::string& tenant);  // in memory
   // What happened to blocks of the tenant, or of `all`, since the cursor, or what is there now.
   EventPage Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit);
+  // The same without waiting for anything. false: it would take a snapshot.
+  bool EventsNow(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit,
+                 EventPage& page);
+  // Called from the engine's thread after a step with events; quick, no calls to the engine but EventsNow.
+  // With null nobody is, and no call is under way when it returns.
+  void OnEvents(std::function<void()> listener);
   Status CheckCacheInvariants();
   // The last decisions of the scheduler, oldest first.
   std::vector<SchedulerDecision> Decisions(size_t limit);

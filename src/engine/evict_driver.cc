@@ -55,7 +55,8 @@ class EvictDriver::LastRows final : public ForwardHooks {
 EvictModel EvictModelOf(const Model& model) {
   const auto& layers = model.spec().layers;
   return {.layers = static_cast<int>(layers.size()),
-          .windows = std::ranges::any_of(layers, [](const LayerSpec& layer) { return layer.window > 0; })};
+          .windows = std::ranges::any_of(layers, [](const LayerSpec& layer) { return layer.window > 0; }),
+          .transformed_keys = model.kv_shape().codec() != nullptr};
 }
 
 EvictResources::EvictResources(Model& m, std::unique_ptr<PageSource> page_source)
@@ -81,6 +82,8 @@ EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod>
 
 int64_t EvictDriver::ReadableRows() const {
   if (needs_.tap == ScoreTap::kAllRows || needs_.positions == PositionMode::kCompact) return 0;
+  // Private pages hold rows, and codes are not turned back into rows.
+  if (model_.kv_shape().codec() != nullptr) return 0;
   // A window layer of the cache holds the rows that the next one needs, not those of rows that are run again.
   const bool windows = layers_.size() < model_.spec().layers.size();
   return windows ? std::max<int64_t>(0, prompt_rows_ - needs_.rows) : prompt_rows_;

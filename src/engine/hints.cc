@@ -26,6 +26,20 @@ HintAnswer Pin(KvCache& cache, const Hint& hint) {
   return Answer(grant.rows, std::move(grant.reason));
 }
 
+// What nothing below memory has would be lost, and is kept: of a tenant without a space, what the admission
+// refused, what is still being written.
+HintAnswer Demote(KvCache& cache, const Hint& hint) {
+  const int64_t rows = cache.leases().Drop(hint.tenant, hint.target, KvLeases::DropWhat::kBelow);
+  const auto asked = static_cast<int64_t>(hint.target.tokens.size());
+  if (rows == 0) {
+    return Answer(0, "nothing of it is in memory that a tier has and no other text, lease or request needs");
+  }
+  if (rows < asked) {
+    return Answer(rows, "the rest is in no tier, not in memory, or other texts, leases or requests need it");
+  }
+  return Answer(rows, "");
+}
+
 HintAnswer Drop(KvCache& cache, const Hint& hint) {
   const int64_t rows = cache.leases().Drop(hint.tenant, hint.target);
   const auto asked = static_cast<int64_t>(hint.target.tokens.size());
@@ -88,34 +102,11 @@ HintAnswer ApplyHint(KvCache& cache, bool tiers, const Hint& hint) {
       return Answer(0, "not for memory alone");
     case HintAction::kDemote:
       // What is sealed was written below when it was; leaving memory is what is left to do.
-      return tiers ? Drop(cache, hint) : Answer(0, "no tier below memory");
+      return tiers ? Demote(cache, hint) : Answer(0, "no tier below memory");
     case HintAction::kEvict:
       return Drop(cache, hint);
   }
   return Answer(0, "unknown");
-}
-
-bool ReadEvents(KvEvents& events, const std::string& tenant, bool all, const EventCursor& cursor,
-                size_t limit, EventPage& page) {
-  if (cursor.fresh || cursor.epoch != events.epoch() || cursor.snapshot != 0) return false;
-  KvEvents::Page read = events.Read(tenant, all, cursor.sequence, limit);
-  if (read.gap) return false;
-  page.events = std::move(read.events);
-  page.next = {.fresh = false, .epoch = cursor.epoch, .sequence = read.last};
-  return true;
-}
-
-EventPage ReadSnapshot(KvCache& cache, const std::string& tenant, bool all, const EventCursor& cursor,
-                       size_t limit) {
-  EventPage page;
-  const bool goes_on = !cursor.fresh && cursor.epoch == cache.events().epoch() && cursor.snapshot != 0;
-  page.reset = !goes_on;
-  page.next = cursor;
-  // What happens from here on is told after the snapshot, whichever page of it has it already.
-  if (!goes_on) page.next = {.epoch = cache.events().epoch(), .sequence = cache.events().last(tenant, all)};
-  page.next.fresh = false;
-  page.events = cache.Snapshot(all ? "" : tenant, page.next.snapshot, limit);
-  return page;
 }
 
 }  // namespace larder

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -64,8 +65,9 @@ enum class HintStatus : uint8_t { kAccepted, kClipped, kDeferred, kRejected };
 std::string_view HintStatusName(HintStatus status);  // "accepted", "clipped", ...
 struct HintAnswer {
   HintStatus status = HintStatus::kRejected;
-  int64_t tokens = 0;  // that it had an effect on
-  std::string reason;  // unless accepted
+  int64_t tokens = 0;   // that it had an effect on
+  std::string reason;   // unless accepted
+  uint64_t ticket = 0;  // deferred: Engine::Fetching tells whether it is still under way
 };
 // All but kPrefetch, which takes time: EngineCore::Apply. `tiers`: there is something below memory.
 HintAnswer ApplyHint(KvCache& cache, bool tiers, const Hint& hint);
@@ -74,7 +76,9 @@ HintAnswer ApplyHint(KvCache& cache, bool tiers, const Hint& hint);
 struct EventCursor {
   bool fresh = true;  // has read nothing yet
   uint64_t epoch = 0, sequence = 0;
-  uint64_t snapshot = 0;  // while it reads what is there: KvCache::Snapshot's cursor
+  // While it reads what is there: the cursor of KvCache::Snapshot, then those of Tier::List.
+  uint64_t snapshot = 0;
+  uint64_t tier = 0;  // whose turn it is: 0 memory, else one more than its place in EngineOptions::tiers
 };
 struct EventPage {
   bool reset = false;  // forget what you know: what follows is what is there now, then what happens
@@ -82,8 +86,14 @@ struct EventPage {
   EventCursor next;
 };
 // On the engine's thread, unless only events since the cursor are wanted: then see ReadEvents.
-EventPage ReadSnapshot(KvCache& cache, const std::string& tenant, bool all, const EventCursor& cursor,
-                       size_t limit);
+EventPage ReadSnapshot(KvCache& cache, const std::vector<Tier*>& tiers, const std::string& tenant, bool all,
+                       const EventCursor& cursor, size_t limit);
+// The part of a snapshot that a tier lists: from any thread but the engine's, since it reads the disk.
+// `tiers` as in EngineOptions; `owners` says whose blocks are wanted.
+EventPage ReadListed(const KvCache& cache, const std::vector<Tier*>& tiers,
+                     const std::map<SpaceId, std::string>& owners, const EventCursor& cursor, size_t limit);
+// Whether this cursor goes on with ReadListed.
+bool InListing(KvEvents& events, const std::vector<Tier*>& tiers, const EventCursor& cursor);
 // From any thread. false: the cursor is too old, or in the middle of a snapshot.
 bool ReadEvents(KvEvents& events, const std::string& tenant, bool all, const EventCursor& cursor,
                 size_t limit, EventPage& page);

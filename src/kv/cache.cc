@@ -139,6 +139,7 @@ void KvCache::SetSpace(const std::string& tenant, const SpaceId& space) { impl_-
 void KvCache::Forget(const std::string& tenant) {
   if (const auto space = impl_->spaces.find(tenant); space != impl_->spaces.end()) {
     impl_->wiped.insert(space->second);
+    if (impl_->tiers != nullptr) impl_->tiers->TellCleared(tenant);
     impl_->spaces.erase(space);
   }
   impl_->Retire(tenant);
@@ -398,6 +399,7 @@ void KvCache::Impl::SetSpace(const std::string& tenant, const SpaceId& space) {
   const auto [at, added] = spaces.emplace(tenant, space);
   if (!added && at->second == space) return;
   at->second = space;
+  if (!added && tiers != nullptr) tiers->TellCleared(tenant);
   Retire(tenant);
 }
 

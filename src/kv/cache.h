@@ -24,7 +24,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -45,6 +47,7 @@ class KvCache;
 class KvEvents;
 class KvLeases;
 class KvRestore;
+enum class EventTier : uint8_t;
 struct KvEvent;
 struct KvNode;
 struct KvTiersOptions;
@@ -224,6 +227,14 @@ class KvCache {
   // number: at most `limit` from `cursor` (0 first) on, which is set to where the next call goes on, 0 at the
   // end.
   std::vector<KvEvent> Snapshot(const std::string& tenant, uint64_t& cursor, size_t limit) const;
+  // The same for what tiers have, which their List tells: a record as a stored event, if it is a full block
+  // of the kind that names are of; from any thread.
+  std::optional<KvEvent> StoredEvent(const RecordHeader& header, EventTier tier,
+                                     const std::string& tenant) const;
+  // Of the tiers that tell what goes the first one from place `from` on; the number of tiers: there is none.
+  // From any thread once SetTiers was called.
+  size_t NextTellingTier(size_t from) const;
+  std::map<SpaceId, std::string> Spaces() const;  // tenants by their space
   uint64_t used_bytes() const;
   uint64_t limit_bytes() const;
 

@@ -23,6 +23,8 @@ std::string_view EventTypeName(EventType type) {
       return "removed";
     case EventType::kCleared:
       return "cleared";
+    case EventType::kLost:
+      break;
   }
   return "unknown";
 }
@@ -39,6 +41,10 @@ std::string_view EventTierName(EventTier tier) {
   return "unknown";
 }
 
+EventTier EventTierOf(std::string_view tier_name) {
+  return tier_name == EventTierName(EventTier::kRedis) ? EventTier::kRedis : EventTier::kDisk;
+}
+
 KvEvents::KvEvents(size_t capacity) : epoch_(RandomEpoch()), ring_(std::max<size_t>(capacity, 1)) {}
 
 KvEvents::Entry& KvEvents::Next(EventType type, EventTier tier, const std::string& tenant) {
@@ -46,7 +52,7 @@ KvEvents::Entry& KvEvents::Next(EventType type, EventTier tier, const std::strin
   if (owner == owners_.end()) owner = owners_.emplace(tenant, Owner{.name = tenant}).first;
   ++written_;
   Entry& entry = ring_[(written_ - 1) % ring_.size()];
-  if (entry.owner != nullptr) entry.owner->lost = entry.number;
+  if (entry.owner != nullptr) entry.owner->lost = std::max(entry.owner->lost, entry.number);
   entry.owner = &owner->second;
   entry.number = ++owner->second.last;
   entry.type = type;
@@ -81,11 +87,18 @@ void KvEvents::Cleared(EventTier tier, const std::string& tenant) {
   Next(EventType::kCleared, tier, tenant);
 }
 
+void KvEvents::Lost(const std::string& tenant) {
+  const std::lock_guard lock(mutex_);
+  const Entry& entry = Next(EventType::kLost, EventTier::kMemory, tenant);
+  entry.owner->lost = entry.number;
+  lost_ = written_;
+}
+
 KvEvents::Page KvEvents::Read(const std::string& tenant, bool all, uint64_t after, size_t limit) const {
   const std::lock_guard lock(mutex_);
   const auto owner = owners_.find(tenant);
   const uint64_t kept = std::min<uint64_t>(written_, ring_.size());
-  uint64_t newest = written_, lost = written_ - kept;
+  uint64_t newest = written_, lost = std::max(written_ - kept, lost_);
   if (!all) {
     newest = owner == owners_.end() ? 0 : owner->second.last;
     lost = owner == owners_.end() ? 0 : owner->second.lost;

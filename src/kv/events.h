@@ -20,10 +20,11 @@
 
 namespace larder {
 
-enum class EventType : uint8_t { kStored, kRemoved, kCleared };
+enum class EventType : uint8_t { kStored, kRemoved, kCleared, kLost };  // kLost is never read
 enum class EventTier : uint8_t { kMemory, kDisk, kRedis };
-std::string_view EventTypeName(EventType type);  // "stored", "removed", "cleared"
-std::string_view EventTierName(EventTier tier);  // as Tier::name(); "memory"
+std::string_view EventTypeName(EventType type);     // "stored", "removed", "cleared"
+std::string_view EventTierName(EventTier tier);     // as Tier::name(); "memory"
+EventTier EventTierOf(std::string_view tier_name);  // of one below memory
 
 struct KvEvent {
   uint64_t sequence = 0;
@@ -47,6 +48,8 @@ class KvEvents {
   void Stored(EventTier tier, const std::string& tenant, const Digest& name, const Digest& parent,
               std::span<const int32_t> tokens, uint32_t kinds);
   void Removed(EventTier tier, const std::string& tenant, const Digest& name, uint32_t kinds);
+  // Something was missed: who reads the tenant's events, or all, has to ask for what is there.
+  void Lost(const std::string& tenant);
   // All of the tenant's blocks in this tier are gone; what is still there is told as stored behind it.
   void Cleared(EventTier tier, const std::string& tenant);
 
@@ -89,6 +92,7 @@ class KvEvents {
   mutable std::mutex mutex_;
   std::vector<Entry> ring_;
   uint64_t written_ = 0;                 // over all
+  uint64_t lost_ = 0;                    // over all: the last that says so
   std::map<std::string, Owner> owners_;  // kept for good: there are as many as there are keys
 };
 

@@ -82,7 +82,7 @@ int64_t KvLeases::End(const std::string& tenant, const KvTarget& target) {
   return EraseAll(Matching(TenantOf(tenant), target));
 }
 
-int64_t KvLeases::Drop(const std::string& tenant, const KvTarget& target) {
+int64_t KvLeases::Drop(const std::string& tenant, const KvTarget& target, DropWhat what) {
   const int32_t index = TenantOf(tenant);
   if (index < 0) return 0;
   std::set<KvNode*> ends;
@@ -92,18 +92,30 @@ int64_t KvLeases::Drop(const std::string& tenant, const KvTarget& target) {
       ends.insert(found.path.back());
     }
   }
+  if (what == DropWhat::kBelow) {
+    for (KvNode* end : ends) {
+      for (KvNode* node : PathTo(*end)) cache_.tiers->Keep(*node);
+    }
+    std::erase_if(ends,
+                  [this](KvNode* end) { return end->holders > 0 || !cache_.tiers->Have(PathTo(*end)); });
+    if (ends.empty()) return 0;
+  }
   EraseAll(Matching(index, target));
   int64_t rows = 0;
-  while (!ends.empty()) rows += DropTail(*ends.extract(ends.begin()).value(), ends);
+  while (!ends.empty()) rows += DropTail(*ends.extract(ends.begin()).value(), ends, what);
   cache_.DropTenantIfUnused(index);
   return rows;
 }
 
 // Takes what it drops out of `ends`.
-int64_t KvLeases::DropTail(KvNode& end, std::set<KvNode*>& ends) {
+int64_t KvLeases::DropTail(KvNode& end, std::set<KvNode*>& ends, DropWhat what) {
   int64_t rows = 0;
   KvNode* node = &end;
-  while (!cache_.IsRoot(*node) && node->holders == 0 && node->children.empty() && node->lease_ends == 0) {
+  const auto goes = [&](const KvNode& at) {
+    return !cache_.IsRoot(at) && at.holders == 0 && at.children.empty() && at.lease_ends == 0 &&
+           (what == DropWhat::kAll || at.stored != 0);
+  };
+  while (goes(*node)) {
     KvNode& parent = *node->parent;
     rows += node->rows;
     ends.erase(node);

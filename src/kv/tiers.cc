@@ -30,6 +30,7 @@ KvTiers::KvTiers(KvCache::Impl& cache, KvTiersOptions options)
       rates_(options_.tiers.size(), {kFirstBytesPerMs, kFirstFixedMs}) {
   LARDER_CHECK(options_.tiers.size() <= kMaxTiers);
   inbox_->notify = options_.notify;
+  Listen();
 }
 
 KvTiers::~KvTiers() {
@@ -43,6 +44,7 @@ KvTiers::~KvTiers() {
     if (!Poll()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   FlushTouches();
+  for (Tier* tier : options_.tiers) tier->ListenForRemovals(nullptr);
   {
     std::lock_guard lock(inbox_->mutex);
     inbox_->notify = nullptr;
@@ -172,9 +174,17 @@ void KvTiers::KeepKind(KvNode& node, int kind, uint8_t missing) {
   }
 }
 
+bool KvTiers::Have(std::span<KvNode* const> path) const {
+  std::unordered_set<const KvNode*> writing;
+  for (const auto& [id, write] : writes_) writing.insert(write.node);
+  return std::ranges::all_of(
+      path, [&](const KvNode* node) { return node->stored != 0 && !writing.contains(node); });
+}
+
 void KvTiers::Written(uint64_t id, size_t tier, const Status& status) {
   const auto at = writes_.find(id);
   Write& write = at->second;
+  if (status) TellStored(write, tier);
   // What was dropped is tried again when it is next used. Removed or contradicted ones are not.
   const bool again =
       !status && status.error().kind != ErrorKind::kConflict && status.error().kind != ErrorKind::kCancelled;

@@ -48,6 +48,10 @@ class KvTiers {
   // To be written to the tiers that want it, unless it is there.
   void Keep(KvNode& node);
 
+  // Whether a tier has each of these, as far as it said; one that is being written is not there yet. A suffix
+  // without what comes before it is found by nobody, so ask for whole paths.
+  bool Have(std::span<KvNode* const> path) const;
+
   // `parent` is the block that did not arrive, computed by now: what follows it joins the tree.
   void CloseGap(KvRestore& restore, KvNode& parent);
   // `from` is being replaced by `to`, the same block.
@@ -65,6 +69,10 @@ class KvTiers {
   bool RoomComing() const;
 
   const std::vector<Tier*>& tiers() const { return options_.tiers; }
+  // The first tier from place `from` on that tells what goes, and so can be listed; tiers().size(): none.
+  size_t NextTelling(size_t from) const;
+  // What the tiers have of the tenant cannot be found any more.
+  void TellCleared(const std::string& tenant);
   // Bytes that were taken for reads and belong to no node yet; counted in used_bytes.
   uint64_t landing_bytes() const;
   uint64_t landing_metadata() const;
@@ -102,6 +110,11 @@ class KvTiers {
   void FlushTouches();
   void HoldChain(KvNode& node);
   void ReleaseChain(KvNode& node);
+
+  // tier_events.cc
+  void Listen();
+  void TellStored(const Write& write, size_t tier);
+  void TellRemoved(size_t tier, const std::vector<RemovedRecord>& removed);
 
   // restore.cc, landing.cc: up
   void Find(const Restore& restore, void (KvTiers::*next)(const Restore&));
@@ -143,6 +156,7 @@ class KvTiers {
   uint64_t next_write_ = 1;
   std::vector<Digest> touches_;
   int64_t touches_ns_ = 0;
+  std::vector<bool> telling_;  // by tier; set once
   std::vector<Rate> rates_;
   std::unordered_map<Digest, std::weak_ptr<KvRestore>, DigestHash> reading_;  // by name, first of all kinds
   std::unordered_set<KvRestore*> restores_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -43,6 +44,10 @@ class ServeBackend {
   virtual std::vector<KvLeaseInfo> Leases(const std::string& tenant, size_t limit) = 0;
   virtual int64_t CachedRows(const std::string& tenant) = 0;
   virtual EventPage Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) = 0;
+  virtual bool EventsNow(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit,
+                         EventPage& page) = 0;
+  virtual void OnEvents(std::function<void()> listener) = 0;
+  virtual bool Fetching(uint64_t ticket) = 0;
   virtual std::vector<std::string> KvKinds()
       const = 0;  // names of the kinds of layers, as events number them
 };

@@ -63,6 +63,11 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
     json.Key(name);
     WriteTier(json, tier);
   }
+  if (stats.keyring && SeesAll(context, request.tenant)) {
+    json.Key("keyring").BeginObject().Field("tenants", stats.keyring->tenants);
+    json.Field("refused_entries", stats.keyring->refused_entries);
+    json.Field("local_entries", stats.keyring->local_entries).EndObject();
+  }
   json.Key("requests").BeginObject();
   json.Field("running", stats.running)
       .Field("waiting", stats.waiting)

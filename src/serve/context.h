@@ -7,9 +7,12 @@
 
 #include "serve/auth.h"
 #include "serve/backend.h"
+#include "serve/lmcache_calls.h"
 #include "serve/options.h"
 
 namespace larder {
+
+class EventWaits;
 
 struct ServeContext {
   ServeBackend* backend = nullptr;
@@ -18,6 +21,8 @@ struct ServeContext {
   int64_t started_unix_s = 0;
   int64_t longest_token_bytes = 1;
   std::atomic<bool> draining = false;
+  EventWaits* waits = nullptr;  // readers of events who wait for the next one
+  LmcacheCalls lmcache_calls;
 
   // Counted for the metrics.
   std::atomic<uint64_t> connections_open = 0, connections_accepted = 0, clients_gone = 0;

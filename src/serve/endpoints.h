@@ -1,5 +1,5 @@
 // The handlers, one subject a file. Those that return a response answer at once; the others keep the exchange
-// and answer when the engine does.
+// and answer when there is something to tell.
 #pragma once
 
 #include <memory>
@@ -29,7 +29,7 @@ HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request)
 HttpResponse HandleCacheWipe(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheHints(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheLeases(ServeContext& context, const HttpRequest& request);
-HttpResponse HandleCacheEvents(ServeContext& context, const HttpRequest& request);
+void HandleCacheEvents(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
 
 HttpResponse HandleLmcacheQueryInstance(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleLmcacheLookup(ServeContext& context, const HttpRequest& request);

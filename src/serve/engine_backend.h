@@ -43,6 +43,12 @@ class EngineBackend final : public ServeBackend {
   EventPage Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) override {
     return engine_->Events(tenant, all, cursor, limit);
   }
+  bool EventsNow(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit,
+                 EventPage& page) override {
+    return engine_->EventsNow(tenant, all, cursor, limit, page);
+  }
+  void OnEvents(std::function<void()> listener) override { engine_->OnEvents(std::move(listener)); }
+  bool Fetching(uint64_t ticket) override { return engine_->Fetching(ticket); }
   std::vector<std::string> KvKinds() const override;
 
  private:

@@ -1,15 +1,19 @@
 // Events of the cache's blocks, for routers that want to know where a prefix lies.
+#include <array>
 #include <charconv>
 #include <optional>
+#include <utility>
 
 #include "serve/endpoints.h"
 #include "serve/errors.h"
+#include "serve/event_waits.h"
 #include "serve/json_writer.h"
 
 namespace larder {
 namespace {
 
 constexpr int64_t kDefaultEvents = 1000, kMostEvents = 10'000;
+constexpr int64_t kLongestWaitMs = 30'000;
 
 template <class T>
 std::optional<T> Number(std::string_view text, int base) {
@@ -19,27 +23,36 @@ std::optional<T> Number(std::string_view text, int base) {
   return value;
 }
 
-// EPOCH:SEQ, and, in the middle of a snapshot, :PLACE.
+// EPOCH:SEQ, and, in the middle of a snapshot, :PLACE:TIER.
 std::optional<EventCursor> CursorFrom(std::string_view text) {
-  const size_t colon = text.find(':');
-  if (colon == std::string_view::npos) return std::nullopt;
-  const size_t second = text.find(':', colon + 1);
-  const auto epoch = Number<uint64_t>(text.substr(0, colon), 16);
-  const auto sequence = Number<uint64_t>(text.substr(colon + 1, second - colon - 1), 10);
-  const auto place = second == std::string_view::npos ? std::optional<uint64_t>(0)
-                                                      : Number<uint64_t>(text.substr(second + 1), 10);
-  if (!epoch || !sequence || !place) return std::nullopt;
-  return EventCursor{.fresh = false, .epoch = *epoch, .sequence = *sequence, .snapshot = *place};
+  std::array<uint64_t, 4> numbers{};
+  size_t count = 0;
+  for (bool more = true; more; ++count) {
+    const size_t colon = text.find(':');
+    const auto number = Number<uint64_t>(text.substr(0, colon), count == 0 ? 16 : 10);
+    if (!number || count == numbers.size()) return std::nullopt;
+    numbers[count] = *number;
+    more = colon != std::string_view::npos;
+    if (more) text.remove_prefix(colon + 1);
+  }
+  if (count != 2 && count != 4) return std::nullopt;
+  return EventCursor{.fresh = false,
+                     .epoch = numbers[0],
+                     .sequence = numbers[1],
+                     .snapshot = numbers[2],
+                     .tier = numbers[3]};
 }
 
 std::string CursorText(const EventCursor& cursor) {
   const std::string text = fmt::format("{:016x}:{}", cursor.epoch, cursor.sequence);
-  return cursor.snapshot == 0 ? text : fmt::format("{}:{}", text, cursor.snapshot);
+  if (cursor.snapshot == 0 && cursor.tier == 0) return text;
+  return fmt::format("{}:{}:{}", text, cursor.snapshot, cursor.tier);
 }
 
 struct Query {
   EventCursor after;
   size_t limit = kDefaultEvents;
+  int64_t wait_ms = 0;
 };
 
 ApiResult<Query> ReadQuery(const HttpRequest& request) {
@@ -55,6 +68,13 @@ ApiResult<Query> ReadQuery(const HttpRequest& request) {
       return BadField("limit", "'limit' must be an integer in 1..{}.", kMostEvents);
     }
     query.limit = static_cast<size_t>(*limit);
+  }
+  if (const auto text = request.QueryParameter("wait_ms")) {
+    const auto wait = Number<int64_t>(*text, 10);
+    if (!wait || *wait < 0 || *wait > kLongestWaitMs) {
+      return BadField("wait_ms", "'wait_ms' must be an integer in 0..{}.", kLongestWaitMs);
+    }
+    query.wait_ms = *wait;
   }
   return query;
 }
@@ -82,21 +102,44 @@ void WriteEvent(JsonWriter& json, const KvEvent& event, const std::vector<std::s
   json.EndObject();
 }
 
-}  // namespace
-
-// The operator sees the blocks of all tenants, but nobody the tokens of another.
-HttpResponse HandleCacheEvents(ServeContext& context, const HttpRequest& request) {
-  const ApiResult<Query> query = ReadQuery(request);
-  if (!query) return ErrorResponse(query.error());
-  const bool all = request.tenant == kOperatorTenant;
-  const EventPage page = context.backend->Events(request.tenant, all, query->after, query->limit);
-  const std::vector<std::string> kinds = context.backend->KvKinds();
+HttpResponse PageResponse(const EventPage& page, const std::vector<std::string>& kinds,
+                          const std::string& tenant) {
   JsonWriter json;
   json.BeginObject().Field("epoch", fmt::format("{:016x}", page.next.epoch)).Field("reset", page.reset);
   json.Key("events").BeginArray();
-  for (const KvEvent& event : page.events) WriteEvent(json, event, kinds, event.tenant == request.tenant);
+  for (const KvEvent& event : page.events) WriteEvent(json, event, kinds, event.tenant == tenant);
   json.EndArray().Field("next", CursorText(page.next)).EndObject();
   return {.body = json.Take()};
+}
+
+// Whether a reader knows everything with this page.
+bool UpToDate(const EventPage& page) {
+  return !page.reset && page.events.empty() && page.next.snapshot == 0 && page.next.tier == 0;
+}
+
+}  // namespace
+
+// The operator sees the blocks of all tenants, but nobody the tokens of another.
+void HandleCacheEvents(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange) {
+  const auto respond = [&](HttpResponse response) {
+    exchange->Post(
+        [exchange, response = std::move(response)]() mutable { exchange->Respond(std::move(response)); });
+  };
+  const ApiResult<Query> query = ReadQuery(request);
+  if (!query) return respond(ErrorResponse(query.error()));
+  const bool all = request.tenant == kOperatorTenant;
+  const auto answer = [kinds = context.backend->KvKinds(), tenant = request.tenant](const EventPage& page) {
+    return PageResponse(page, kinds, tenant);
+  };
+  const EventPage page = context.backend->Events(request.tenant, all, query->after, query->limit);
+  if (query->wait_ms == 0 || !UpToDate(page)) return respond(answer(page));
+  context.waits->Add({.tenant = request.tenant,
+                      .all = all,
+                      .after = page.next,
+                      .limit = query->limit,
+                      .wait_ms = query->wait_ms,
+                      .exchange = exchange,
+                      .answer = answer});
 }
 
 }  // namespace larder

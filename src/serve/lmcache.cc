@@ -82,9 +82,17 @@ ApiResult<Call> ReadCall(const ServeContext& context, const HttpRequest& request
   return call;
 }
 
-HttpResponse Affected(std::string_view call, int64_t tokens, std::string_view reason = "") {
+// The id under which check_finish knows the call.
+std::string Begun(ServeContext& context, const HttpRequest& request, std::string_view call,
+                  uint64_t ticket = 0) {
+  std::string id = NewId(call);
+  context.lmcache_calls.Remember(id, request.tenant, ticket);
+  return id;
+}
+
+HttpResponse Affected(const std::string& event_id, int64_t tokens, std::string_view reason = "") {
   JsonWriter json;
-  json.BeginObject().Field("event_id", NewId(call)).Field("num_tokens", tokens);
+  json.BeginObject().Field("event_id", event_id).Field("num_tokens", tokens);
   if (!reason.empty()) json.Field("reason", reason);
   json.EndObject();
   return {.body = json.Take()};
@@ -110,21 +118,24 @@ Hint HintAbout(HintAction action, const HttpRequest& request, std::vector<int32_
   return hint;
 }
 
-HttpResponse Apply(ServeContext& context, std::string_view call, Hint hint) {
+HttpResponse Apply(ServeContext& context, const HttpRequest& request, std::string_view call, Hint hint) {
   const HintAnswer answer = context.backend->Apply(std::move(hint));
-  return Affected(call, answer.tokens, answer.reason);
+  return Affected(Begun(context, request, call, answer.ticket), answer.tokens, answer.reason);
 }
 
 HttpResponse Move(ServeContext& context, const HttpRequest& request, Call call, const std::string& from,
                   const std::string& to) {
-  if (from == to) return Affected("Move", TokensIn(context, request.tenant, call.tokens, from));
+  const auto there = [&](const std::string& tier) {
+    return Affected(Begun(context, request, "Move"), TokensIn(context, request.tenant, call.tokens, tier));
+  };
+  if (from == to) return there(from);
   if (from == "memory") {
     // Everything in memory was written below when it was sealed: a copy is there already.
-    if (call.copy) return Affected("Move", TokensIn(context, request.tenant, call.tokens, to));
-    return Apply(context, "Move", HintAbout(HintAction::kDemote, request, std::move(call.tokens)));
+    if (call.copy) return there(to);
+    return Apply(context, request, "Move", HintAbout(HintAction::kDemote, request, std::move(call.tokens)));
   }
   if (to == "memory" && call.copy) {
-    return Apply(context, "Move", HintAbout(HintAction::kPrefetch, request, std::move(call.tokens)));
+    return Apply(context, request, "Move", HintAbout(HintAction::kPrefetch, request, std::move(call.tokens)));
   }
   return Unsupported(
       "Blocks move between memory and the tiers below it; upwards they are copied (\"copy\": true).");
@@ -136,7 +147,10 @@ HttpResponse HandleLmcacheQueryInstance(ServeContext& context, const HttpRequest
   const ApiResult<Call> call = ReadCall(context, request, false);
   if (!call) return ErrorResponse(call.error());
   JsonWriter json;
-  json.BeginObject().Field("event_id", NewId("QueryInst")).Field("res", kInstance).EndObject();
+  json.BeginObject()
+      .Field("event_id", Begun(context, request, "QueryInst"))
+      .Field("res", kInstance)
+      .EndObject();
   return {.body = json.Take()};
 }
 
@@ -149,7 +163,7 @@ HttpResponse HandleLmcacheLookup(ServeContext& context, const HttpRequest& reque
     if (found.second > best.second) best = std::move(found);
   }
   JsonWriter json;
-  json.BeginObject().Field("event_id", NewId("Lookup")).Key("layout_info").BeginObject();
+  json.BeginObject().Field("event_id", Begun(context, request, "Lookup")).Key("layout_info").BeginObject();
   if (best.second > 0) {
     json.Key(kInstance).BeginArray().String(LocationOf(best.first)).Integer(best.second).EndArray();
   }
@@ -168,7 +182,7 @@ HttpResponse HandleLmcachePin(ServeContext& context, const HttpRequest& request)
   Hint pin = HintAbout(HintAction::kPin, request, std::move(call->tokens));
   pin.holder = "lmcache";
   pin.ttl_ms = call->ttl_ms;
-  return Apply(context, "Pin", std::move(pin));
+  return Apply(context, request, "Pin", std::move(pin));
 }
 
 HttpResponse HandleLmcacheClear(ServeContext& context, const HttpRequest& request) {
@@ -183,11 +197,12 @@ HttpResponse HandleLmcacheClear(ServeContext& context, const HttpRequest& reques
         "Only memory (LocalCPUBackend) can be cleared; POST /v1/cache/wipe forgets everything below, too.");
   }
   if (!call->tokens.empty()) {
-    return Apply(context, "Clear", HintAbout(HintAction::kEvict, request, std::move(call->tokens)));
+    return Apply(context, request, "Clear", HintAbout(HintAction::kEvict, request, std::move(call->tokens)));
   }
   const int64_t before = context.backend->CachedRows(request.tenant);
   context.backend->ClearCache(request.tenant);
-  return Affected("Clear", std::max<int64_t>(0, before - context.backend->CachedRows(request.tenant)));
+  return Affected(Begun(context, request, "Clear"),
+                  std::max<int64_t>(0, before - context.backend->CachedRows(request.tenant)));
 }
 
 HttpResponse HandleLmcacheMove(ServeContext& context, const HttpRequest& request) {
@@ -215,27 +230,28 @@ HttpResponse HandleLmcacheHealth(ServeContext& context, const HttpRequest& reque
   const int code = context.draining ? 1 : 0;
   JsonWriter json;
   // Older releases read error_code, newer ones a code for each worker; there is one.
-  json.BeginObject().Field("event_id", NewId("Health")).Field("error_code", code);
+  json.BeginObject().Field("event_id", Begun(context, request, "Health")).Field("error_code", code);
   json.Key("error_codes").BeginObject().Field("0", code).EndObject().EndObject();
   return {.body = json.Take()};
 }
 
-// Every call above has done its work when it answers.
+// Only a move up may still be under way when it is answered. "finished" says that it is over, not that
+// everything was found below: lookup tells what is where.
 HttpResponse HandleLmcacheCheckFinish(ServeContext& context, const HttpRequest& request) {
   const ApiResult<Call> call = ReadCall(context, request, false);
   if (!call) return ErrorResponse(call.error());
-  bool known = false;
-  for (const std::string_view kind : {"QueryInst-", "Lookup-", "Pin-", "Clear-", "Move-", "Health-"}) {
-    known |= call->event_id.starts_with(kind);
-  }
-  if (!known) {
+  const std::optional<uint64_t> ticket = context.lmcache_calls.Find(call->event_id, request.tenant);
+  if (!ticket) {
     return ErrorResponse({.status = 404,
-                          .message = "No call here was answered with this event id.",
+                          .message =
+                              "No call of this tenant was answered with this event id since the start, "
+                              "or it is long ago.",
                           .param = "event_id",
                           .code = "not_found"});
   }
+  const bool under_way = *ticket != 0 && context.backend->Fetching(*ticket);
   JsonWriter json;
-  json.BeginObject().Field("status", "finished").EndObject();
+  json.BeginObject().Field("status", under_way ? "in_progress" : "finished").EndObject();
   return {.body = json.Take()};
 }
 

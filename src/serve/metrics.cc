@@ -129,6 +129,18 @@ void AddTiers(Page& page, const EngineStats& stats) {
        [](S s) { return static_cast<double>(s.write_ns) / 1e9; });
 }
 
+void AddKeyring(Page& page, const ServeContext& context, const std::string& tenant,
+                const EngineStats& stats) {
+  if (!stats.keyring || !SeesAll(context, tenant)) return;
+  page.Gauge("larder_keyring_tenants", "Tenants whose ids and keys are known here.", stats.keyring->tenants);
+  page.Counter("larder_keyring_refused_entries_total",
+               "Entries in Redis that were refused: cut, forged, or of another store key.",
+               stats.keyring->refused_entries);
+  page.Counter("larder_keyring_local_entries_total",
+               "Ids made without Redis, which did not answer; blocks under them are not shared.",
+               stats.keyring->local_entries);
+}
+
 void AddLeases(Page& page, const EngineStats& stats) {
   const KvLeaseStats& leases = stats.leases;
   page.Gauge("larder_kv_leases", "Leases on texts in memory.", leases.leases);
@@ -179,6 +191,7 @@ HttpResponse HandleMetrics(ServeContext& context, const HttpRequest& request) {
   AddRequests(page, stats);
   AddCache(page, context, request.tenant, stats);
   AddTiers(page, stats);
+  AddKeyring(page, context, request.tenant, stats);
   AddLeases(page, stats);
   AddHttp(page, context);
   AddFamiliarNames(page, context, stats);

@@ -4,10 +4,14 @@
 
 namespace larder {
 
+bool SeesAll(const ServeContext& context, const std::string& tenant) {
+  return context.keys.empty() || tenant == kOperatorTenant;
+}
+
 std::vector<std::pair<std::string, uint64_t>> VisibleMisses(const ServeContext& context,
                                                             const std::string& tenant,
                                                             const EngineStats& stats) {
-  const bool sees_all = context.keys.empty() || tenant == kOperatorTenant;
+  const bool sees_all = SeesAll(context, tenant);
   std::vector<std::pair<std::string, uint64_t>> misses;
   for (const auto& [reason, count] : stats.misses) {
     if (reason == MissReasonName(MissReason::kNone)) continue;

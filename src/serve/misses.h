@@ -1,4 +1,4 @@
-// The counts of misses by reason, as a tenant may see them.
+// What a tenant may see of counts that concern several tenants.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,9 @@
 #include "serve/context.h"
 
 namespace larder {
+
+// The operator, and whoever asks a server without keys.
+bool SeesAll(const ServeContext& context, const std::string& tenant);
 
 // Names with '_' for spaces. Misses whose text another tenant has are counted as "other_tenant" for the
 // operator and for servers without keys; with keys, other tenants see them as "never_seen": watching the

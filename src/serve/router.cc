@@ -11,13 +11,13 @@ namespace larder {
 namespace {
 
 using Answer = HttpResponse (*)(ServeContext&, const HttpRequest&);
-using Generate = void (*)(ServeContext&, const HttpRequest&, const ExchangePtr&);
+using AnswerLater = void (*)(ServeContext&, const HttpRequest&, const ExchangePtr&);
 
 struct Route {
   std::string_view path;    // without /v1
   std::string_view method;  // "GET" is also HEAD
   Answer answer;
-  Generate generate;
+  AnswerLater later;
   bool open;  // needs no key
 };
 
@@ -38,7 +38,7 @@ constexpr Route kRoutes[] = {
     {"/cache/wipe", "POST", HandleCacheWipe, nullptr, false},
     {"/cache/hints", "POST", HandleCacheHints, nullptr, false},
     {"/cache/leases", "GET", HandleCacheLeases, nullptr, false},
-    {"/cache/events", "GET", HandleCacheEvents, nullptr, false},
+    {"/cache/events", "GET", nullptr, HandleCacheEvents, false},
     {"/cache/lmcache/query_instance", "POST", HandleLmcacheQueryInstance, nullptr, false},
     {"/cache/lmcache/lookup", "POST", HandleLmcacheLookup, nullptr, false},
     {"/cache/lmcache/pin", "POST", HandleLmcachePin, nullptr, false},
@@ -130,8 +130,8 @@ std::optional<HttpResponse> Router::Admit(HttpRequest& request) const {
   if (route == nullptr && !IsModelPath(path)) return NotFound(request);
   const std::string_view allowed = route != nullptr ? route->method : "GET";
   if (!MethodAllowed(allowed, request.method)) return WrongMethod(request, allowed);
-  if (route != nullptr && route->generate != nullptr && context_->draining)
-    return ErrorResponse(DrainingError());
+  const bool generates = route != nullptr && route->later != nullptr && route->method == "POST";
+  if (generates && context_->draining) return ErrorResponse(DrainingError());
   const std::string_view encoding = request.Header("content-encoding");
   if (!encoding.empty() && encoding != "identity") {
     return ErrorResponse(
@@ -151,7 +151,7 @@ void Router::Handle(const HttpRequest& request, const std::shared_ptr<Exchange>&
     const std::string_view path = NormalPath(request.path);
     const Route* route = FindRoute(path);
     if (route == nullptr) return respond(HandleModel(*context_, request, path.substr(kModelPrefix.size())));
-    if (route->generate != nullptr) return route->generate(*context_, request, exchange);
+    if (route->later != nullptr) return route->later(*context_, request, exchange);
     respond(route->answer(*context_, request));
   } catch (const std::exception& error) {
     LogError("{} {}: {}", request.method, request.path, error.what());

@@ -19,6 +19,7 @@
 
 #include "base/log.h"
 #include "serve/context.h"
+#include "serve/event_waits.h"
 #include "serve/http_session.h"
 #include "serve/router.h"
 #include "serve/tls.h"
@@ -117,6 +118,7 @@ struct Server::Impl {
   std::shared_ptr<SessionHost> host;
   tcp::acceptor acceptor;
   net::steady_timer pause, flush;
+  std::unique_ptr<EventWaits> waits;
   std::unique_ptr<net::thread_pool> handlers;
   bool closed = false;
 };
@@ -200,6 +202,8 @@ Result<std::unique_ptr<Server>> Server::Create(ServeBackend* backend, const Serv
   }
   RaiseDescriptorLimit();
   LARDER_TRY(impl->Listen());
+  impl->waits = std::make_unique<EventWaits>(*impl->io, backend);
+  impl->context.waits = impl->waits.get();
   impl->host = std::make_shared<SessionHost>();
   impl->host->context = &impl->context;
   impl->host->router = &impl->router;
@@ -237,6 +241,7 @@ void Server::Stop() {
 
 bool Server::Drain(int64_t timeout_ms) {
   impl_->context.draining = true;
+  impl_->waits->End();
   const bool all = impl_->context.backend->Drain(timeout_ms);
   net::post(*impl_->io, [impl = impl_.get(), all] { impl->Close(!all); });
   return all;

@@ -27,6 +27,14 @@ std::vector<std::string> KeyTable::Tenants() const {
   return out;
 }
 
+std::vector<std::pair<std::string, SpaceId>> KeyTable::Spaces() const {
+  const std::shared_lock guard(mutex_);
+  std::vector<std::pair<std::string, SpaceId>> out;
+  out.reserve(keys_.size());
+  for (const auto& [tenant, entry] : keys_) out.emplace_back(tenant, entry.id);
+  return out;
+}
+
 size_t KeyTable::size() const {
   const std::shared_lock guard(mutex_);
   return keys_.size();

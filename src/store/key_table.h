@@ -6,6 +6,7 @@
 #include <shared_mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "store/cipher.h"
@@ -20,6 +21,7 @@ class KeyTable final : public Sealer {
   std::optional<SpaceId> IdOf(std::string_view tenant) const;
   std::optional<SpaceKey> Find(std::string_view tenant) const;
   std::vector<std::string> Tenants() const;
+  std::vector<std::pair<std::string, SpaceId>> Spaces() const;
   size_t size() const;
   // The key that the tenant had before is gone when it returns.
   void Set(const std::string& tenant, const SpaceKey& entry);

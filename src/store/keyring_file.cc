@@ -18,7 +18,7 @@ namespace larder {
 namespace {
 
 constexpr std::string_view kMagic = "larderKr", kKeyDomain = "larderKk";
-constexpr uint32_t kVersion = 1, kFlagKeys = 1;
+constexpr uint32_t kVersion = 1, kFlagKeys = 1, kFlagUntold = 2;
 constexpr size_t kFixedBytes = 20, kSealBytes = 28, kChecksumBytes = 8;
 
 std::span<const std::byte> AsBytes(std::string_view text) {
@@ -56,8 +56,9 @@ std::unexpected<Error> Corrupt(std::string_view what) {
               "the keyring is damaged ({}); restore it from a copy, or move it away to begin anew", what);
 }
 
-// One entry after the fixed part; `master` null: ids only.
-Status ReadEntry(ByteReader& reader, const CipherKey* master, const Cipher& cipher, SpaceKeys& keys) {
+// One entry after the fixed part; `master` null: ids only. `marked`: it says whether it is untold.
+Status ReadEntry(ByteReader& reader, bool marked, const CipherKey* master, const Cipher& cipher,
+                 SpaceKeys& keys) {
   const uint32_t tenant_bytes = reader.Number<uint32_t>();
   if (tenant_bytes > kMaxTenantBytes) return Corrupt("a tenant's name is too long");
   const auto name = reader.Bytes(tenant_bytes);
@@ -65,6 +66,9 @@ Status ReadEntry(ByteReader& reader, const CipherKey* master, const Cipher& ciph
   SpaceKey entry;
   reader.Bytes(entry.id);
   entry.generation = reader.Number<uint32_t>();
+  const uint8_t mark = marked ? reader.Number<uint8_t>() : 0;
+  if (mark > 1) return Corrupt("an entry has an unknown mark");
+  entry.untold = mark == 1;
   if (master != nullptr) {
     CipherNonce nonce;
     CipherTag tag;
@@ -180,13 +184,15 @@ Result<std::string> FormatKeyring(const SpaceKeys& keys, const CipherKey* master
   ByteWriter writer(out);
   writer.Bytes(AsBytes(kMagic));
   writer.Number(kVersion);
-  writer.Number(master != nullptr ? kFlagKeys : 0);
+  const bool marked = std::ranges::any_of(keys, [](const auto& entry) { return entry.second.untold; });
+  writer.Number((master != nullptr ? kFlagKeys : 0) | (marked ? kFlagUntold : 0));
   writer.Number(static_cast<uint32_t>(keys.size()));
   for (const auto& [tenant, entry] : keys) {
     writer.Number(static_cast<uint32_t>(tenant.size()));
     writer.Bytes(AsBytes(tenant));
     writer.Bytes(entry.id);
     writer.Number(entry.generation);
+    if (marked) writer.Number(static_cast<uint8_t>(entry.untold));
     if (master != nullptr) LARDER_TRY(WriteKey(writer, tenant, entry, *master, cipher));
   }
   if (master != nullptr) {
@@ -213,8 +219,9 @@ Result<SpaceKeys> ParseKeyring(std::string_view content, const CipherKey* master
   if (ByteReader(bytes.last(kChecksumBytes)).Number<uint64_t>() != Checksum64(body))
     return Corrupt("it does not have its checksum");
   const uint32_t flags = reader.Number<uint32_t>(), count = reader.Number<uint32_t>();
-  if ((flags & ~kFlagKeys) != 0 || count > kMaxTenants) return Corrupt("unknown flags or too many tenants");
-  const bool has_keys = flags != 0;
+  if ((flags & ~(kFlagKeys | kFlagUntold)) != 0 || count > kMaxTenants)
+    return Corrupt("unknown flags or too many tenants");
+  const bool has_keys = (flags & kFlagKeys) != 0, marked = (flags & kFlagUntold) != 0;
   if (has_keys && master == nullptr)
     return Fail(ErrorKind::kInvalid, "the keyring was made with a store key; give that key");
   if (!has_keys && master != nullptr)
@@ -227,7 +234,7 @@ Result<SpaceKeys> ParseKeyring(std::string_view content, const CipherKey* master
     LARDER_TRY(CheckSeal(seal, sealed, *master, cipher));
   }
   SpaceKeys keys;
-  for (uint32_t i = 0; i < count; ++i) LARDER_TRY(ReadEntry(reader, master, cipher, keys));
+  for (uint32_t i = 0; i < count; ++i) LARDER_TRY(ReadEntry(reader, marked, master, cipher, keys));
   if (reader.left() != (has_keys ? kSealBytes : 0)) return Corrupt("there are bytes left over");
   return keys;
 }

@@ -25,6 +25,8 @@ struct SpaceKey {
   // an old copy nor a server that was away brings a destroyed key back.
   uint32_t generation = 0;
   CipherKey key{};  // zero in a ring without encryption
+  // Of a ring that is shared through Redis: forgotten, and Redis may not know it yet.
+  bool untold = false;
 
   ~SpaceKey() { Cleanse(key); }
   bool operator==(const SpaceKey&) const = default;

@@ -43,6 +43,7 @@ class FileKeyring final : public Keyring {
     });
   }
 
+  std::vector<std::pair<std::string, SpaceId>> Spaces() const override { return table_.Spaces(); }
   const Sealer* sealer() const override { return file_.store_key().get() ? &table_ : nullptr; }
   KeyringStats stats() const override { return {.tenants = table_.size()}; }
 

@@ -9,6 +9,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/result.h"
 #include "store/tier.h"
@@ -49,6 +51,8 @@ class Keyring {
   virtual Result<SpaceId> SpaceOf(const std::string& tenant) = 0;
   // Durably destroys the tenant's wrapped key and id; the next SpaceOf gives another id. Returns the old one.
   virtual Result<SpaceId> Forget(const std::string& tenant) = 0;
+  // The tenants that are known here, with their ids.
+  virtual std::vector<std::pair<std::string, SpaceId>> Spaces() const = 0;
   // Null without a store key.
   virtual const Sealer* sealer() const = 0;
   virtual KeyringStats stats() const = 0;

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -74,6 +75,13 @@ struct GetCallbacks {
   std::function<void()> done;
 };
 
+// What a tier had and has no longer. No name: it was too damaged to tell which of the space's records it was.
+struct RemovedRecord {
+  std::optional<Digest> name;
+  SpaceId space{};
+};
+using RemovalListener = std::function<void(std::vector<RemovedRecord>)>;
+
 // kPrefetch reads give way to kRequest reads.
 enum class ReadPriority : uint8_t { kRequest, kPrefetch };
 
@@ -120,9 +128,14 @@ class Tier {
   // Durable when they return ok: a crash cannot bring the records back.
   virtual Status Remove(std::span<const Digest> names) = 0;
   virtual Status Wipe(const SpaceId& space) = 0;
-  // Records in no particular order from `cursor` (0 first) on; sets it to where the next call goes on, 0 at
-  // the end.
-  virtual std::vector<RecordHeader> List(uint64_t& cursor, size_t limit) = 0;
+  // Records in no particular order, of one space or (null) of all, from `cursor` (0 first) on; sets it to
+  // where the next call goes on, 0 at the end. A page may be empty before the end.
+  virtual std::vector<RecordHeader> List(uint64_t& cursor, size_t limit, const SpaceId* space) = 0;
+  // Tells in batches what has been evicted, removed or found damaged, though not what Wipe took. Of one name
+  // these calls and the `done` of puts come in the order in which it went and came. One listener at a time;
+  // with null there is none, and no call is under way when it returns. false: this tier does not see what
+  // goes.
+  virtual bool ListenForRemovals(RemovalListener) { return false; }
   // Everything that was put before is committed or dropped when it returns.
   virtual void Flush() = 0;
   virtual TierStats stats() const = 0;

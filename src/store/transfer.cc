@@ -72,7 +72,7 @@ Status ExportAll(Tier& tier, ArchiveWriter& archive, TransferReport& report) {
   ReadBatch batch;
   uint64_t cursor = 0;
   do {
-    for (RecordHeader& header : tier.List(cursor, kListed)) {
+    for (RecordHeader& header : tier.List(cursor, kListed, nullptr)) {
       batch.bytes += header.payload_bytes();
       batch.headers.push_back(std::move(header));
       if (batch.bytes < kTogetherBytes) continue;

@@ -66,7 +66,7 @@ class ScriptedTier final : public Tier {
   Status Pin(const Digest&, int64_t) override { return {}; }
   Status Remove(std::span<const Digest>) override { return {}; }
   Status Wipe(const SpaceId&) override { return {}; }
-  std::vector<RecordHeader> List(uint64_t&, size_t) override { return {}; }
+  std::vector<RecordHeader> List(uint64_t&, size_t, const SpaceId*) override { return {}; }
   void Flush() override {}
   TierStats stats() const override { return {}; }
 

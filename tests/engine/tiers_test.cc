@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <random>
 #include <thread>
 
@@ -276,18 +277,77 @@ TEST_P(EngineTiers, PrefetchedTextsAreInMemoryWhenTheyAreAskedFor) {
   hint.target.tokens = prompt;
   hint.holder = "h";
   hint.space = kSpace;
-  EXPECT_EQ(core->Apply(hint).status, HintStatus::kDeferred);
+  const HintAnswer begun = core->Apply(hint);
+  EXPECT_EQ(begun.status, HintStatus::kDeferred);
+  EXPECT_TRUE(core->Fetching(begun.ticket));
+  EXPECT_FALSE(core->Fetching(begun.ticket + 1));
   for (int i = 0; i < 10000 && core->cache().leases().stats().leases == 0; ++i) {
     core->Step();
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
   EXPECT_EQ(core->cache().leases().stats().leases, 1u);
+  EXPECT_FALSE(core->Fetching(begun.ticket)) << "it is over";
   EXPECT_EQ(core->cache().Probe("t", prompt), 300);
   EXPECT_EQ(core->Apply(hint).status, HintStatus::kAccepted) << "it is there";
   const auto answer = Ask(*core, prompt);
   EXPECT_EQ(answer->From("memory"), 299);
   EXPECT_EQ(answer->From("disk"), 0);
+  hint.action = HintAction::kDemote;
+  core->cache().FlushTiers();
+  hint.target.tokens.insert(hint.target.tokens.end(), answer->tokens.begin(), answer->tokens.end());
+  core->cache().leases().End("t", {.holder = "h"});
+  const HintAnswer demoted = core->Apply(hint);
+  EXPECT_EQ(demoted.tokens, 305) << demoted.reason;
+  EXPECT_EQ(core->cache().Probe("t", prompt), 0);
+  hint.action = HintAction::kPrefetch;
   EXPECT_EQ(Start({})->Apply(hint).status, HintStatus::kRejected) << "no tier";
+}
+
+// After a restart a reader of events is told what the disk has, page by page, and then what changes.
+TEST_P(EngineTiers, ASnapshotOfEventsHasWhatTheDiskHas) {
+  auto disk = OpenDisk();
+  {
+    auto core = Start({disk.get()});
+    Ask(*core, Prompt(51, 400));
+    core->cache().FlushTiers();
+  }
+  auto core = Start({disk.get()});
+  Ask(*core, Prompt(52, 70));
+  core->cache().FlushTiers();
+  KvCache& cache = core->cache();
+  const std::vector<Tier*> tiers = {disk.get()};
+  const auto owners = cache.Spaces();
+  EXPECT_EQ(owners, (std::map<SpaceId, std::string>{{kSpace, "t"}}));
+  EventPage page = ReadSnapshot(cache, tiers, "t", false, {}, 100);
+  EXPECT_TRUE(page.reset);
+  std::map<EventTier, size_t> blocks{{EventTier::kMemory, page.events.size()}};
+  EXPECT_EQ(page.next.tier, 1u);
+  EventPage none;
+  EXPECT_FALSE(ReadEvents(cache.events(), "t", false, page.next, 100, none))
+      << "there is more of the snapshot";
+  while (InListing(cache.events(), tiers, page.next)) {
+    page = ReadListed(cache, tiers, owners, page.next, 2);
+    EXPECT_FALSE(page.reset);
+    EXPECT_LE(page.events.size(), 2u);
+    for (const KvEvent& event : page.events) {
+      ++blocks[event.tier];
+      EXPECT_EQ(event.sequence, 0u);
+      EXPECT_EQ(event.tenant, "t");
+      EXPECT_EQ(event.tokens.size(), 64u);
+    }
+  }
+  EXPECT_EQ(blocks, (std::map<EventTier, size_t>{{EventTier::kMemory, 1}, {EventTier::kDisk, 7}}));
+  ASSERT_TRUE(disk->Remove(cache.Names("t", Prompt(51, 400))));
+  disk->Flush();
+  for (int i = 0; i < 10000; ++i) {
+    core->Step();
+    ASSERT_TRUE(ReadEvents(cache.events(), "t", false, page.next, 100, page));
+    if (!page.events.empty()) break;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  ASSERT_EQ(page.events.size(), 6u);
+  for (const KvEvent& event : page.events) EXPECT_EQ(event.type, EventType::kRemoved);
+  EXPECT_TRUE(ReadListed(cache, tiers, {}, {.fresh = false, .tier = 1}, 2).events.empty()) << "of nobody";
 }
 
 TEST_P(EngineTiers, ATightMemoryStillAnswers) {

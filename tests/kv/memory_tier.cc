@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 
 namespace larder {
 
@@ -130,8 +131,19 @@ void MemoryTier::Put(RecordHeader header, RecordPayload payload, std::function<v
 }
 
 Status MemoryTier::Remove(std::span<const Digest> names) {
-  for (const Digest& name : names) records_->by_name.erase(name.Hex());
+  for (const Digest& name : names) Evict(name);
   return {};
+}
+
+void MemoryTier::Evict(const Digest& name, bool named) {
+  const auto at = records_->by_name.find(name.Hex());
+  if (at == records_->by_name.end()) return;
+  RemovedRecord gone{.name = name, .space = at->second.header.space};
+  if (!named) gone.name.reset();
+  records_->by_name.erase(at);
+  waiting_.push_back([this, gone] {
+    if (listener_) listener_({gone});
+  });
 }
 
 Status MemoryTier::Wipe(const SpaceId& space) {
@@ -139,9 +151,19 @@ Status MemoryTier::Wipe(const SpaceId& space) {
   return {};
 }
 
-std::vector<RecordHeader> MemoryTier::List(uint64_t& cursor, size_t) {
+// A cursor is the number of the last record listed.
+std::vector<RecordHeader> MemoryTier::List(uint64_t& cursor, size_t limit, const SpaceId* space) {
+  std::map<uint64_t, const RecordHeader*> later;
+  for (const auto& [name, record] : records_->by_name) {
+    if (record.number > cursor && (space == nullptr || record.header.space == *space))
+      later.emplace(record.number, &record.header);
+  }
   std::vector<RecordHeader> headers;
-  for (const auto& [name, record] : records_->by_name) headers.push_back(record.header);
+  for (const auto& [number, header] : later) {
+    if (headers.size() == limit) return headers;
+    headers.push_back(*header);
+    cursor = number;
+  }
   cursor = 0;
   return headers;
 }

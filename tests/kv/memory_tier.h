@@ -39,6 +39,7 @@ class MemoryTier final : public Tier {
   // Faults: names whose reads fail with kCorrupt; all answers fail; puts are refused.
   std::set<std::string> corrupt;
   bool dead = false, full = false, slow = false;
+  bool tells = true;  // what goes; set before the cache has it
   uint64_t gets = 0, read_records = 0, conflicts = 0;
   std::vector<Digest> touched;
 
@@ -55,7 +56,13 @@ class MemoryTier final : public Tier {
   Status Pin(const Digest& name, int64_t ttl_ms) override { return {}; }
   Status Remove(std::span<const Digest> names) override;
   Status Wipe(const SpaceId& space) override;
-  std::vector<RecordHeader> List(uint64_t& cursor, size_t limit) override;
+  std::vector<RecordHeader> List(uint64_t& cursor, size_t limit, const SpaceId* space) override;
+  bool ListenForRemovals(RemovalListener listener) override {
+    listener_ = std::move(listener);
+    return tells;
+  }
+  // Goes by itself; `named`: the tier knows which record it was.
+  void Evict(const Digest& name, bool named = true);
   void Flush() override { DeliverAll(); }
   TierStats stats() const override { return {}; }
 
@@ -68,6 +75,7 @@ class MemoryTier final : public Tier {
   const std::string name_;
   std::vector<std::function<void()>> waiting_;
   std::set<uint64_t> cancelled_;
+  RemovalListener listener_;
 };
 
 }  // namespace larder

@@ -1,6 +1,7 @@
 // An engine without a model. Its tokens are bytes, plus a few control tokens; what it answers is a script.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -91,6 +92,24 @@ class FakeBackend final : public ServeBackend {
   EventPage Events(const std::string& tenant, bool all, const EventCursor& cursor, size_t limit) override {
     return events(tenant, all, cursor, limit);
   }
+  std::function<bool(const EventCursor&, EventPage&)> events_now = [](const EventCursor& cursor,
+                                                                      EventPage& page) {
+    page.next = cursor;
+    return true;
+  };
+  bool EventsNow(const std::string&, bool, const EventCursor& cursor, size_t, EventPage& page) override {
+    return events_now(cursor, page);
+  }
+  void OnEvents(std::function<void()> listener) override {
+    const std::lock_guard lock(mutex_);
+    listener_ = std::move(listener);
+  }
+  void TellOfEvents() {
+    const std::lock_guard lock(mutex_);
+    if (listener_) listener_();
+  }
+  std::atomic<uint64_t> fetching = 0;  // the ticket that is under way
+  bool Fetching(uint64_t ticket) override { return ticket == fetching; }
   std::vector<std::string> KvKinds() const override { return {"full", "window512"}; }
   Status Wipe(const std::string& tenant) override {
     wiped = tenant;
@@ -108,6 +127,7 @@ class FakeBackend final : public ServeBackend {
   mutable std::condition_variable changed_;
   mutable std::string rendered_;
   std::vector<Request> requests_;
+  std::function<void()> listener_;
   std::map<uint64_t, bool> live_;  // id -> cancelled
   uint64_t cancelled_ = 0, next_id_ = 1;
   std::vector<std::jthread> players_;

@@ -327,6 +327,19 @@ TEST_F(HintsTest, LmcacheControllersCallsAreAnswered) {
   EXPECT_EQ(backend_.hints.back().action, HintAction::kDemote);
   EXPECT_EQ(ok("move", move("LocalDiskBackend", "LocalCPUBackend", true))["num_tokens"], 3);
   EXPECT_EQ(backend_.hints.back().action, HintAction::kPrefetch);
+  backend_.answer_hint = [](const larder::Hint&) {
+    return HintAnswer{HintStatus::kDeferred, 3, "it is being looked for below", 7};
+  };
+  const Json under_way = ok("move", move("LocalDiskBackend", "LocalCPUBackend", true));
+  backend_.fetching = 7;
+  EXPECT_EQ(ok("check_finish", {{"event_id", under_way["event_id"]}})["status"], "in_progress");
+  EXPECT_EQ(ok("check_finish", {{"event_id", pinned["event_id"]}})["status"], "finished");
+  backend_.fetching = 8;
+  EXPECT_EQ(ok("check_finish", {{"event_id", under_way["event_id"]}})["status"], "finished");
+  ExpectError(call("check_finish", {{"event_id", "Move-0123456789abcdef01234567"}}), 404, "event_id");
+  backend_.answer_hint = [](const larder::Hint& hint) {
+    return HintAnswer{HintStatus::kAccepted, static_cast<int64_t>(hint.target.tokens.size()), ""};
+  };
   backend_.lookup = {{"memory", 3}, {"disk", 2}};
   EXPECT_EQ(ok("move", move("LocalCPUBackend", "LocalDiskBackend", true))["num_tokens"], 2);
   ExpectError(call("move", move("LocalDiskBackend", "LocalCPUBackend", false)), 501, "", "unsupported");
@@ -376,14 +389,18 @@ TEST_F(HintsTest, EventsArePagedByWhatTheAnswerSaysIsNext) {
     removed.tenant = "default";
     removed.kinds = 2;
     page.events = {stored, removed};
-    page.next = {.fresh = false, .epoch = 0xabc, .sequence = 6, .snapshot = cursor.fresh ? 9u : 0u};
+    page.next = {.fresh = false,
+                 .epoch = 0xabc,
+                 .sequence = 6,
+                 .snapshot = cursor.fresh ? 9u : 0u,
+                 .tier = cursor.fresh ? 1u : 0u};
     return page;
   };
   Start();
   const Json first = Json::parse(Get("/v1/cache/events").body);
   EXPECT_EQ(first["epoch"], "0000000000000abc");
   EXPECT_EQ(first["reset"], true);
-  EXPECT_EQ(first["next"], "0000000000000abc:6:9");
+  EXPECT_EQ(first["next"], "0000000000000abc:6:9:1");
   EXPECT_EQ(first["events"][0]["seq"], nullptr);
   EXPECT_EQ(first["events"][0]["kinds"], Json({"full", "window512"}));
   EXPECT_EQ(first["events"][0]["tokens"], Json({1, 2}));
@@ -391,15 +408,17 @@ TEST_F(HintsTest, EventsArePagedByWhatTheAnswerSaysIsNext) {
   EXPECT_EQ(first["events"][1]["tier"], "disk");
   EXPECT_EQ(first["events"][1]["kinds"], Json({"window512"}));
   EXPECT_FALSE(first["events"][1].contains("tokens"));
-  const Json second = Json::parse(Get("/v1/cache/events?limit=7&after=0000000000000abc%3A6%3A9").body);
+  const Json second = Json::parse(Get("/v1/cache/events?limit=7&after=0000000000000abc%3A6%3A9%3A1").body);
   EXPECT_EQ(second["next"], "0000000000000abc:6");
   EXPECT_EQ(second["reset"], false);
   ASSERT_EQ(asked.size(), 2u);
   EXPECT_EQ(asked[1].epoch, 0xabcu);
   EXPECT_EQ(asked[1].sequence, 6u);
   EXPECT_EQ(asked[1].snapshot, 9u);
+  EXPECT_EQ(asked[1].tier, 1u);
   for (const char* bad :
-       {"after=x", "after=5", "after=zz:1", "after=1:-1", "after=1:2:x", "limit=0", "limit=x", "limit=10001"})
+       {"after=x", "after=5", "after=zz:1", "after=1:-1", "after=1:2:x", "after=1:2:3", "after=1:2:3:4:5",
+        "limit=0", "limit=x", "limit=10001", "wait_ms=x", "wait_ms=-1", "wait_ms=30001"})
     ExpectError(Get(std::string("/v1/cache/events?") + bad), 400);
 }
 
@@ -453,6 +472,26 @@ TEST_F(HintsTenants, SeeTheirOwnAndTheOperatorNoStrangersTokens) {
   for (const char* path : {"/v1/cache/events", "/v1/cache/leases"}) EXPECT_EQ(Get(path).status, 401);
   EXPECT_EQ(Post("/v1/cache/hints", body).status, 401);
   EXPECT_EQ(Post("/v1/cache/lmcache/lookup", {{"tokens", {1}}}).status, 401);
+  const Answer health =
+      Post("/v1/cache/lmcache/health", {{"instance_id", "larder"}}, "Authorization: Bearer key-o\r\n");
+  const Json asked = {{"event_id", Json::parse(health.body)["event_id"]}};
+  EXPECT_EQ(Post("/v1/cache/lmcache/check_finish", asked, "Authorization: Bearer key-o\r\n").status, 200);
+  EXPECT_EQ(Post("/v1/cache/lmcache/check_finish", asked, "Authorization: Bearer key-a\r\n").status, 404)
+      << "another tenant's call";
+}
+
+TEST_F(HintsTenants, KeyringFiguresAreTheOperators) {
+  backend_.stats.tiers = {{"redis", {}}};
+  backend_.stats.keyring = KeyringStats{.tenants = 5, .refused_entries = 2, .local_entries = 1};
+  const std::string operators = "Authorization: Bearer key-o\r\n", others = "Authorization: Bearer key-a\r\n";
+  EXPECT_EQ(Json::parse(Get("/v1/cache/stats", operators).body)["keyring"],
+            Json({{"tenants", 5}, {"refused_entries", 2}, {"local_entries", 1}}));
+  EXPECT_FALSE(Json::parse(Get("/v1/cache/stats", others).body).contains("keyring"));
+  const std::string metrics = Get("/metrics", operators).body;
+  EXPECT_NE(metrics.find("larder_keyring_tenants 5\n"), std::string::npos);
+  EXPECT_NE(metrics.find("larder_keyring_refused_entries_total 2\n"), std::string::npos);
+  EXPECT_NE(metrics.find("larder_keyring_local_entries_total 1\n"), std::string::npos);
+  EXPECT_EQ(Get("/metrics", others).body.find("larder_keyring"), std::string::npos);
 }
 
 }  // namespace

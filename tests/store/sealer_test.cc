@@ -160,6 +160,20 @@ TEST_F(SealerTest, AFailedWriteIsReportedAndChangesNothing) {
   EXPECT_TRUE(ring->SpaceOf("b"));
 }
 
+TEST_F(SealerTest, MarksOfTheForgottenAreKeptAndCostNothingOtherwise) {
+  const CipherKey master = ReadKeyFile(key_).value();
+  SpaceKeys keys{{"a", {.id = {1}, .generation = 3}}, {"b", {.id = {2}, .generation = 1}}};
+  for (const CipherKey* key : {static_cast<const CipherKey*>(nullptr), &master}) {
+    const std::string plain = FormatKeyring(keys, key, Cipher()).value();
+    keys.at("b").untold = true;
+    const std::string marked = FormatKeyring(keys, key, Cipher()).value();
+    EXPECT_EQ(marked.size(), plain.size() + keys.size());
+    EXPECT_EQ(ParseKeyring(marked, key, Cipher()).value(), keys);
+    keys.at("b").untold = false;
+    EXPECT_EQ(ParseKeyring(plain, key, Cipher()).value(), keys);
+  }
+}
+
 TEST_F(SealerTest, NamesAreBounded) {
   const auto ring = Keyring::Open(ring_, key_).value();
   EXPECT_TRUE(ring->SpaceOf(std::string(1024, 'a')));

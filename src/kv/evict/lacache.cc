@@ -134,6 +134,11 @@ Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view par
                 "lacache lays its ladder over all layers, and this model's window layers are bounded already; use "
                 "snapkv or h2o");
   }
+  if (model.transformed_keys) {
+    return Fail(ErrorKind::kUnsupported,
+                "lacache rotates keys when they are read, which a cache with a codec has done before; serve with "
+                "--kv-type f16");
+  }
   if (p.last != 0)
     return Fail(ErrorKind::kInvalid, "lacache keeps the newest tokens by itself; leave 'last' out");
   if (p.span == 0) p.span = std::max(1, model.layers / 2);

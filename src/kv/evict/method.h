@@ -92,7 +92,8 @@ class EvictMethod {
 
 struct EvictModel {
   int layers = 0;       // of the model
-  bool windows = false; // some of them see a window only
+  bool windows = false;           // some of them see a window only
+  bool transformed_keys = false;  // a codec turns keys after they are rotated
 };
 
 struct EvictMethodEntry {

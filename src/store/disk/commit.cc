@@ -239,7 +239,9 @@ Status DiskCore::Remove(std::span<const Digest> names) {
       const RecordKey key = KeyOf(name);
       rules.push_back({.type = LogEntryType::kRemove, .key = key, .sequence = sequence});
       const uint32_t slot = index_.Find(key);
-      if (slot != kNoSlot) EraseSlot(slot, false);
+      if (slot == kNoSlot) continue;
+      NoteDeparture(slot);
+      EraseSlot(slot, false);
     }
   }
   const Status removed = WriteRemovals(rules);

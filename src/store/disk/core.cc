@@ -9,6 +9,7 @@ namespace {
 
 constexpr size_t kTouchesKept = 4096;  // then they are written
 constexpr size_t kTouchesMost = 1 << 16;
+constexpr uint64_t kListedSlots = 1 << 16;  // looked at under one lock
 
 }  // namespace
 
@@ -83,12 +84,14 @@ std::vector<FoundRecord> DiskCore::LocateChildren(const Digest& parent, size_t l
   return found;
 }
 
-std::vector<FoundRecord> DiskCore::LocateFrom(uint64_t& cursor, size_t limit) {
+std::vector<FoundRecord> DiskCore::LocateFrom(uint64_t& cursor, size_t limit, const SpaceId* space) {
   std::vector<FoundRecord> found;
   std::lock_guard lock(mutex_);
-  for (; cursor < index_.slots() && found.size() < limit; ++cursor) {
+  for (uint64_t seen = 0; cursor < index_.slots() && found.size() < limit && seen < kListedSlots;
+       ++cursor, ++seen) {
     const auto slot = static_cast<uint32_t>(cursor);
-    if (index_.live(slot)) found.push_back(FoundAt(slot));
+    if (!index_.live(slot) || (space != nullptr && index_.SpaceOf(slot) != *space)) continue;
+    found.push_back(FoundAt(slot));
   }
   if (cursor >= index_.slots()) cursor = 0;
   return found;
@@ -126,6 +129,7 @@ void DiskCore::GiveUp(const FoundRecord& record, const Error& why) {
     // A moved record is judged where it is now, by who reads it there.
     if (slot == kNoSlot || index_.at(slot).born != record.born || index_.at(slot).place() != record.place)
       return;
+    NoteDeparture(slot);
     EraseSlot(slot, true);
     if (bad) ++stats_.bad_records;
   }

@@ -81,7 +81,7 @@ class DiskCore {
   std::vector<bool> Has(std::span<const Digest> names);
   std::vector<FoundRecord> Locate(std::span<const Digest> names);  // segment null: not here; marks as used
   std::vector<FoundRecord> LocateChildren(const Digest& parent, size_t limit);
-  std::vector<FoundRecord> LocateFrom(uint64_t& cursor, size_t limit);
+  std::vector<FoundRecord> LocateFrom(uint64_t& cursor, size_t limit, const SpaceId* space);
   Result<RecordHead> DecodeHead(const FoundRecord& record, std::span<const std::byte> bytes) const;
   Result<RecordHead> ReadHead(const FoundRecord& record);  // kCorrupt ones are given up
   void EncodeFrameFor(const Frame& frame, std::span<std::byte> to) const { EncodeFrame(frame, store_, to); }
@@ -121,6 +121,11 @@ class DiskCore {
   void Reap();  // unlinks dropped segments that nobody reads any more
   bool ReapDue() const;
 
+  // departures.cc: what is here no longer, for who listens
+  void ListenForRemovals(RemovalListener listener);
+  std::vector<RemovedRecord> TakeDeparted();  // since the last time. REQUIRES: write_mutex
+  void TellDeparted(std::vector<RemovedRecord> departed);
+
   std::mutex write_mutex;
   // Reads that a request waits for; writes let them pass.
   void RequestReadStarted() { ++request_reads_; }
@@ -134,7 +139,13 @@ class DiskCore {
     uint64_t bytes = 0;
   };
 
+  struct Departed {
+    FoundRecord record;  // keeps the file, which has the name
+    SpaceId space;
+  };
+
   // All REQUIRE mutex_.
+  void NoteDeparture(uint32_t slot);
   void EraseSlot(uint32_t slot, bool log, bool evicted = false);
   void AddLive(const RecordPlace& place);
   void SubtractLive(const RecordPlace& place);
@@ -153,6 +164,8 @@ class DiskCore {
   std::vector<LogEntry> TakePendingEntries();
   void NoteLogBytes();
   // REQUIRE write_mutex.
+  void NameDeparted();
+  RemovedRecord NameOf(const Departed& departed, const DirectBuffer& page) const;
   void SyncSegments(std::span<NewRecord> records);
   void Publish(std::span<NewRecord> records);
   bool FitsAnother(bool for_move) const;
@@ -188,6 +201,12 @@ class DiskCore {
   uint32_t next_segment_ = 1;
   TierStats stats_;
   DiskCounters counters_;
+
+  bool listened_ = false;
+  std::vector<Departed> departed_;    // while listened to: not named yet
+  std::vector<RemovedRecord> named_;  // not told yet
+  std::mutex listener_mutex_;
+  RemovalListener listener_;  // guarded by listener_mutex_
 
   std::mutex log_mutex_;
   std::unique_ptr<DiskLog> catalog_, removals_log_;

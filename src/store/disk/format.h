@@ -29,6 +29,9 @@ struct RecordKey {
   std::array<uint64_t, 2> words{};
   auto operator<=>(const RecordKey&) const = default;
 };
+struct RecordKeyHash {
+  size_t operator()(const RecordKey& key) const { return key.words[0]; }
+};
 RecordKey KeyOf(const Digest& name);
 uint64_t ParentKeyOf(const Digest& parent);  // 0: none
 

@@ -25,10 +25,7 @@ class Removals {
   size_t size() const { return names_.size() + spaces_.size(); }
 
  private:
-  struct KeyHash {
-    size_t operator()(const RecordKey& key) const { return key.words[0]; }
-  };
-  std::unordered_map<RecordKey, uint64_t, KeyHash> names_;
+  std::unordered_map<RecordKey, uint64_t, RecordKeyHash> names_;
   std::map<SpaceId, uint64_t> spaces_;
   uint64_t floor_ = 0, latest_ = 0;
 };

@@ -164,6 +164,7 @@ void DiskCore::DropEmpty() {
 
 // Unlinks what nobody reads. Stuck files are tried again each time, and stop nothing.
 void DiskCore::Reap() {
+  NameDeparted();  // what left is named from its segment
   DropEmpty();
   std::vector<SegmentRef> unread;
   {
@@ -207,6 +208,7 @@ uint64_t DiskCore::Evict(uint64_t bytes) {
       continue;
     }
     freed += index_.at(*slot).pages * kPage;
+    NoteDeparture(*slot);
     EraseSlot(*slot, true, true);
     ++stats_.evicted_records;
   }
@@ -247,6 +249,7 @@ uint64_t DiskCore::EvictFrom(const DiskSegment& segment) {
   for (uint32_t slot = 0; slot < index_.slots(); ++slot) {
     if (!index_.live(slot) || index_.at(slot).segment != segment.number || Pinned(slot)) continue;
     freed += index_.at(slot).pages * kPage;
+    NoteDeparture(slot);
     EraseSlot(slot, true);
     ++stats_.evicted_records;
   }

@@ -48,10 +48,14 @@ class DiskTierImpl final : public DiskTier {
   }
   void Flush() override { writer_.Flush(); }
 
-  std::vector<RecordHeader> List(uint64_t& cursor, size_t limit) override {
+  bool ListenForRemovals(RemovalListener listener) override {
+    core_->ListenForRemovals(std::move(listener));
+    return true;
+  }
+  std::vector<RecordHeader> List(uint64_t& cursor, size_t limit, const SpaceId* space) override {
     std::vector<RecordHeader> headers;
     if (limit == 0) return headers;
-    for (const FoundRecord& found : core_->LocateFrom(cursor, limit)) {
+    for (const FoundRecord& found : core_->LocateFrom(cursor, limit, space)) {
       if (auto head = core_->ReadHead(found)) headers.push_back(std::move(head->header));
     }
     return headers;
@@ -68,7 +72,7 @@ class DiskTierImpl final : public DiskTier {
     DiskReport report;
     uint64_t cursor = 0;
     do {
-      for (const FoundRecord& found : core_->LocateFrom(cursor, kVerifyAtOnce)) {
+      for (const FoundRecord& found : core_->LocateFrom(cursor, kVerifyAtOnce, nullptr)) {
         ++report.records;
         const auto bytes = VerifyOne(found);
         if (bytes) {

@@ -127,14 +127,21 @@ void DiskWriter::Flush() {
 
 // Also cleans, when nothing waits to be written.
 bool DiskWriter::Maintain() {
-  std::lock_guard lock(core_.write_mutex);
-  const int64_t waited = core_.clock->NowNs() - checkpoint_ns_;
-  if (core_.CheckpointDue() || waited < 0 || waited >= kCheckpointNs) {
-    checkpoint_ns_ = core_.clock->NowNs();
-    (void)core_.Checkpoint();
+  bool cleaned = false;
+  std::vector<RemovedRecord> departed;
+  {
+    std::lock_guard lock(core_.write_mutex);
+    const int64_t waited = core_.clock->NowNs() - checkpoint_ns_;
+    if (core_.CheckpointDue() || waited < 0 || waited >= kCheckpointNs) {
+      checkpoint_ns_ = core_.clock->NowNs();
+      (void)core_.Checkpoint();
+    }
+    departed = core_.TakeDeparted();
+    if (core_.ReapDue()) core_.Reap();
+    cleaned = core_.Clean();
   }
-  if (core_.ReapDue()) core_.Reap();
-  return core_.Clean();
+  core_.TellDeparted(std::move(departed));
+  return cleaned;
 }
 
 bool DiskWriter::Step() {
@@ -161,25 +168,32 @@ bool DiskWriter::WriteBatch() {
   std::vector<Pending> batch = TakeBatch();
   if (batch.empty()) return false;
   std::vector<NewRecord> records;
+  std::vector<RemovedRecord> departed;
   {
     std::lock_guard lock(core_.write_mutex);
     WriteRecords(batch, records);
+    // Before the batch becomes valid, and told before it is: so a name that went and comes back is told in
+    // that order, and one that comes and goes in the other.
+    departed = core_.TakeDeparted();
+    RecheckKnown(batch);
     core_.Commit(records);
   }
+  core_.TellDeparted(std::move(departed));
   Finish(batch, records);
   return true;
 }
 
 void DiskWriter::WriteRecords(std::vector<Pending>& batch, std::vector<NewRecord>& records) {
+  Written written;
   for (Pending& put : batch) {
-    if (put.status) put.status = WriteRecord(put, records);
+    if (put.status) put.status = WriteRecord(put, records, written);
     // Its bytes are on their way; the memory is the caller's again.
     put.payload = {};
   }
   if (buffer_.size() > kKeptBuffer) buffer_.Release();
 }
 
-Status DiskWriter::WriteRecord(Pending& put, std::vector<NewRecord>& records) {
+Status DiskWriter::WriteRecord(Pending& put, std::vector<NewRecord>& records, Written& written) {
   const RecordHeader& header = put.header;
   const RecordKey key = KeyOf(header.name);
   if (core_.Removed(key, header.space, put.born)) {
@@ -187,12 +201,10 @@ Status DiskWriter::WriteRecord(Pending& put, std::vector<NewRecord>& records) {
   }
   LARDER_ASSIGN(RecordHead head, MakeRecordHead(header, put.payload, kPage, core_.sealer));
   auto known = core_.Compare(key, head.payload_digest);
-  const auto twin = std::find_if(records.begin(), records.end(), [&](const NewRecord& record) {
-    return record.status && record.entry.key == key;
-  });
-  if (twin != records.end()) {
-    put.record = static_cast<size_t>(twin - records.begin());
-    known = twin->entry.digest == head.payload_digest ? DiskCore::Known::kSame : DiskCore::Known::kOther;
+  if (const auto twin = written.find(key); twin != written.end()) {
+    put.record = twin->second;
+    known = records[twin->second].entry.digest == head.payload_digest ? DiskCore::Known::kSame
+                                                                      : DiskCore::Known::kOther;
   }
   if (known == DiskCore::Known::kOther) {
     put.record = kNone;
@@ -214,6 +226,7 @@ Status DiskWriter::WriteRecord(Pending& put, std::vector<NewRecord>& records) {
   record.status = Encode(head, put, record);
   if (record.segment == nullptr) return record.status;
   put.record = records.size();
+  if (record.status) written[key] = put.record;
   records.push_back(std::move(record));
   return {};
 }
@@ -258,6 +271,15 @@ Status DiskWriter::Encode(RecordHead& head, const Pending& put, NewRecord& recor
   std::fill(out.begin() + static_cast<ptrdiff_t>(kFrameBytes + bytes.size()),
             out.begin() + static_cast<ptrdiff_t>(payload_at), std::byte{});
   return core_.WriteTo(room.segment, uint64_t{room.page} * kPage, out);
+}
+
+// What was here already may have been evicted for a later record of its batch.
+void DiskWriter::RecheckKnown(std::vector<Pending>& batch) {
+  for (Pending& put : batch) {
+    if (!put.status || put.record != kNone) continue;
+    if (core_.Compare(KeyOf(put.header.name), 0) != DiskCore::Known::kNew) continue;
+    put.status = Fail(ErrorKind::kExhausted, "record {} was here and had to go", put.header.name.ShortHex());
+  }
 }
 
 void DiskWriter::Finish(std::vector<Pending>& batch, const std::vector<NewRecord>& records) {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "store/disk/core.h"
@@ -36,6 +37,7 @@ class DiskWriter {
     size_t record = kNone;  // its place among the batch's new records
   };
   static constexpr size_t kNone = SIZE_MAX;
+  using Written = std::unordered_map<RecordKey, size_t, RecordKeyHash>;  // places of a batch's new records
 
   bool Due() const;        // REQUIRES mutex_
   int64_t WaitNs() const;  // REQUIRES mutex_
@@ -43,8 +45,9 @@ class DiskWriter {
   std::vector<Pending> TakeBatch();
   bool WriteBatch();
   void WriteRecords(std::vector<Pending>& batch, std::vector<NewRecord>& records);
-  Status WriteRecord(Pending& put, std::vector<NewRecord>& records);
+  Status WriteRecord(Pending& put, std::vector<NewRecord>& records, Written& written);
   Status Encode(RecordHead& head, const Pending& put, NewRecord& record);
+  void RecheckKnown(std::vector<Pending>& batch);
   void Finish(std::vector<Pending>& batch, const std::vector<NewRecord>& records);
   bool Maintain();
 

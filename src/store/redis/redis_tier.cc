@@ -135,7 +135,7 @@ class RedisTier final : public Tier {
                    [wipe] { wipe->Start(); });
     });
   }
-  std::vector<RecordHeader> List(uint64_t& cursor, size_t limit) override {
+  std::vector<RecordHeader> List(uint64_t& cursor, size_t limit, const SpaceId* space) override {
     std::promise<RedisList::Page> promise;
     asio::post(core_.io, [&, from = cursor] {
       std::make_shared<RedisList>(core_, from, limit, [&](RedisList::Page page) {
@@ -144,6 +144,8 @@ class RedisTier final : public Tier {
     });
     RedisList::Page page = promise.get_future().get();
     cursor = page.cursor;
+    if (space != nullptr)
+      std::erase_if(page.records, [&](const RecordHeader& header) { return header.space != *space; });
     return std::move(page.records);
   }
   void Flush() override {

@@ -74,6 +74,7 @@ class SharedKeyring final : public Keyring {
 
   Result<SpaceId> SpaceOf(const std::string& tenant) override;
   Result<SpaceId> Forget(const std::string& tenant) override;
+  std::vector<std::pair<std::string, SpaceId>> Spaces() const override { return table_.Spaces(); }
   const Sealer* sealer() const override { return store_key_.get() ? &sealer_ : nullptr; }
   KeyringStats stats() const override;
 
@@ -115,7 +116,7 @@ class SharedKeyring final : public Keyring {
 
   std::mutex change_mutex_;        // file and table change together
   std::set<std::string> unsaved_;  // the file could not be written
-  std::set<std::string> untold_;   // forgotten, and Redis does not know it yet
+  std::set<std::string> untold_;   // forgotten, and Redis may not know it yet; the file has marks of them
 
   // On the ring's thread.
   std::set<std::string> refused_;
@@ -147,6 +148,9 @@ SharedKeyring::SharedKeyring(KeyringOptions options, RedisUrl url, StoreKey stor
       router_(io_, options_.redis, url_, tls_.get(), clock_),
       refresh_timer_(io_),
       work_(io_.get_executor()) {
+  for (const auto& [tenant, entry] : keys) {
+    if (entry.untold) untold_.insert(tenant);
+  }
   table_.Replace(std::move(keys));
   thread_ = std::thread([this] { io_.run(); });
   asio::post(io_, [this] {
@@ -240,7 +244,8 @@ Result<SpaceId> SharedKeyring::ReplaceHere(const std::string& tenant, const Stat
   if (!prior) return Fail(ErrorKind::kNotFound, "tenant {} has no key", tenant);
   if (prior->generation == std::numeric_limits<uint32_t>::max())
     return Fail(ErrorKind::kExhausted, "tenant {} was forgotten too often; give it another name", tenant);
-  LARDER_ASSIGN(const SpaceKey next, MakeSpaceKey(store_key_, prior->generation + 1));
+  LARDER_ASSIGN(SpaceKey next, MakeSpaceKey(store_key_, prior->generation + 1));
+  next.untold = true;  // also after a restart
   LARDER_ASSIGN(const SpaceKey saved, Save(tenant, next));
   table_.Set(tenant, saved);
   untold_.insert(tenant);
@@ -349,18 +354,20 @@ void SharedKeyring::Raise(const std::string& tenant, uint32_t above) {
 void SharedKeyring::Publish(const std::string& tenant, const SpaceKey& entry, bool replace, int tries,
                             const Done& done) {
   const std::string key = RedisTenantKey(tenant);
-  const auto value = FormatKeyring({{key, entry}}, store_key_.get(), cipher_);
+  SpaceKey told = entry;
+  told.untold = false;
+  const auto value = FormatKeyring({{key, told}}, store_key_.get(), cipher_);
   if (!value) return done(std::unexpected(value.error()));
-  const auto written = [this, tenant, entry, tries, done](Result<RespValue> answer) {
+  const auto written = [this, tenant, told, tries, done](Result<RespValue> answer) {
     if (!answer) return done(std::unexpected(std::move(answer).error()));
     if (answer->IsNil() && tries > 1) return Sync(tenant, IfAbsent::kMake, tries - 1, done);
     if (!answer->IsStatus("OK")) return done(Fail(ErrorKind::kIo, "the Redis server answers with nonsense"));
     {
       const std::lock_guard guard(change_mutex_);
       const auto ours = table_.Find(tenant);
-      if (!ours || ours->generation <= entry.generation) untold_.erase(tenant);
+      if (!ours || ours->generation <= told.generation) untold_.erase(tenant);
     }
-    done(Adopt(tenant, entry));
+    done(Adopt(tenant, told));
   };
   router_.Submit(key, {.text = replace ? RedisText("SET", key, *value) : RedisText("SET", key, *value, "NX"),
                        .done = written});

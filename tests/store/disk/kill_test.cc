@@ -124,7 +124,7 @@ class Killed {
     std::set<Digest> here;
     uint64_t cursor = 0;
     do {
-      for (const RecordHeader& header : (*tier)->List(cursor, 64)) here.insert(header.name);
+      for (const RecordHeader& header : (*tier)->List(cursor, 64, nullptr)) here.insert(header.name);
     } while (cursor != 0);
     EXPECT_EQ(here.size(), report->records);
     for (const uint64_t n : removed_) EXPECT_FALSE(here.contains(TestName(n))) << "removed " << n;

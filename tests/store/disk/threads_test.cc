@@ -195,7 +195,7 @@ TEST_P(DiskThreads, ReadersWritersEvictionAndRemovalTogether) {
                       [&](Result<std::vector<RecordHeader>> all) { children.Set(all.has_value()); });
       EXPECT_TRUE(children.Wait());
       uint64_t cursor = 0;
-      (void)tier_->List(cursor, 10);
+      (void)tier_->List(cursor, 10, nullptr);
     }
   };
   std::vector<std::thread> threads;

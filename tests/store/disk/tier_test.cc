@@ -150,10 +150,39 @@ TEST(DiskTier, ListsEverythingInPortions) {
   std::set<Digest> names;
   uint64_t cursor = 0;
   do {
-    for (const RecordHeader& header : disk.tier->List(cursor, 3))
+    for (const RecordHeader& header : disk.tier->List(cursor, 3, nullptr))
       EXPECT_TRUE(names.insert(header.name).second);
   } while (cursor != 0);
   EXPECT_EQ(names.size(), 10u);
+}
+
+// Many in one batch, and each of them twice, and some a third time with other bytes.
+TEST(DiskTier, ABatchOfManySmallRecordsKnowsItsTwins) {
+  constexpr uint64_t kRecords = 20'000;
+  SimDisk disk(1 << 30);
+  ASSERT_TRUE(disk.Open());
+  uint64_t stored = 0, conflicts = 0;
+  const auto count = [&](const Status& status) {
+    if (status) ++stored;
+    if (!status && status.error().kind == ErrorKind::kConflict) ++conflicts;
+  };
+  for (int time = 0; time < 2; ++time) {
+    for (uint64_t n = 0; n < kRecords; ++n) {
+      const auto record = std::make_shared<TestRecord>(MakeTestRecord(n, {1}));
+      disk.tier->Put(record->header, {record->payload().groups, record}, count);
+    }
+  }
+  for (uint64_t n = 0; n < kRecords; n += 1000) {
+    const auto record = std::make_shared<TestRecord>(MakeTestRecord(n, {1}));
+    record->groups[0][0] ^= std::byte{1};
+    disk.tier->Put(record->header, {record->payload().groups, record}, count);
+  }
+  disk.tier->Flush();
+  EXPECT_EQ(stored, 2 * kRecords);
+  EXPECT_EQ(conflicts, kRecords / 1000);
+  EXPECT_EQ(disk.tier->stats().records, kRecords);
+  EXPECT_LT(disk.tier->counters().syncs, 10u) << "it was one batch";
+  EXPECT_TRUE(disk.Intact(MakeTestRecord(kRecords / 2, {1})));
 }
 
 TEST(DiskTier, SurvivesReopeningReadingOnlyTheCatalog) {

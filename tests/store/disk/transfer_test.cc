@@ -30,7 +30,7 @@ struct ThreadedStore {
     std::set<Digest> names;
     uint64_t cursor = 0;
     do {
-      for (const RecordHeader& header : tier->List(cursor, 7)) names.insert(header.name);
+      for (const RecordHeader& header : tier->List(cursor, 7, nullptr)) names.insert(header.name);
     } while (cursor != 0);
     return names;
   }

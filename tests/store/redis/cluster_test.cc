@@ -88,7 +88,7 @@ TEST_F(RedisCluster, RecordsAreSpreadFoundListedAndWiped) {
   std::set<Digest> listed;
   uint64_t cursor = 0;
   do {
-    for (const RecordHeader& header : tier_->List(cursor, 7)) listed.insert(header.name);
+    for (const RecordHeader& header : tier_->List(cursor, 7, nullptr)) listed.insert(header.name);
   } while (cursor != 0);
   EXPECT_EQ(listed, std::set(names.begin(), names.end()));
 

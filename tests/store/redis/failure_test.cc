@@ -140,7 +140,7 @@ TEST_F(RedisFailure, APausedServerCostsNoMoreThanTheDeadline) {
   EXPECT_EQ(client.Put(MakeTestRecord(2, {10})).error().kind, ErrorKind::kIo);
   EXPECT_EQ(tier->Remove(std::vector{TestName(1)}).error().kind, ErrorKind::kSlow);
   uint64_t cursor = 0;
-  EXPECT_TRUE(tier->List(cursor, 10).empty());
+  EXPECT_TRUE(tier->List(cursor, 10, nullptr).empty());
   EXPECT_EQ(tier->stats().slow_reads, 4u);
   server.Resume();
   EXPECT_TRUE(Eventually([&] { return client.Put(record).has_value(); }));

@@ -40,7 +40,7 @@ void ExpectNothingButErrors(const std::optional<std::string>& answer) {
   EXPECT_FALSE(client.Put(record));
   EXPECT_FALSE(client.Find({record.header.name}).value_or(std::vector{false})[0]);
   uint64_t cursor = 0;
-  EXPECT_TRUE(tier->List(cursor, 10).empty());
+  EXPECT_TRUE(tier->List(cursor, 10, nullptr).empty());
   EXPECT_EQ(cursor, 0u);
   EXPECT_FALSE(tier->Wipe({}));
   tier->Flush();
@@ -102,7 +102,7 @@ TEST(LyingRedis, ACursorThatNeverEndsIsBounded) {
   const auto tier = OpenRedisTier(options, nullptr, &clock).value();
   EXPECT_EQ(tier->Wipe({}).error().kind, ErrorKind::kSlow);
   uint64_t cursor = 0;
-  EXPECT_TRUE(tier->List(cursor, 10).empty());
+  EXPECT_TRUE(tier->List(cursor, 10, nullptr).empty());
 }
 
 TEST(LyingRedis, TheCircuitOpensAndClosesAgain) {

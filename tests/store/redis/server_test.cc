@@ -282,7 +282,7 @@ TEST_P(RedisTierTest, ListShowsEverythingPageByPage) {
   uint64_t cursor = 0;
   int pages = 0;
   do {
-    const auto page = tier_->List(cursor, 10);
+    const auto page = tier_->List(cursor, 10, nullptr);
     EXPECT_LE(page.size(), 30u);
     for (const RecordHeader& header : page) seen.insert(header.name);
     ASSERT_LT(++pages, 100);

@@ -2,6 +2,7 @@
 #include "store/redis/shared_keyring.h"
 
 #include <atomic>
+#include <condition_variable>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -398,6 +399,87 @@ TEST_F(SharedKeyringTest, AServerThatLiesIsBounded) {
     EXPECT_EQ(ring->stats().local_entries, 1u);
     EXPECT_EQ(ring->Forget("t").error().kind, ErrorKind::kUnavailable);
   }
+}
+
+// The limit of tries, by the writes it allows.
+TEST_F(SharedKeyringTest, WhoIsNeverFirstGivesUpAfterThreeTries) {
+  std::atomic<int> sets = 0;
+  const ScriptedServer liar([&](const auto& command) -> std::optional<std::string> {
+    if (command[0] == "PING") return "+PONG\r\n";
+    if (command[0] != "SET") return "$0\r\n\r\n";  // never there,
+    ++sets;
+    return "$-1\r\n";  // and somebody else was always faster
+  });
+  KeyringOptions options = Options();
+  options.redis.url = "redis://" + liar.address();
+  const auto ring = Open(options);
+  EXPECT_TRUE(ring->SpaceOf("t"));
+  EXPECT_EQ(sets, 3);
+  EXPECT_EQ(ring->stats().local_entries, 1u);
+}
+
+// An answer to what was sent before the tenant was forgotten must not bring its entry in.
+TEST_F(SharedKeyringTest, ALateAnswerDoesNotUndoAForgetting) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool released = false;
+  const ScriptedServer slow([&](const auto& command) -> std::optional<std::string> {
+    if (command[0] == "PING") return "+PONG\r\n";
+    std::unique_lock lock(mutex);
+    if (released) return "-ERR down\r\n";
+    if (command[0] != "SET") return "$0\r\n\r\n";
+    changed.wait(lock, [&] { return released; });
+    return "+OK\r\n";  // to the first entry's SET
+  });
+  KeyringOptions options = Options();
+  options.redis.url = "redis://" + slow.address();
+  options.redis.command_timeout_ms = 60'000;
+  options.redis.admin_timeout_ms = 60'000;
+  options.lookup_timeout_ms = 50;
+  std::vector<SpaceId> replaced;  // by the ring's thread, read when it has ended
+  options.replaced = [&](const std::string&, const SpaceId& old) { replaced.push_back(old); };
+  auto ring = Open(options);
+  const SpaceId first = ring->SpaceOf("t").value();
+  std::thread forgetting([&] { EXPECT_FALSE(ring->Forget("t")) << "Redis was not told"; });
+  EXPECT_TRUE(Eventually([&] { return ring->SpaceOf("t").value() != first; }));
+  const SpaceId fresh = ring->SpaceOf("t").value();
+  {
+    const std::lock_guard lock(mutex);
+    released = true;
+  }
+  changed.notify_all();
+  forgetting.join();  // its own question was answered behind the late one
+  EXPECT_EQ(ring->SpaceOf("t").value(), fresh);
+  ring.reset();
+  EXPECT_TRUE(replaced.empty());
+}
+
+// Both forgot it, so the entries are of one generation, and what the other stored before this one forgot is
+// still there. A restart does not make this one forget that.
+TEST_F(SharedKeyringTest, ForgettingWithoutRedisGoesAboveOthersAlsoAfterARestart) {
+  const auto b = OpenRestless("b");
+  SpaceId theirs, ours;
+  {
+    const auto a = Open("a");  // does not look by itself
+    const SpaceId first = a->SpaceOf("t").value();
+    ASSERT_EQ(b->SpaceOf("t").value(), first);
+    ASSERT_TRUE(b->Forget("t"));
+    theirs = b->SpaceOf("t").value();
+    server_->Command({"SAVE"});
+    server_->Kill();
+    EXPECT_EQ(a->Forget("t").value(), first);
+    ours = a->SpaceOf("t").value();
+  }
+  const CipherKey master = ReadKeyFile(key_).value();
+  const auto file = [&] { return ParseKeyring(ReadFile(folder_ / "a").value(), &master, Cipher()).value(); };
+  EXPECT_TRUE(file().at("t").untold);
+  const auto a = OpenRestless("a");
+  EXPECT_EQ(a->SpaceOf("t").value(), ours);
+  server_->Start();
+  EXPECT_TRUE(Eventually([&] { return b->SpaceOf("t").value() == ours; }));
+  EXPECT_EQ(a->SpaceOf("t").value(), ours) << "and not " << int{theirs[0]};
+  EXPECT_TRUE(Eventually([&] { return !file().at("t").untold; })) << "it is told once";
+  EXPECT_EQ(Open()->SpaceOf("t").value(), ours);
 }
 
 TEST_F(SharedKeyringTest, TwoServersMayShareTheFileToo) {
