@@ -22,7 +22,8 @@ class Command {
 struct CommandEntry {
   std::string_view name;
   std::string_view summary;   // one line
-  std::string_view argument;  // as the usage line shows it: "MODEL", "prefill|decode", "[NAME]" if it may be left out; "" if it takes none
+  std::string_view argument;  // as the usage line shows it: "MODEL", "prefill|decode", "[NAME]" if it may be
+                              // left out; "" if it takes none
   std::string_view argument_help;
   std::unique_ptr<Command> (*create)();
   bool listed = true;            // false: for scripts of the tree

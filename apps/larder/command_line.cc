@@ -85,8 +85,7 @@ void AddCommand(CLI::App& app, Candidate& candidate) {
   candidate.app = app.add_subcommand(std::string(entry.name), std::string(entry.summary));
   if (!entry.listed) candidate.app->group("");
   if (!entry.argument.empty())
-    candidate.app
-        ->add_option(ArgumentName(entry), candidate.argument, std::string(entry.argument_help))
+    candidate.app->add_option(ArgumentName(entry), candidate.argument, std::string(entry.argument_help))
         ->type_name("")
         ->required(!entry.argument.starts_with('['));
   if (!entry.second.empty()) {

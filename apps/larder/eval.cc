@@ -2,8 +2,8 @@
 //
 // ppl: perplexity of one setting. kl: the candidate setting against the base setting on the same tokens: how
 // far its predictions are from the base's, beside what each costs in bytes and time. KL divergence sees what
-// perplexity does not: errors that happen to help are errors too. methods: eval_methods.h. Rows read their context from the cache in
-// the cache's own precision, exactly as they do when serving.
+// perplexity does not: errors that happen to help are errors too. methods: eval_methods.h. Rows read their
+// context from the cache in the cache's own precision, exactly as they do when serving.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -73,7 +73,8 @@ class Eval final : public Command {
     params.Int("max-tokens", &max_tokens_, 0, int64_t{1} << 40, "of the text; 0: all");
     DeclareMath(params, "base-", &base_math_, "kl: arithmetic of the base setting");
     DeclareKvType(params, "base-", &base_kv_type_, "kl: elements of the base setting's cache");
-    params.OptionalString("json", &json_, "-", "one JSON object instead of text, to standard output or into this file");
+    params.OptionalString("json", &json_, "-",
+                          "one JSON object instead of text, to standard output or into this file");
     methods_.Declare(params);
   }
 
@@ -146,10 +147,12 @@ class Eval final : public Command {
     return Report(base, candidate, text, scored);
   }
 
-  Status WriteJson(const Json& out) const { return WriteText(json_, out.dump(-1, ' ', false, Json::error_handler_t::replace)); }
+  Status WriteJson(const Json& out) const {
+    return WriteText(json_, out.dump(-1, ' ', false, Json::error_handler_t::replace));
+  }
 
   Status Report(Subject& base, Subject& candidate, const EvaluationText& text,
-              const std::vector<ScoredToken>& scored) {
+                const std::vector<ScoredToken>& scored) {
     std::vector<double> kl, base_nll, candidate_nll, change;
     double same = 0;
     for (const ScoredToken& token : scored) {

@@ -38,15 +38,16 @@ void Bootstrap(const std::vector<std::vector<ArmDocument>>& documents, size_t ar
 }
 
 void PrintTable(const MethodsResult& result) {
-  fmt::print("{} on {}: {} documents of {} + {} tokens, sinks {}, last {}; full cache {}\n\n", result.model, result.text,
-             result.documents, result.prompt_tokens, result.scored_tokens, result.sinks, result.last,
-             FormatSize(result.full_bytes));
-  fmt::print("{:<22} {:>7} {:>8} {:>19} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}\n", "method", "budget", "KL mean",
-             "95 %", "median", "99 %", "top-1", "ppl ratio", "bytes", "peak");
+  fmt::print("{} on {}: {} documents of {} + {} tokens, sinks {}, last {}; full cache {}\n\n", result.model,
+             result.text, result.documents, result.prompt_tokens, result.scored_tokens, result.sinks,
+             result.last, FormatSize(result.full_bytes));
+  fmt::print("{:<22} {:>7} {:>8} {:>19} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}\n", "method", "budget",
+             "KL mean", "95 %", "median", "99 %", "top-1", "ppl ratio", "bytes", "peak");
   for (const ArmSummary& s : result.arms) {
-    fmt::print("{:<22} {:>7} {:>8.4f} {:>19} {:>9.5f} {:>9.4f} {:>6.1f}% {:>9.4f} {:>10} {:>10}\n", s.arm.method,
-               s.arm.budget, s.kl_mean, fmt::format("{:.4f}..{:.4f}", s.kl_low, s.kl_high), s.kl_median, s.kl_99,
-               100 * s.same_top, s.perplexity_ratio, FormatSize(static_cast<uint64_t>(s.private_bytes)),
+    fmt::print("{:<22} {:>7} {:>8.4f} {:>19} {:>9.5f} {:>9.4f} {:>6.1f}% {:>9.4f} {:>10} {:>10}\n",
+               s.arm.method, s.arm.budget, s.kl_mean, fmt::format("{:.4f}..{:.4f}", s.kl_low, s.kl_high),
+               s.kl_median, s.kl_99, 100 * s.same_top, s.perplexity_ratio,
+               FormatSize(static_cast<uint64_t>(s.private_bytes)),
                FormatSize(static_cast<uint64_t>(s.peak_bytes)));
   }
 }
@@ -103,16 +104,22 @@ void MethodsEval::Declare(Params& params) {
   params.String("report", &report_, "methods: a page with plots, into this file");
 }
 
-Status MethodsEval::Run(Model& model, const std::string& text_path, int64_t max_tokens, const std::string& json) {
+Status MethodsEval::Run(Model& model, const std::string& text_path, int64_t max_tokens,
+                        const std::string& json) {
+  if (model.kv_shape().codec() != nullptr) {
+    return Fail(ErrorKind::kUnsupported,
+                "methods are compared with a full cache of rows; leave the codec out of --kv-type");
+  }
   LARDER_ASSIGN(std::vector<Arm> arms, PlanArms(methods_, budgets_, sinks_, last_, model));
   // BOS, where the model wants one, is part of the prompt.
   const int64_t bos = model.tokenizer().add_bos() && model.tokenizer().bos() != kNoToken ? 1 : 0;
   const int64_t each = prompt_tokens_ - bos + scored_tokens_ + 1;
-  LARDER_ASSIGN(const EvaluationText text, ReadEvaluationText(text_path, model.tokenizer(), 2, 1, max_tokens));
+  LARDER_ASSIGN(const EvaluationText text,
+                ReadEvaluationText(text_path, model.tokenizer(), 2, 1, max_tokens));
   const int64_t documents = std::min(documents_, static_cast<int64_t>(text.tokens.size()) / each);
   if (documents < 1) {
-    return Fail(ErrorKind::kInvalid, "{} has {} tokens, and a document needs {}; lower --prompt-tokens", text_path,
-                text.tokens.size(), each);
+    return Fail(ErrorKind::kInvalid, "{} has {} tokens, and a document needs {}; lower --prompt-tokens",
+                text_path, text.tokens.size(), each);
   }
   LARDER_ASSIGN(auto runner, ArmRunner::Create(model, std::move(arms), prompt_tokens_, scored_tokens_));
   std::vector<std::vector<ArmDocument>> measured;
@@ -121,27 +128,29 @@ Status MethodsEval::Run(Model& model, const std::string& text_path, int64_t max_
     std::vector<int32_t> tokens;
     if (bos == 1) tokens.push_back(model.tokenizer().bos());
     // Spread over the whole text, so that more of its subjects are seen.
-    const int64_t begin = d * (static_cast<int64_t>(text.tokens.size()) - each) / std::max<int64_t>(1, documents - 1);
+    const int64_t begin =
+        d * (static_cast<int64_t>(text.tokens.size()) - each) / std::max<int64_t>(1, documents - 1);
     tokens.insert(tokens.end(), text.tokens.begin() + begin, text.tokens.begin() + begin + each);
     LARDER_ASSIGN(auto one, runner->Run(tokens));
     measured.push_back(std::move(one));
     bar.Update(static_cast<double>(d + 1) / static_cast<double>(documents));
   }
   bar.Clear();
-  MethodsResult result{.model = model.name(),
-                       .weights = model.weights_digest().Hex(),
-                       .text = text_path,
-                       .command = fmt::format("larder eval methods --methods {} --budgets {} --prompt-tokens {} "
-                                              "--scored-tokens {} --documents {} --sinks {} --last {} --text {}",
-                                              methods_, budgets_, prompt_tokens_, scored_tokens_, documents_, sinks_,
-                                              last_, text_path),
-                       .documents = documents,
-                       .prompt_tokens = prompt_tokens_,
-                       .scored_tokens = scored_tokens_,
-                       .sinks = sinks_,
-                       .last = last_,
-                       .full_bytes = runner->full_bytes(),
-                       .arms = Summarise(runner->arms(), measured)};
+  MethodsResult result{
+      .model = model.name(),
+      .weights = model.weights_digest().Hex(),
+      .text = text_path,
+      .command = fmt::format("larder eval methods --methods {} --budgets {} --prompt-tokens {} "
+                             "--scored-tokens {} --documents {} --sinks {} --last {} --text {}",
+                             methods_, budgets_, prompt_tokens_, scored_tokens_, documents_, sinks_, last_,
+                             text_path),
+      .documents = documents,
+      .prompt_tokens = prompt_tokens_,
+      .scored_tokens = scored_tokens_,
+      .sinks = sinks_,
+      .last = last_,
+      .full_bytes = runner->full_bytes(),
+      .arms = Summarise(runner->arms(), measured)};
   if (!report_.empty()) LARDER_TRY(WriteText(report_, MethodsHtml(result)));
   if (!json.empty()) return WriteText(json, MethodsJson(result));
   PrintTable(result);

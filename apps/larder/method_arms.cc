@@ -36,8 +36,9 @@ class Oracle final : public EvictMethod {
       for (int head = 0; head < view.shape.kv_heads(); ++head) {
         if (view.lanes.Length(layer, head) <= budget) continue;
         const auto& scores = future_[static_cast<size_t>(layer)][static_cast<size_t>(head)];
-        LARDER_TRY(view.lanes.Keep(layer, head, KeepHighest(scores, view.lanes.Positions(layer, head), budget, sinks_,
-                                                            view.rows - last_)));
+        LARDER_TRY(view.lanes.Keep(
+            layer, head,
+            KeepHighest(scores, view.lanes.Positions(layer, head), budget, sinks_, view.rows - last_)));
       }
     }
     return {};
@@ -53,11 +54,11 @@ constexpr int64_t kLogitRows = 16;
 
 }  // namespace
 
-Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks, int64_t last,
-                                  const Model& model) {
+Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
+                                  int64_t last, const Model& model) {
   std::vector<Arm> arms;
-  // A comma between methods; inside one, semicolons would be unusual, so "name:a=1" may have one parameter, or more
-  // with '+': "name:a=1+b=2".
+  // A comma between methods; inside one, semicolons would be unusual, so "name:a=1" may have one parameter,
+  // or more with '+': "name:a=1+b=2".
   for (const std::string& text : Split(methods, ',')) {
     const std::string name = text.substr(0, text.find(':'));
     std::string own = name.size() < text.size() ? text.substr(name.size() + 1) : "";
@@ -66,7 +67,8 @@ Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string&
       Arm arm{text, budget, ""};
       arm.spec = fmt::format("{}:budget={}", name, budget);
       if (own.find("sinks=") == std::string::npos) arm.spec += fmt::format(",sinks={}", sinks);
-      if (own.find("last=") == std::string::npos && name != "lacache") arm.spec += fmt::format(",last={}", last);
+      if (own.find("last=") == std::string::npos && name != "lacache")
+        arm.spec += fmt::format(",last={}", last);
       if (!own.empty()) arm.spec += "," + own;
       if (name == "oracle") {
         LARDER_TRY(EvictBudget::Parse(budget));
@@ -76,7 +78,8 @@ Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string&
       arms.push_back(std::move(arm));
     }
   }
-  if (arms.empty()) return Fail(ErrorKind::kInvalid, "no methods or no budgets; add --methods snapkv,h2o --budgets 0.25");
+  if (arms.empty())
+    return Fail(ErrorKind::kInvalid, "no methods or no budgets; add --methods snapkv,h2o --budgets 0.25");
   return arms;
 }
 
@@ -90,8 +93,8 @@ struct ArmRunner::Impl {
         resources(m, session->cache().MakePageSource()) {}
 
   Status Prefill(KvSequence& full, std::span<const int32_t> tokens);
-  Result<std::unique_ptr<EvictDriver>> Begin(const Arm& arm, const KvSequence& full, std::span<const int32_t> tokens,
-                                             ArmDocument& out);
+  Result<std::unique_ptr<EvictDriver>> Begin(const Arm& arm, const KvSequence& full,
+                                             std::span<const int32_t> tokens, ArmDocument& out);
   Status RunPrompt(EvictDriver& driver, int64_t from, std::span<const int32_t> tokens);
   Status Continue(std::vector<std::unique_ptr<EvictDriver>>& drivers, std::span<const int32_t> tokens);
   void Judge(std::span<const int32_t> tokens, std::vector<ArmDocument>& out);
@@ -152,18 +155,21 @@ Status ArmRunner::Impl::Prefill(KvSequence& full, std::span<const int32_t> token
   const auto padded = static_cast<size_t>((prompt + scored + 1 + kPageTokens) / kPageTokens * kPageTokens);
   future.assign(spec.layers.size(), std::vector<std::vector<float>>(static_cast<size_t>(spec.kv_heads),
                                                                     std::vector<float>(padded)));
-  const auto rows = [&](int64_t from, int64_t count) { return tokens.subspan(static_cast<size_t>(from), static_cast<size_t>(count)); };
+  const auto rows = [&](int64_t from, int64_t count) {
+    return tokens.subspan(static_cast<size_t>(from), static_cast<size_t>(count));
+  };
   const auto nothing = [](int64_t, int, const float*) {};
   LARDER_TRY(session->Append(full, rows(0, prompt), prompt, nothing));
   full_bytes = session->cache().Held(full).bytes;
   LARDER_ASSIGN(auto ahead, session->Fork(full));
   std::vector<float>& base = hidden.back();
   Capture capture(*this, *ahead);
-  LARDER_TRY(session->Append(*ahead, rows(prompt, scored), prompt,
-                             [&](int64_t, int n, const float* h) {
-                               base.insert(base.end(), h, h + static_cast<size_t>(n) * static_cast<size_t>(spec.width));
-                             },
-                             &capture));
+  LARDER_TRY(session->Append(
+      *ahead, rows(prompt, scored), prompt,
+      [&](int64_t, int n, const float* h) {
+        base.insert(base.end(), h, h + static_cast<size_t>(n) * static_cast<size_t>(spec.width));
+      },
+      &capture));
   session->cache().Close(std::move(ahead));
   return {};
 }
@@ -194,7 +200,8 @@ Status ArmRunner::Impl::RunPrompt(EvictDriver& driver, int64_t from, std::span<c
 }
 
 Result<std::unique_ptr<EvictDriver>> ArmRunner::Impl::Begin(const Arm& arm, const KvSequence& full,
-                                                            std::span<const int32_t> tokens, ArmDocument& out) {
+                                                            std::span<const int32_t> tokens,
+                                                            ArmDocument& out) {
   std::unique_ptr<EvictMethod> method;
   if (arm.spec.starts_with("oracle:")) {
     LARDER_ASSIGN(const EvictBudget budget, EvictBudget::Parse(arm.budget));
@@ -252,14 +259,16 @@ Status ArmRunner::Impl::Continue(std::vector<std::unique_ptr<EvictDriver>>& driv
 }
 
 void ArmRunner::Impl::Judge(std::span<const int32_t> tokens, std::vector<ArmDocument>& out) {
-  const auto width = static_cast<size_t>(model.spec().width), vocabulary = static_cast<size_t>(model.spec().vocabulary);
+  const auto width = static_cast<size_t>(model.spec().width),
+             vocabulary = static_cast<size_t>(model.spec().vocabulary);
   std::vector<float> base(kLogitRows * vocabulary), other(base.size());
   for (ArmDocument& document : out) document.tokens.resize(static_cast<size_t>(scored));
   for (int64_t first = 0; first < scored; first += kLogitRows) {
     const int64_t n = std::min(kLogitRows, scored - first);
     model.Logits(hidden.back().data() + static_cast<size_t>(first) * width, static_cast<int>(n), base.data());
     for (size_t arm = 0; arm < out.size(); ++arm) {
-      model.Logits(hidden[arm].data() + static_cast<size_t>(first) * width, static_cast<int>(n), other.data());
+      model.Logits(hidden[arm].data() + static_cast<size_t>(first) * width, static_cast<int>(n),
+                   other.data());
       model.pool().Run(n, [&](int64_t i, int) {
         const size_t offset = static_cast<size_t>(i) * vocabulary;
         out[arm].tokens[static_cast<size_t>(first + i)] =

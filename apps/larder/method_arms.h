@@ -1,5 +1,5 @@
-// Eviction methods beside each other on the same documents: each prompt is computed once, every arm goes on from it,
-// and all are held against the full cache, token by token, on the text that really follows.
+// Eviction methods beside each other on the same documents: each prompt is computed once, every arm goes on
+// from it, and all are held against the full cache, token by token, on the text that really follows.
 #pragma once
 
 #include <cstdint>
@@ -20,15 +20,15 @@ struct Arm {
   std::string spec;    // what the method is made from
 };
 
-// Every method of `methods` ("h2o,snapkv:window=16") at every budget of `budgets`; each keeps `sinks` first and `last`
-// newest tokens, unless it says something else itself or knows better. "oracle" scores by the attention that will
-// really come. kInvalid names what is wrong.
-Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks, int64_t last,
-                                  const Model& model);
+// Every method of `methods` ("h2o,snapkv:window=16") at every budget of `budgets`; each keeps `sinks` first
+// and `last` newest tokens, unless it says something else itself or knows better. "oracle" scores by the
+// attention that will really come. kInvalid names what is wrong.
+Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
+                                  int64_t last, const Model& model);
 
 // What one document did to one arm.
 struct ArmDocument {
-  std::vector<Divergence> tokens;  // from the full cache to the arm's, for each scored token
+  std::vector<Divergence> tokens;              // from the full cache to the arm's, for each scored token
   uint64_t private_bytes = 0, peak_bytes = 0;  // after the choice; the most while the prompt was there
   int64_t entries = 0;                         // of the longest lane
   double method_ms = 0;                        // choosing, and what the method computes for it
@@ -37,7 +37,8 @@ struct ArmDocument {
 class ArmRunner {
  public:
   // For documents of `prompt` + `scored` + 1 tokens.
-  static Result<std::unique_ptr<ArmRunner>> Create(Model& model, std::vector<Arm> arms, int64_t prompt, int64_t scored);
+  static Result<std::unique_ptr<ArmRunner>> Create(Model& model, std::vector<Arm> arms, int64_t prompt,
+                                                   int64_t scored);
   ~ArmRunner();
 
   const std::vector<Arm>& arms() const;

@@ -30,8 +30,8 @@ std::vector<Listed> AllMethods() {
 }
 
 void PrintLine(const Listed& method) {
-  fmt::print("--{} {:10}  {:3} {:5} {}\n", method.kind, method.info.name, method.info.leaf, method.info.memory,
-             method.info.help);
+  fmt::print("--{} {:10}  {:3} {:5} {}\n", method.kind, method.info.name, method.info.leaf,
+             method.info.memory, method.info.help);
 }
 
 void PrintAll(const Listed& method) {
@@ -40,15 +40,16 @@ void PrintAll(const Listed& method) {
   fmt::print("  needs: {}\n", method.info.needs.empty() ? "nothing" : method.info.needs);
   for (const ParamSpec& param : method.params) {
     fmt::print("  {:10} {} (default {}{}{})\n", param.name, param.help,
-               param.default_text.empty() ? "\"\"" : param.default_text, param.range.empty() ? "" : ", ", param.range);
+               param.default_text.empty() ? "\"\"" : param.default_text, param.range.empty() ? "" : ", ",
+               param.range);
   }
 }
 
 nlohmann::ordered_json ToJson(const Listed& method) {
-  nlohmann::ordered_json json = {{"kind", method.kind},           {"name", method.info.name},
-                                 {"help", method.info.help},      {"paper", method.info.paper},
-                                 {"leaf", method.info.leaf},      {"memory", method.info.memory},
-                                 {"needs", method.info.needs},    {"params", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json json = {{"kind", method.kind},        {"name", method.info.name},
+                                 {"help", method.info.help},   {"paper", method.info.paper},
+                                 {"leaf", method.info.leaf},   {"memory", method.info.memory},
+                                 {"needs", method.info.needs}, {"params", nlohmann::ordered_json::array()}};
   for (const ParamSpec& param : method.params) {
     json["params"].push_back({{"name", param.name},
                               {"default", param.default_text},

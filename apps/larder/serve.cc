@@ -61,9 +61,10 @@ class Serve final : public Command {
     params.Bool("always-restore", &engine_.always_restore,
                 "read stored blocks also where computing them again is estimated to be faster");
     params.String("policy", &engine_.policy, "scheduling, the first that decides wins: " + PolicyNames());
-    params.String("evict", &engine_.evict,
-                  "drop part of each request's cache: a method and its parameters, snapkv:budget=0.25; known: " +
-                      EvictMethodNames() + "; \"\": keep everything");
+    params.String(
+        "evict", &engine_.evict,
+        "drop part of each request's cache: a method and its parameters, snapkv:budget=0.25; known: " +
+            EvictMethodNames() + "; \"\": keep everything");
     params.String("evict-policy", &engine_.cache.policy,
                   "which cached blocks go first: " + EvictPolicyNames());
     params.Float("step-ms", &engine_.step_ms, 1, 60'000,

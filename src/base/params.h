@@ -31,7 +31,7 @@ struct ParamSpec {
   std::string default_text;
   std::string range;  // as people read it: "1..4096", "f16|f32", ""
   std::string help;
-  bool set = false;  // a value was given
+  bool set = false;          // a value was given
   std::string implied = {};  // what the option says without a value; "": it needs one
 };
 

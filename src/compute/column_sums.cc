@@ -31,7 +31,7 @@ struct TapQuery {
   const float* q;
   float lse;
   uint64_t visible;
-  float factor;  // of a weight in the sum
+  float factor;           // of a weight in the sum
   float *sums, *squares;  // [64]; squares may be null
 };
 
@@ -165,12 +165,13 @@ struct ColumnScratch::Impl {
 ColumnScratch::ColumnScratch() : impl_(std::make_unique<Impl>()) {}
 ColumnScratch::~ColumnScratch() = default;
 
-void ColumnSums(ThreadPool& pool, ColumnScratch& scratch, const AttentionShape& shape, const TileProvider& tiles,
-                std::span<const TapRow> rows, const ColumnTarget& target) {
+void ColumnSums(ThreadPool& pool, ColumnScratch& scratch, const AttentionShape& shape,
+                const TileProvider& tiles, std::span<const TapRow> rows, const ColumnTarget& target) {
   LARDER_CHECK(shape.head_dim <= kMaxHeadDim);
   if (rows.empty()) return;
   auto& workers = scratch.impl().workers;
-  while (workers.size() < static_cast<size_t>(pool.threads())) workers.push_back(std::make_unique<TapScratch>());
+  while (workers.size() < static_cast<size_t>(pool.threads()))
+    workers.push_back(std::make_unique<TapScratch>());
   for (auto& worker : workers) Prepare(*worker, shape, tiles);
   int64_t most = 0;
   for (int head = 0; head < shape.kv_heads; ++head) most = std::max(most, PagesOf(shape, tiles, head));
@@ -190,7 +191,8 @@ void ColumnSumsReference(const AttentionShape& shape, const TileProvider& tiles,
   Prepare(*scratch, shape, tiles);
   for (int head = 0; head < shape.kv_heads; ++head) {
     for (int64_t page = 0; page < PagesOf(shape, tiles, head); ++page)
-      AddPage(shape, tiles, rows, target, head, page, scratch->page.data(), scratch->tile, AddWeightsReference);
+      AddPage(shape, tiles, rows, target, head, page, scratch->page.data(), scratch->tile,
+              AddWeightsReference);
   }
 }
 

@@ -463,9 +463,8 @@ void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text
   if (choice.kv != nullptr && choice.evict == nullptr && answered) {
     if (choice.index == 0) {
       const HeldBlocks blocks = cache_->Held(*choice.kv);
-      live.report.held = {.shared_bytes = blocks.bytes,
-                          .reclaimable_bytes = blocks.alone,
-                          .entries = choice.kv->length()};
+      live.report.held = {
+          .shared_bytes = blocks.bytes, .reclaimable_bytes = blocks.alone, .entries = choice.kv->length()};
     }
     for (LeaseReport& lease : RetainByHints(*cache_, *choice.kv, live.request.hints, choice.index == 0)) {
       live.report.leases.push_back(std::move(lease));

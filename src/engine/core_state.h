@@ -1,5 +1,5 @@
-// What the engine keeps of a request and of each of its choices. Private to src/engine: core.cc steps, admission.cc
-// finds and gives back what their rows need.
+// What the engine keeps of a request and of each of its choices. Private to src/engine: core.cc steps,
+// admission.cc finds and gives back what their rows need.
 #pragma once
 
 #include <memory>

@@ -53,9 +53,9 @@ struct EngineStats {
   std::vector<std::pair<std::string_view, uint64_t>> misses;  // by reason
   KvStats kv{};
   KvLeaseStats leases{};
-  uint64_t private_bytes = 0;  // pages and tables of running requests with an eviction method
-  uint64_t borrowed_bytes = 0; // shared pages that these read
-  uint64_t events = 0;  // of the cache's blocks, so far
+  uint64_t private_bytes = 0;   // pages and tables of running requests with an eviction method
+  uint64_t borrowed_bytes = 0;  // shared pages that these read
+  uint64_t events = 0;          // of the cache's blocks, so far
   std::vector<std::pair<std::string, TierStats>> tiers;
   std::optional<KeyringStats> keyring;  // where there are tiers
 };

@@ -42,8 +42,8 @@ class EvictDriver::LastRows final : public ForwardHooks {
       sums.push_back(scores.sums.data() + head * scores.stride);
       squares.push_back(scores.squares.data() + head * scores.stride);
     }
-    ColumnSums(driver_.model_.pool(), driver_.resources_.scratch, driver_.ShapeOf(layer), driver_.lanes_, taps,
-               {sums, squares});
+    ColumnSums(driver_.model_.pool(), driver_.resources_.scratch, driver_.ShapeOf(layer), driver_.lanes_,
+               taps, {sums, squares});
   }
 
  private:
@@ -112,8 +112,12 @@ int64_t EvictDriver::ChunkEnd(int64_t computed) const {
 
 AttentionShape EvictDriver::ShapeOf(int layer) const {
   const ModelSpec& spec = model_.spec();
-  return {layer,         spec.heads,           spec.kv_heads,
-          spec.head_dim, spec.attention_scale, spec.layers[static_cast<size_t>(layer)].window,
+  return {layer,
+          spec.heads,
+          spec.kv_heads,
+          spec.head_dim,
+          spec.attention_scale,
+          spec.layers[static_cast<size_t>(layer)].window,
           model_.kv_shape().type()};
 }
 
@@ -181,8 +185,8 @@ void TapHooks::AfterAttention(int layer, std::span<const Row> rows, const float*
   for (const Tapped& tapped : taps_) {
     rows_.clear();
     for (size_t r = tapped.first; r < tapped.first + tapped.count; ++r) {
-      rows_.push_back({q_ + r * static_cast<size_t>(heads_ * head_dim_), lse + r * static_cast<size_t>(heads_),
-                       rows[r].position});
+      rows_.push_back({q_ + r * static_cast<size_t>(heads_ * head_dim_),
+                       lse + r * static_cast<size_t>(heads_), rows[r].position});
     }
     tapped.driver->Tap(layer, rows_);
   }

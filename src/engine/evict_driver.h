@@ -1,6 +1,7 @@
-// An eviction method at work on one sequence: the private lanes that its rows are written to, the triggers, and the
-// attention that the method asks for. The sequence may begin with rows of the shared cache, which are read where
-// they lie until the method chooses; what it chooses of them is copied. Nothing of it is published.
+// An eviction method at work on one sequence: the private lanes that its rows are written to, the triggers,
+// and the attention that the method asks for. The sequence may begin with rows of the shared cache, which are
+// read where they lie until the method chooses; what it chooses of them is copied. Nothing of it is
+// published.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +49,8 @@ class EvictDriver {
   int64_t ChunkEnd(int64_t computed) const;
 
   bool TapsAllRows() const { return needs_.tap == ScoreTap::kAllRows; }
-  // Attention of rows of this sequence, in order, in one layer; to be called while their queries and keys are there.
+  // Attention of rows of this sequence, in order, in one layer; to be called while their queries and keys are
+  // there.
   void Tap(int layer, std::span<const TapRow> rows);
 
   // Rows up to `end` have run; `tokens` are the sequence's. Runs the triggers.

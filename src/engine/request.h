@@ -71,14 +71,14 @@ struct Usage {
   int64_t cached_tokens = 0;  // prompt rows that were not recomputed
 };
 
-// Memory that the first choice of a request held: with an eviction method at the end of the prompt, when the method
-// had chosen, else at its end.
+// Memory that the first choice of a request held: with an eviction method at the end of the prompt, when the
+// method had chosen, else at its end.
 struct HeldBytes {
-  uint64_t private_bytes = 0;      // pages and tables that are its own
-  uint64_t peak_private_bytes = 0; // the most so far
-  uint64_t shared_bytes = 0;       // blocks that it reads together with others, or that others may read
-  uint64_t reclaimable_bytes = 0;  // of these, what nobody else held
-  int64_t entries = 0;             // of its longest lane
+  uint64_t private_bytes = 0;       // pages and tables that are its own
+  uint64_t peak_private_bytes = 0;  // the most so far
+  uint64_t shared_bytes = 0;        // blocks that it reads together with others, or that others may read
+  uint64_t reclaimable_bytes = 0;   // of these, what nobody else held
+  int64_t entries = 0;              // of its longest lane
 };
 
 // What the cache did for a request.

@@ -33,9 +33,10 @@ struct LaneTable::Lane {
   }
   void Straighten(size_t page) {
     const auto first = positions.begin() + static_cast<int64_t>(page) * kPageTokens;
-    const auto end = positions.begin() + std::min<int64_t>(length, (static_cast<int64_t>(page) + 1) * kPageTokens);
-    pages[page].straight =
-        std::adjacent_find(first, std::max(first, end), [](int32_t a, int32_t b) { return b != a + 1; }) == end;
+    const auto end =
+        positions.begin() + std::min<int64_t>(length, (static_cast<int64_t>(page) + 1) * kPageTokens);
+    pages[page].straight = std::adjacent_find(first, std::max(first, end),
+                                              [](int32_t a, int32_t b) { return b != a + 1; }) == end;
   }
 };
 
@@ -128,7 +129,8 @@ Status LaneTable::Reserve(int64_t rows, int32_t position) {
   const Lane& first = *lanes_.front();
   if (mode_ == PositionMode::kCompact && first.length + rows > rope_.positions) {
     return Fail(ErrorKind::kExhausted,
-                "a lane of {} entries has used up all positions of the model; remove some first", first.length);
+                "a lane of {} entries has used up all positions of the model; remove some first",
+                first.length);
   }
   for (size_t i = 0; i < lanes_.size(); ++i) {
     Lane& lane = *lanes_[i];
@@ -178,7 +180,8 @@ Status LaneTable::Append(int layer, int kv_head, const float* k, const float* v,
   Lane& lane = At(layer, kv_head);
   if (mode_ == PositionMode::kCompact && lane.length >= rope_.positions) {
     return Fail(ErrorKind::kExhausted,
-                "a lane of {} entries has used up all positions of the model; remove some first", lane.length);
+                "a lane of {} entries has used up all positions of the model; remove some first",
+                lane.length);
   }
   LARDER_TRY(Grow(lane, lane.length + 1));
   const auto at = static_cast<size_t>(lane.length);
@@ -200,7 +203,8 @@ Status LaneTable::Own(int layer, int kv_head, int64_t page) {
   LARDER_CHECK(!at.gone);
   LARDER_ASSIGN(std::byte * own, source_->Take());
   const KvPage borrowed = prefix_->Page(layer, kv_head, page, nullptr);
-  CopyKvRows(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(borrowed.k), 0, own, 0, kPageTokens);
+  CopyKvRows(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(borrowed.k), 0, own, 0,
+             kPageTokens);
   at.own = own;
   return {};
 }
@@ -208,8 +212,9 @@ Status LaneTable::Own(int layer, int kv_head, int64_t page) {
 // Between own pages.
 void LaneTable::Move(Lane& lane, int64_t from, int64_t to) {
   const auto a = static_cast<size_t>(from), b = static_cast<size_t>(to);
-  CopyKvRows(shape_->type(), shape_->head_dim(), lane.pages[a / kPageTokens].own, static_cast<int>(a % kPageTokens),
-             lane.pages[b / kPageTokens].own, static_cast<int>(b % kPageTokens), 1);
+  CopyKvRows(shape_->type(), shape_->head_dim(), lane.pages[a / kPageTokens].own,
+             static_cast<int>(a % kPageTokens), lane.pages[b / kPageTokens].own,
+             static_cast<int>(b % kPageTokens), 1);
   lane.positions[b] = lane.positions[a];
   lane.scores[b] = lane.scores[a];
   if (!lane.logit_bias.empty()) lane.logit_bias[b] = lane.logit_bias[a];
@@ -345,7 +350,8 @@ KvPage LaneTable::Page(int layer, int kv_head, int64_t page, std::byte* scratch)
   const size_t first = static_cast<size_t>(page * kPageTokens);
   KvPage out = Stored(layer, kv_head, page);
   if (out.k == nullptr) return out;
-  out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.length + reserved_ - page * kPageTokens));
+  out.entries =
+      static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.length + reserved_ - page * kPageTokens));
   if (MakesTiles()) {
     RotateInto(static_cast<const std::byte*>(out.k), first, out.entries, scratch);
     const int32_t entries = out.entries;

@@ -42,8 +42,8 @@ class LaneTable final : public RowStore {
   LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode, RopeTables rope);
   ~LaneTable() override;
 
-  // Begins with rows [0, rows) of a prefix, at positions equal to their indices: whole pages are borrowed, the
-  // rest is copied. The prefix outlives this, or borrows() is false by then. Keep mode, empty table.
+  // Begins with rows [0, rows) of a prefix, at positions equal to their indices: whole pages are borrowed,
+  // the rest is copied. The prefix outlives this, or borrows() is false by then. Keep mode, empty table.
   // kExhausted: nothing has changed.
   Status Borrow(const TileProvider* prefix, int64_t rows);
   bool borrows() const;  // whether any lane still reads the prefix
@@ -67,15 +67,15 @@ class LaneTable final : public RowStore {
   // Lets go of leading pages of a layer that hold only positions below `position`; a window has passed them.
   void DropBefore(int layer, int64_t position);
 
-  // Pages for this many entries stay with each lane once it has them: what comes and goes around a page's border
-  // then takes no memory.
+  // Pages for this many entries stay with each lane once it has them: what comes and goes around a page's
+  // border then takes no memory.
   void KeepRoom(int64_t entries) { room_ = entries; }
 
   int64_t Length(int layer, int kv_head) const;
   int32_t PositionOf(int layer, int kv_head, int64_t entry) const;  // original position, both modes
   std::span<const int32_t> Positions(int layer, int kv_head) const;
-  // A number beside each entry, reserved ones included, that follows it when entries move (accumulated scores);
-  // 0 at first. There is room for whole pages.
+  // A number beside each entry, reserved ones included, that follows it when entries move (accumulated
+  // scores); 0 at first. There is room for whole pages.
   std::span<float> Scores(int layer, int kv_head);
   // The entry as it is stored.
   void Load(int layer, int kv_head, int64_t entry, float* k, float* v) const;

@@ -1,5 +1,5 @@
-// The comparison of eviction methods: a budget that covers everything has no divergence at all, one that does not has
-// some; every arm is scored on every token; the summary's numbers are those of a table made by hand.
+// The comparison of eviction methods: a budget that covers everything has no divergence at all, one that does
+// not has some; every arm is scored on every token; the summary's numbers are those of a table made by hand.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -27,8 +27,8 @@ double KlOf(const ArmDocument& document) {
 class MethodArms : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
-  const auto model = testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()), MathMode::kFast,
-                                        KvType::kI16, 2);
+  const auto model = testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()),
+                                        MathMode::kFast, KvType::kI16, 2);
   const bool windows = std::string_view(GetParam()) == "tiny-gemma3.gguf";
   const std::string methods = std::string("snapkv:window=8+kernel=3,h2o,streaming,keynorm,random,oracle") +
                               (windows ? "" : ",lacache:span=1");
@@ -66,7 +66,8 @@ TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
 INSTANTIATE_TEST_SUITE_P(, MethodArms, ::testing::Values("tiny-llama.gguf", "tiny-gemma3.gguf"));
 
 TEST(PlanArms, SaysWhatIsWrong) {
-  const auto model = testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 1);
+  const auto model =
+      testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 1);
   EXPECT_FALSE(PlanArms("nosuch", "0.5", 0, 0, *model));
   EXPECT_FALSE(PlanArms("snapkv", "much", 0, 0, *model));
   EXPECT_FALSE(PlanArms("", "0.5", 0, 0, *model));

@@ -1,5 +1,5 @@
-// The score tap equals its plain reference to the last bit, on every instruction set and for any split of the rows;
-// each row adds one to its lane in all; the sums are those of the exact softmax.
+// The score tap equals its plain reference to the last bit, on every instruction set and for any split of the
+// rows; each row adds one to its lane in all; the sums are those of the exact softmax.
 #include "compute/column_sums.h"
 
 #include <gtest/gtest.h>
@@ -32,8 +32,10 @@ class Lanes final : public TileProvider {
         }
         std::vector<float> k(static_cast<size_t>(head_dim)), v(k.size());
         for (float& x : k) x = normal(random);
-        StoreKvRow(type, head_dim, k.data(), v.data(), pages_.back().data(), static_cast<int>(i % kPageTokens));
-        LoadKvRow(type, head_dim, pages_.back().data(), static_cast<int>(i % kPageTokens), k.data(), v.data());
+        StoreKvRow(type, head_dim, k.data(), v.data(), pages_.back().data(),
+                   static_cast<int>(i % kPageTokens));
+        LoadKvRow(type, head_dim, pages_.back().data(), static_cast<int>(i % kPageTokens), k.data(),
+                  v.data());
         keys_[static_cast<size_t>(head)].push_back(k);
       }
     }
@@ -77,7 +79,8 @@ struct Sums {
 class ColumnSumsTest : public ::testing::TestWithParam<KvType> {};
 
 TEST_P(ColumnSumsTest, EqualTheReferenceAndTheExactSoftmax) {
-  for (const auto& [dim, entries, window] : {std::tuple(16, 150, 0), std::tuple(64, 65, 0), std::tuple(33, 200, 70)}) {
+  for (const auto& [dim, entries, window] :
+       {std::tuple(16, 150, 0), std::tuple(64, 65, 0), std::tuple(33, 200, 70)}) {
     std::mt19937 random(7);
     const Lanes lanes(GetParam(), dim, entries, random);
     const AttentionShape shape{0, kHeads, kKvHeads, dim, 0.2f, window, GetParam()};

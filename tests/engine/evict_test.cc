@@ -1,5 +1,6 @@
-// Requests with an eviction method through the engine: a budget that covers everything changes nothing, answers do not
-// depend on chunks, threads, warm prefixes or preemption, nothing is published, all memory comes back.
+// Requests with an eviction method through the engine: a budget that covers everything changes nothing,
+// answers do not depend on chunks, threads, warm prefixes or preemption, nothing is published, all memory
+// comes back.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -34,12 +35,13 @@ struct Answer final : RequestSink {
 class EvictTest : public ::testing::TestWithParam<const char*> {
  protected:
   std::unique_ptr<Model> Load(int threads, KvType type = KvType::kI16) const {
-    return testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()), MathMode::kFast, type, threads);
+    return testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()), MathMode::kFast, type,
+                              threads);
   }
   bool HasWindows() const { return std::string_view(GetParam()) == "tiny-gemma3.gguf"; }
   // Methods with budgets that bite on prompts of 150 rows and more.
   std::vector<std::string> Methods() const {
-    std::vector<std::string> methods = {"snapkv:budget=48,window=16", "h2o:budget=40",      "streaming:budget=33",
+    std::vector<std::string> methods = {"snapkv:budget=48,window=16", "h2o:budget=40", "streaming:budget=33",
                                         "keynorm:budget=0.3,sinks=2", "random:budget=50,last=4"};
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1");
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1,chunk=50");
@@ -88,7 +90,8 @@ class EvictTest : public ::testing::TestWithParam<const char*> {
     EXPECT_TRUE(a.finished && b.finished) << what << ": " << a.error << b.error;
     EXPECT_EQ(a.tokens, b.tokens) << what;
     ASSERT_EQ(a.logprobs.size(), b.logprobs.size()) << what;
-    EXPECT_EQ(std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * sizeof(float)), 0) << what;
+    EXPECT_EQ(std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * sizeof(float)), 0)
+        << what;
   }
 
   SystemClock clock_;
@@ -112,7 +115,8 @@ TEST_P(EvictTest, PositionsByRankThatCoverEverythingAreClose) {
   const auto full = Ask(*Start(*model), prompt, "none", 40);
   const auto ladder = Ask(*Start(*model), prompt, "lacache:budget=1000,span=1", 40);
   EXPECT_EQ(full->tokens, ladder->tokens);
-  for (size_t i = 0; i < full->logprobs.size(); ++i) EXPECT_NEAR(full->logprobs[i], ladder->logprobs[i], 1e-4);
+  for (size_t i = 0; i < full->logprobs.size(); ++i)
+    EXPECT_NEAR(full->logprobs[i], ladder->logprobs[i], 1e-4);
 }
 
 TEST_P(EvictTest, ChunksAndThreadsDoNotMatter) {
@@ -126,7 +130,8 @@ TEST_P(EvictTest, ChunksAndThreadsDoNotMatter) {
     for (const int64_t rows : {1, 7, 64}) {
       EngineOptions options;
       options.max_batch_rows = rows;
-      ExpectSame(*Ask(*Start(*two, options), prompt, method), *expected, fmt::format("{} chunks of {}", method, rows));
+      ExpectSame(*Ask(*Start(*two, options), prompt, method), *expected,
+                 fmt::format("{} chunks of {}", method, rows));
     }
   }
 }
@@ -187,6 +192,32 @@ TEST_P(EvictTest, ANeighboursMethodChangesNoBit) {
   Finish(*core);
   ExpectSame(*plain, *expected, "plain among methods");
   for (const auto& other : others) EXPECT_TRUE(other->finished) << other->error;
+}
+
+// Beside a codec a method's own pages hold rows with turned keys; it reads no codes.
+TEST_P(EvictTest, RunsBesideACodec) {
+  const auto load = [&](int threads) {
+    return testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()), MathMode::kFast,
+                              KvType::kI16, threads, "t4:center=0");
+  };
+  const auto two = load(2), one = load(1);
+  const auto prompt = Prompt(8, 210);
+  for (const std::string method : {"snapkv:budget=48,window=16", "h2o:budget=40", "keynorm:budget=0.3"}) {
+    const auto core = Start(*two);
+    const auto expected = Ask(*core, prompt, method);
+    const auto full = Ask(*core, prompt, "none");
+    EngineOptions options;
+    options.max_batch_rows = 7;
+    ExpectSame(*Ask(*Start(*one, options), prompt, method), *expected, method);
+    const auto again = Ask(*core, prompt, method);  // beside the full cache's codes
+    ExpectSame(*again, *expected, method);
+    EXPECT_EQ(again->report.read_memory, 0);
+    ExpectSame(*Ask(*core, prompt, "none"), *full, "full beside " + method);
+  }
+  Request r;
+  r.prompt = {1, 2, 3};
+  r.evict = "lacache:budget=100,span=1";
+  EXPECT_FALSE(Start(*two)->Validate(r));
 }
 
 TEST_P(EvictTest, RefusesWhatCannotBe) {

@@ -1,9 +1,9 @@
 // H2O (H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models, 2023). Each head
-// keeps the newest entries and those whose attention, summed over all queries so far, is largest; at the end of
-// the prompt all others go, and from then on one goes for each token that comes. An evicted entry never
-// returns, and its sum is forgotten. Kept: raw sums by default, the victim takes part in the step that drops it,
-// true positions, the prompt's own attention is full. Differs: one choice for each KV head, from the mean of its
-// query heads (equal to their sum, up to scale).
+// keeps the newest entries and those whose attention, summed over all queries so far, is largest; at the end
+// of the prompt all others go, and from then on one goes for each token that comes. An evicted entry never
+// returns, and its sum is forgotten. Kept: raw sums by default, the victim takes part in the step that drops
+// it, true positions, the prompt's own attention is full. Differs: one choice for each KV head, from the mean
+// of its query heads (equal to their sum, up to scale).
 #include <algorithm>
 
 #include "kv/evict/select.h"
@@ -20,14 +20,13 @@ class H2o final : public EvictMethod {
  public:
   explicit H2o(H2oParams params) : params_(std::move(params)) {}
 
-  EvictNeeds needs() const override {
-    return {.tap = ScoreTap::kAllRows, .every_token = params_.decode};
-  }
+  EvictNeeds needs() const override { return {.tap = ScoreTap::kAllRows, .every_token = params_.decode}; }
 
   Status AfterPrompt(EvictView& view) override {
     budget_ = params_.parsed.Entries(view.shape, view.lane_count(), view.prompt_rows);
     // With nothing recent at all, the newcomer would have to compete with a sum of nothing.
-    recent_ = std::max<int64_t>({1, params_.last, static_cast<int64_t>(params_.recent * static_cast<double>(budget_))});
+    recent_ = std::max<int64_t>(
+        {1, params_.last, static_cast<int64_t>(params_.recent * static_cast<double>(budget_))});
     for (const int layer : view.layers) {
       for (int head = 0; head < view.shape.kv_heads(); ++head) {
         if (view.lanes.Length(layer, head) <= budget_) continue;
@@ -79,7 +78,8 @@ Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view par
   H2oParams p;
   p.budget = "0.2";
   params.Float("recent", &p.recent, 0, 1, "share of the budget for the newest entries");
-  params.Bool("normalise", &p.normalise, "divide sums by how many queries could see the entry, when the prompt ends");
+  params.Bool("normalise", &p.normalise,
+              "divide sums by how many queries could see the entry, when the prompt ends");
   params.Bool("decode", &p.decode, "evict for every token; false: once at the end of the prompt");
   LARDER_TRY(ReadEvictParams(params, parameters, p));
   return std::make_unique<H2o>(std::move(p));
@@ -88,13 +88,14 @@ Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view par
 }  // namespace
 
 EvictMethodEntry H2oMethod() {
-  return {{.name = "h2o",
-           .help = "heavy hitters by attention summed over all queries, and the newest",
-           .paper = "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models (2023)",
-           .leaf = "A2",
-           .memory = "O(B)",
-           .needs = "every row of the prompt: nothing is read from the cache"},
-          Create};
+  return {
+      {.name = "h2o",
+       .help = "heavy hitters by attention summed over all queries, and the newest",
+       .paper = "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models (2023)",
+       .leaf = "A2",
+       .memory = "O(B)",
+       .needs = "every row of the prompt: nothing is read from the cache"},
+      Create};
 }
 
 }  // namespace larder

@@ -1,10 +1,11 @@
-// LaCache (LaCache: Ladder-Shaped KV Caching for Efficient Long-Context Modeling of Large Language Models, 2025).
-// No scores: of the old entries each layer keeps others, in groups along the text, so that the layers together
-// hold more of it than any one of them. When all slots are taken, the same pattern is laid over what is left, so
-// that the older a token the fewer layers still have it. Positions are ranks: a stream may go on without end.
-// Kept: the published code's arithmetic, its interleaved assignment of layers to rungs, the number of slots that
-// is raised once. Differs: the paper's drawing (consecutive layers on a rung) is there too, and where a fused
-// sweep's last rung would reach behind its group, it is moved back so that all layers keep the same number.
+// LaCache (LaCache: Ladder-Shaped KV Caching for Efficient Long-Context Modeling of Large Language Models,
+// 2025). No scores: of the old entries each layer keeps others, in groups along the text, so that the layers
+// together hold more of it than any one of them. When all slots are taken, the same pattern is laid over what
+// is left, so that the older a token the fewer layers still have it. Positions are ranks: a stream may go on
+// without end. Kept: the published code's arithmetic, its interleaved assignment of layers to rungs, the
+// number of slots that is raised once. Differs: the paper's drawing (consecutive layers on a rung) is there
+// too, and where a fused sweep's last rung would reach behind its group, it is moved back so that all layers
+// keep the same number.
 #include <algorithm>
 
 #include "kv/evict/method.h"
@@ -40,18 +41,21 @@ class LaCache final : public EvictMethod {
   Status AfterToken(EvictView& view) override { return Compact(view); }
 
  private:
-  // Groups of `width` entries from `start` on; a layer keeps of each `kept_`, `stride` apart, from its rung on.
+  // Groups of `width` entries from `start` on; a layer keeps of each `kept_`, `stride` apart, from its rung
+  // on.
   struct Sweep {
     int64_t start, groups, width, stride;
   };
 
   Status Compact(EvictView& view) {
     if (slots_ == 0) {
-      slots_ = view.prompt_rows == 0 ? LeastSlots()
-                                     : params_.parsed.Entries(view.shape, view.lane_count(), view.prompt_rows);
+      slots_ = view.prompt_rows == 0
+                   ? LeastSlots()
+                   : params_.parsed.Entries(view.shape, view.lane_count(), view.prompt_rows);
       if (slots_ < LeastSlots()) {
-        return Fail(ErrorKind::kInvalid, "lacache: {} slots a layer are too few for this model; give at least {}",
-                    slots_, LeastSlots());
+        return Fail(ErrorKind::kInvalid,
+                    "lacache: {} slots a layer are too few for this model; give at least {}", slots_,
+                    LeastSlots());
       }
       view.lanes.KeepRoom(slots_ + freed_ / 2 + 1);
     }
@@ -119,37 +123,44 @@ class LaCache final : public EvictMethod {
   bool raised_ = false;
 };
 
-Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view parameters, const EvictModel& model) {
+Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view parameters,
+                                            const EvictModel& model) {
   LaCacheParams p;
   p.budget = "0.5";
   p.sinks = 4;
   params.Int("span", &p.span, 0, 4096, "layers that keep an old token; 0: half of them");
   params.Int("overlap", &p.overlap, 0, 4095, "of the span, in common with the next rung; below it");
-  params.Int("chunk", &p.chunk, 0, 1 << 20, "compact the prompt at every multiple of this many rows; 0: at its end");
+  params.Int("chunk", &p.chunk, 0, 1 << 20,
+             "compact the prompt at every multiple of this many rows; 0: at its end");
   params.Choice("rungs", &p.rungs, {"interleaved", "contiguous"}, "which layers share a rung");
   LARDER_TRY(ReadEvictParams(params, parameters, p));
   if (model.layers == 0) return std::unique_ptr<EvictMethod>();  // only to describe it
   if (model.windows) {
-    return Fail(ErrorKind::kUnsupported,
-                "lacache lays its ladder over all layers, and this model's window layers are bounded already; use "
-                "snapkv or h2o");
+    return Fail(
+        ErrorKind::kUnsupported,
+        "lacache lays its ladder over all layers, and this model's window layers are bounded already; use "
+        "snapkv or h2o");
   }
   if (model.transformed_keys) {
-    return Fail(ErrorKind::kUnsupported,
-                "lacache rotates keys when they are read, which a cache with a codec has done before; serve with "
-                "--kv-type f16");
+    return Fail(
+        ErrorKind::kUnsupported,
+        "lacache rotates keys when they are read, which a cache with a codec has done before; serve with "
+        "--kv-type f16");
   }
   if (p.last != 0)
     return Fail(ErrorKind::kInvalid, "lacache keeps the newest tokens by itself; leave 'last' out");
   if (p.span == 0) p.span = std::max(1, model.layers / 2);
   if (p.span <= p.overlap || p.span > model.layers) {
-    return Fail(ErrorKind::kInvalid, "lacache: span is {} and overlap {}; the span must be above the overlap and at "
-                "most {}, the layers of this model", p.span, p.overlap, model.layers);
+    return Fail(ErrorKind::kInvalid,
+                "lacache: span is {} and overlap {}; the span must be above the overlap and at "
+                "most {}, the layers of this model",
+                p.span, p.overlap, model.layers);
   }
   auto method = std::make_unique<LaCache>(p, model.layers);
   if (method->freed() < 1) {
-    return Fail(ErrorKind::kInvalid, "lacache: with span {} and overlap {} no layer would free anything; lower one",
-                p.span, p.overlap);
+    return Fail(ErrorKind::kInvalid,
+                "lacache: with span {} and overlap {} no layer would free anything; lower one", p.span,
+                p.overlap);
   }
   return method;
 }
@@ -157,14 +168,16 @@ Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view par
 }  // namespace
 
 EvictMethodEntry LaCacheMethod() {
-  return {{.name = "lacache",
-           .help = "a ladder: each layer keeps other old tokens; positions by rank, streams without end",
-           .paper = "LaCache: Ladder-Shaped KV Caching for Efficient Long-Context Modeling of Large Language Models "
-                    "(2025)",
-           .leaf = "A4",
-           .memory = "O(B)",
-           .needs = "no window layers; positions by rank, so nothing is read from the cache"},
-          Create};
+  return {
+      {.name = "lacache",
+       .help = "a ladder: each layer keeps other old tokens; positions by rank, streams without end",
+       .paper =
+           "LaCache: Ladder-Shaped KV Caching for Efficient Long-Context Modeling of Large Language Models "
+           "(2025)",
+       .leaf = "A4",
+       .memory = "O(B)",
+       .needs = "no window layers; positions by rank, so nothing is read from the cache"},
+      Create};
 }
 
 }  // namespace larder

@@ -67,7 +67,8 @@ Result<EvictBudget> EvictBudget::Parse(std::string_view text) {
     }
   }
   return Fail(ErrorKind::kInvalid,
-              "'{}' is no budget; give a share of the prompt (0.25), entries of a lane (256) or bytes (4MiB)", text);
+              "'{}' is no budget; give a share of the prompt (0.25), entries of a lane (256) or bytes (4MiB)",
+              text);
 }
 
 int64_t EvictBudget::Entries(const KvShape& shape, int lanes, int64_t prompt_rows) const {

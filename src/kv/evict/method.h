@@ -1,8 +1,9 @@
 // Eviction methods: which entries of a request's own cache are kept. A method is one .cc file in this folder
-// without a header, one line in list.cc and its test. It works on the private lane table of one request, at the
-// triggers that it names, and only on layers that see everything: a window bounds the others already.
+// without a header, one line in list.cc and its test. It works on the private lane table of one request, at
+// the triggers that it names, and only on layers that see everything: a window bounds the others already.
 //
-//   score    column sums of attention (compute/column_sums.h), of every prompt row or of the last ones; numbers
+//   score    column sums of attention (compute/column_sums.h), of every prompt row or of the last ones;
+//   numbers
 //            beside the entries that follow them when they move (LaneTable::Scores); the keys themselves
 //   budget   a share of the prompt, entries per lane, or bytes; sinks, window and newcomer included
 //   trigger  end of the prompt, end of a chunk of it, every token
@@ -24,8 +25,8 @@
 
 namespace larder {
 
-// How much is kept: "0.25" (share of the prompt's tokens, fixed at the end of the prompt), "256" (entries of a
-// lane), "4MiB" (bytes of private pages of the lanes that evict, tables included).
+// How much is kept: "0.25" (share of the prompt's tokens, fixed at the end of the prompt), "256" (entries of
+// a lane), "4MiB" (bytes of private pages of the lanes that evict, tables included).
 class EvictBudget {
  public:
   static Result<EvictBudget> Parse(std::string_view text);
@@ -68,10 +69,10 @@ struct ColumnScores {
 // What a method sees of its request.
 struct EvictView {
   const KvShape& shape;
-  int heads;                                    // query heads; those of a group share a lane
-  std::span<const int> layers;                  // that may be evicted from
-  int64_t prompt_rows;                          // all of the prompt's
-  int64_t rows;                                 // so far, whether their entries are still here or not
+  int heads;                    // query heads; those of a group share a lane
+  std::span<const int> layers;  // that may be evicted from
+  int64_t prompt_rows;          // all of the prompt's
+  int64_t rows;                 // so far, whether their entries are still here or not
   LaneTable& lanes;
   std::span<const ColumnScores> column_scores;  // [model layer], at the end of the prompt with kLastRows
 
@@ -91,7 +92,7 @@ class EvictMethod {
 };
 
 struct EvictModel {
-  int layers = 0;       // of the model
+  int layers = 0;                 // of the model
   bool windows = false;           // some of them see a window only
   bool transformed_keys = false;  // a codec turns keys after they are rotated
 };
@@ -104,7 +105,8 @@ struct EvictMethodEntry {
 };
 std::vector<EvictMethodEntry> EvictMethods();
 std::string EvictMethodNames();  // "h2o, snapkv, ..."
-// "name" or "name:key=value,..."; unknown names list the known ones. kUnsupported: what the model cannot give.
+// "name" or "name:key=value,..."; unknown names list the known ones. kUnsupported: what the model cannot
+// give.
 Result<std::unique_ptr<EvictMethod>> CreateEvictMethod(std::string_view spec, const EvictModel& model);
 
 // Parameters that every method has.

@@ -6,15 +6,15 @@
 
 namespace larder {
 
-std::vector<int32_t> KeepHighest(std::span<const float> scores, std::span<const int32_t> positions, int64_t budget,
-                                 int64_t sinks, int64_t newest) {
+std::vector<int32_t> KeepHighest(std::span<const float> scores, std::span<const int32_t> positions,
+                                 int64_t budget, int64_t sinks, int64_t newest) {
   std::vector<int32_t> kept, others;
   for (size_t i = 0; i < positions.size(); ++i) {
     const bool is_protected = positions[i] < sinks || positions[i] >= newest;
     (is_protected ? kept : others).push_back(static_cast<int32_t>(i));
   }
-  const auto room = static_cast<size_t>(
-      std::clamp<int64_t>(budget - static_cast<int64_t>(kept.size()), 0, static_cast<int64_t>(others.size())));
+  const auto room = static_cast<size_t>(std::clamp<int64_t>(budget - static_cast<int64_t>(kept.size()), 0,
+                                                            static_cast<int64_t>(others.size())));
   const auto score = [&](int32_t i) {
     const float s = scores[static_cast<size_t>(i)];
     return std::isnan(s) ? -std::numeric_limits<float>::infinity() : s;

@@ -1,9 +1,9 @@
 // SnapKV (SnapKV: LLM Knows What You are Looking for Before Generation, 2024). What each head will look at
 // while it answers is what it looks at from the last rows of the prompt: earlier entries are scored by the
 // attention of these rows, smoothed along the text so that spans survive, and the highest stay, once, at the
-// end of the prompt. Kept: cut before pooling, the budget includes the window, true positions, the prompt's own
-// attention is full. Differs: one choice for each KV head, from the mean of its query heads; the published code
-// stores repeated KV heads instead, so that its cache is several times as large as it says.
+// end of the prompt. Kept: cut before pooling, the budget includes the window, true positions, the prompt's
+// own attention is full. Differs: one choice for each KV head, from the mean of its query heads; the
+// published code stores repeated KV heads instead, so that its cache is several times as large as it says.
 #include "kv/evict/select.h"
 
 namespace larder {
@@ -30,8 +30,8 @@ class SnapKv final : public EvictMethod {
       for (int head = 0; head < view.shape.kv_heads(); ++head) {
         const std::vector<float> summed =
             ReduceGroup(columns, head * group, group, n - params_.window, params_.group);
-        std::vector<float> scores = params_.pooling == "max" ? PoolMax(summed, params_.kernel)
-                                                             : PoolMean(summed, params_.kernel);
+        std::vector<float> scores =
+            params_.pooling == "max" ? PoolMax(summed, params_.kernel) : PoolMean(summed, params_.kernel);
         scores.resize(static_cast<size_t>(n));  // the window's own columns are never ranked
         const int64_t newest = n - std::max(params_.window, params_.last);
         LARDER_TRY(view.lanes.Keep(

@@ -1,6 +1,6 @@
 // StreamingLLM (Efficient Streaming Language Models with Attention Sinks, 2023): the first tokens, which all
-// attention leans on, and the newest. Here with true positions, so that it is the plain baseline of everything
-// that scores; sinks=0 is recency alone.
+// attention leans on, and the newest. Here with true positions, so that it is the plain baseline of
+// everything that scores; sinks=0 is recency alone.
 #include "kv/evict/select.h"
 
 namespace larder {

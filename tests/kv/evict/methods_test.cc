@@ -1,5 +1,5 @@
-// Eviction methods on lane tables with made-up keys: what is dropped is as if it were masked, at every step; H2O and
-// LaCache keep what tables made by hand say.
+// Eviction methods on lane tables with made-up keys: what is dropped is as if it were masked, at every step;
+// H2O and LaCache keep what tables made by hand say.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -52,8 +52,8 @@ class Twin {
     for (int layer = 0; layer < layers; ++layer) layers_.push_back(layer);
   }
 
-  // A row arrives: stored, attended from, tapped where the method wants it. Returns the largest difference of the two
-  // tables' attention, entries that are gone being masked in the full one.
+  // A row arrives: stored, attended from, tapped where the method wants it. Returns the largest difference of
+  // the two tables' attention, entries that are gone being masked in the full one.
   double Row() {
     const auto position = static_cast<int32_t>(rows_++);
     std::vector<float> q(kHeads * kDim);
@@ -71,7 +71,8 @@ class Twin {
       }
       Mask(layer);
       Attend(full_, layer, q, position, b, lse);
-      for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(a[i]) - b[i]));
+      for (size_t i = 0; i < a.size(); ++i)
+        worst = std::max(worst, std::abs(static_cast<double>(a[i]) - b[i]));
       queries_[static_cast<size_t>(layer)].push_back(q);
     }
     return worst;
@@ -101,7 +102,8 @@ class Twin {
   }
   LaneTable& table() { return kept_; }
   // From the whole matrix of attention, in double precision.
-  std::vector<int32_t> NaiveSnapKv(int head, int64_t n, int64_t window, int64_t budget, int64_t kernel, bool max) {
+  std::vector<int32_t> NaiveSnapKv(int head, int64_t n, int64_t window, int64_t budget, int64_t kernel,
+                                   bool max) {
     std::vector<int32_t> kept;
     for (int32_t i = 0; i < n; ++i) kept.push_back(i);
     if (n <= window || n <= budget) return kept;
@@ -128,7 +130,8 @@ class Twin {
     std::vector<std::pair<double, int32_t>> pooled;
     for (int64_t i = 0; i < n - window; ++i) {
       double total = 0, largest = 0;
-      for (int64_t j = std::max<int64_t>(0, i - kernel / 2); j <= std::min(n - window - 1, i + kernel / 2); ++j) {
+      for (int64_t j = std::max<int64_t>(0, i - kernel / 2); j <= std::min(n - window - 1, i + kernel / 2);
+           ++j) {
         total += score[static_cast<size_t>(j)];
         largest = std::max(largest, score[static_cast<size_t>(j)]);
       }
@@ -238,7 +241,8 @@ INSTANTIATE_TEST_SUITE_P(, EvictedIsMasked,
 TEST(SnapKv, ChoosesAsTheNaiveRule) {
   std::mt19937 random(3);
   for (int round = 0; round < 20; ++round) {
-    const int64_t window = 1 + static_cast<int64_t>(random() % 12), n = window + static_cast<int64_t>(random() % 90);
+    const int64_t window = 1 + static_cast<int64_t>(random() % 12),
+                  n = window + static_cast<int64_t>(random() % 90);
     const int64_t budget = std::max<int64_t>(window, 1) + static_cast<int64_t>(random() % 40);
     const int64_t kernel = 1 + 2 * static_cast<int64_t>(random() % 4);
     Twin twin(fmt::format("snapkv:budget={},window={},kernel={},pooling={}", budget, window, kernel,
@@ -343,7 +347,8 @@ TEST_P(LaCacheStreams, KeepsItsInvariants) {
       ASSERT_EQ(positions.size(), twin.table().Positions(0, 0).size());
       ASSERT_LE(positions.size(), static_cast<size_t>(GetParam().slots) + 8);
       ASSERT_TRUE(Increasing(positions));
-      for (int32_t sink = 0; sink < std::min(4, i); ++sink) ASSERT_EQ(positions[static_cast<size_t>(sink)], sink);
+      for (int32_t sink = 0; sink < std::min(4, i); ++sink)
+        ASSERT_EQ(positions[static_cast<size_t>(sink)], sink);
       for (int32_t back = 0; back < std::min(20, i); ++back)
         ASSERT_EQ(positions[positions.size() - 1 - static_cast<size_t>(back)], i - back);
       if (i == 1999) distinct.insert(positions.begin(), positions.end());
@@ -363,7 +368,8 @@ INSTANTIATE_TEST_SUITE_P(, LaCacheStreams,
                                            Ladder{"lacache:budget=256,span=10", 256, 662},
                                            Ladder{"lacache:budget=256,span=8,overlap=4", 256, 719},
                                            Ladder{"lacache:budget=100,span=10,overlap=5", 100, 0},
-                                           Ladder{"lacache:budget=80,span=9,overlap=3,rungs=contiguous", 80, 0}));
+                                           Ladder{"lacache:budget=80,span=9,overlap=3,rungs=contiguous", 80,
+                                                  0}));
 
 // A long prompt in one call needs several sweeps at once.
 TEST(LaCache, OneCallForALongPrompt) {

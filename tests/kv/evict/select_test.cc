@@ -22,25 +22,30 @@ TEST(KeepHighest, KeepsSinksTheNewestAndTheBest) {
 TEST(KeepHighest, TiesGoToTheLowerPosition) {
   const std::vector<float> scores(6, 1.0f);
   EXPECT_EQ(KeepHighest(scores, Entries{0, 1, 2, 3, 4, 5}, 3, 0, 99), (Entries{0, 1, 2}));
-  EXPECT_EQ(KeepHighest(scores, Entries{9, 1, 7, 3, 5, 2}, 3, 0, 99), (Entries{1, 3, 5}));  // at positions 1, 3, 2
+  EXPECT_EQ(KeepHighest(scores, Entries{9, 1, 7, 3, 5, 2}, 3, 0, 99),
+            (Entries{1, 3, 5}));  // at positions 1, 3, 2
 }
 
 TEST(KeepHighest, NotANumberIsTheLowest) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(KeepHighest(std::vector<float>{nan, -1, nan, -2}, Entries{0, 1, 2, 3}, 2, 0, 99), (Entries{1, 3}));
+  EXPECT_EQ(KeepHighest(std::vector<float>{nan, -1, nan, -2}, Entries{0, 1, 2, 3}, 2, 0, 99),
+            (Entries{1, 3}));
 }
 
 TEST(Pool, BordersAsPublished) {
   const std::vector<float> scores = {3, 0, 0, 6, 0};
   EXPECT_EQ(PoolMean(scores, 3), (std::vector<float>{1, 1, 2, 2, 2}));
   EXPECT_EQ(PoolMax(scores, 3), (std::vector<float>{3, 3, 6, 6, 6}));
-  EXPECT_EQ(PoolMax(std::vector<float>{-3, -1}, 3), (std::vector<float>{-1, -1}));  // nothing beyond the border
+  EXPECT_EQ(PoolMax(std::vector<float>{-3, -1}, 3),
+            (std::vector<float>{-1, -1}));  // nothing beyond the border
   EXPECT_EQ(PoolMax(scores, 1), scores);
 }
 
 TEST(EvictBudget, SharesEntriesAndBytes) {
   const KvShape shape = *KvShape::Create({0, 0}, 2, 16, KvType::kI16);
-  const auto entries = [&](std::string_view text) { return EvictBudget::Parse(text)->Entries(shape, 4, 1000); };
+  const auto entries = [&](std::string_view text) {
+    return EvictBudget::Parse(text)->Entries(shape, 4, 1000);
+  };
   EXPECT_EQ(entries("0.25"), 250);
   EXPECT_EQ(entries("1.0"), 1000);
   EXPECT_EQ(entries("256"), 256);

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Do eviction methods work over HTTP, do they give memory back, and do they leave everybody else's answers alone?
+
+    evict_client.py [--windows] [--rank METHOD]
+
+Takes LARDER_URL from the environment (run_with_server.py). --windows: the model has window layers, which the ladder refuses.
+"""
+import argparse
+import json
+import os
+import random
+import threading
+import urllib.error
+import urllib.request
+
+URL = os.environ["LARDER_URL"]
+RANDOM = random.Random(5)
+
+
+def call(path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(URL + path, data, {"Content-Type": "application/json"}), timeout=300) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def complete(prompt, evict=None, tokens=16, **more):
+    larder = {"explain": True}
+    if evict is not None:
+        larder["evict"] = evict
+    body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True, "logprobs": 0, "larder": larder}
+    return call("/v1/completions", {**body, **more})
+
+
+def good(*arguments, **named):
+    status, answer = complete(*arguments, **named)
+    assert status == 200, (status, answer)
+    choice = answer["choices"][0]
+    return (choice["token_ids"], choice["logprobs"]["token_logprobs"]), answer["larder"]["cache"], answer["usage"]
+
+
+def text(tokens):
+    return [RANDOM.randrange(5, 200) for _ in range(tokens)]
+
+
+def stats():
+    return call("/v1/cache/stats")[1]["memory"]
+
+
+def answers_and_memory(prompt):
+    full, plain, _ = good(prompt)
+    assert plain["held"]["private_bytes"] == 0 and plain["held"]["shared_bytes"] > 0, plain
+    assert "evict" not in plain
+    for method in ("snapkv", "streaming", "keynorm", "random", "h2o"):
+        same, _, _ = good(prompt, f"{method}:budget=100000")
+        assert same == full, method
+        _, cache, usage = good(prompt, f"{method}:budget=64,last=8")
+        held = cache["held"]
+        assert held["entries"] <= 72, held
+        assert cache["written"] == 0, cache
+        assert usage["prompt_tokens_details"]["cached_tokens"] == (0 if method == "h2o" else len(prompt) - 1), (method, usage)
+        assert cache["evict"].startswith(method)
+    _, cold, _ = good(text(len(prompt)), "snapkv:budget=64")
+    assert cold["held"]["private_bytes"] * 2 < cold["held"]["peak_private_bytes"], cold
+    assert stats()["private_bytes"] == 0, stats()
+    assert good(prompt)[0] == full
+
+
+def refusals(prompt, windows):
+    for wrong in ("nosuch", "snapkv:budget=x", "snapkv:windw=3", "h2o:budget=0"):
+        status, answer = complete(prompt, wrong)
+        assert status == 400 and answer["error"]["message"], (wrong, status, answer)
+    assert "snapkv" in complete(prompt, "nosuch")[1]["error"]["message"]
+    status, _ = complete(prompt, "lacache:budget=64,span=1")
+    assert status == (400 if windows else 200), status
+
+
+def endless_stream(context):
+    _, cache, usage = good(text(context + 300), "lacache:budget=64,span=1,chunk=64", tokens=context)
+    assert usage["completion_tokens"] == context and usage["prompt_tokens"] == context + 300, usage
+    assert cache["held"]["entries"] <= 66, cache
+
+
+def neighbours(prompt):
+    full, _, _ = good(prompt, tokens=48)
+    seen = []
+
+    def ask(evict, own):
+        seen.append((evict, good(own, evict, tokens=48)[0]))
+
+    crowd = [("snapkv:budget=32,window=16", prompt), ("h2o:budget=32", prompt), (None, prompt), ("streaming:budget=32", text(150)), (None, prompt)]
+    threads = [threading.Thread(target=ask, args=one) for one in crowd]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == len(crowd)
+    assert all(answer == full for evict, answer in seen if evict is None)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--windows", action="store_true")
+    arguments = parser.parse_args()
+    context = call("/v1/models")[1]["data"][0].get("max_model_len")
+    prompt = text(300)
+    answers_and_memory(prompt)
+    refusals(prompt, arguments.windows)
+    if not arguments.windows:
+        endless_stream(context)
+    neighbours(prompt)
+    print("ok")
+
+
+if __name__ == "__main__":
+    main()
