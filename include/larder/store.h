@@ -204,7 +204,7 @@ typedef struct larder_store_get_options {
   size_t size;
   const char* tenant;
   int64_t timeout_ms;  // groups that have not come by then are SLOW
-  int32_t priority;  // a larder_store_priority
+  int32_t priority;    // a larder_store_priority
   // Once for an item that is here, before any of its groups: is it what was meant? 0 refuses it (INVALID).
   int (*accept)(void* user, size_t item, const larder_store_record* record);
   // For one group after another, from the smallest first_group on: it is final in all items. OK is also the
