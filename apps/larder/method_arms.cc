@@ -224,7 +224,8 @@ Result<std::unique_ptr<EvictDriver>> ArmRunner::Impl::Begin(const Arm& arm, cons
   LARDER_TRY(RunPrompt(*driver, readable == prompt ? prompt - 1 : 0, tokens));
   out.method_ms = watch.WallSeconds() * 1e3;
   out.private_bytes = driver->private_bytes();
-  out.peak_bytes = driver->peak_bytes();
+  // Who begins with the full cache's rows holds them until it has chosen.
+  out.peak_bytes = driver->peak_bytes() + (readable == prompt ? full_bytes : 0);
   out.entries = driver->LongestLane();
   return driver;
 }

@@ -176,7 +176,7 @@ std::string MethodsHtml(const MethodsResult& result) {
   const Plane plane = PlaneOf(result);
   std::string html =
       "<!doctype html><html lang=en><meta charset=utf-8><title>Eviction methods</title><style>"
-      "body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}"
+      "body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}"
       "svg text{font:12px "
       "system-ui,sans-serif;fill:#444}.grid{stroke:#ddd}table{border-collapse:collapse;font-size:13px}"
       "th,td{padding:3px 8px;border-bottom:1px solid "
