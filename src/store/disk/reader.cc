@@ -176,7 +176,8 @@ void DiskReader::Issue() {
   for (const auto& job : jobs_) {
     if (job->priority != ReadPriority::kRequest) continue;
     IssueJob(*job, reads);
-    waited_for |= !job->closed();
+    // One that is over already has nothing whose arrival would bring the prefetches their turn.
+    waited_for |= !job->closed() && !job->finished();
   }
   for (const auto& job : jobs_) {
     if (job->priority == ReadPriority::kPrefetch && !waited_for) IssueJob(*job, reads);

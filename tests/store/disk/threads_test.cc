@@ -153,6 +153,27 @@ TEST_P(DiskThreads, FewBatches) {
   EXPECT_EQ(tier_->counters().reads, 18u);
 }
 
+// A request that has nothing to read is over at once; a prefetch beside it must not go on waiting for it.
+TEST_P(DiskThreads, APrefetchIsNotForgottenBesideARequestForNothing) {
+  if (!Open()) GTEST_SKIP() << "no io_uring here";
+  PutOne(*tier_, 1);
+  tier_->Flush();
+  for (int time = 0; time < 300; ++time) {
+    std::promise<std::vector<bool>> fetched;
+    auto outcome = fetched.get_future();
+    std::thread request([&] { GetAll(*tier_, {500}, ReadPriority::kRequest, true); });
+    std::thread prefetch([&] { fetched.set_value(GetAll(*tier_, {1}, ReadPriority::kPrefetch, true)); });
+    request.join();
+    // Any further call would wake the reading thread.
+    if (outcome.wait_for(std::chrono::seconds(5)) != std::future_status::ready) {
+      ADD_FAILURE() << "forgotten at time " << time;
+      GetAll(*tier_, {501}, ReadPriority::kPrefetch, true);
+    }
+    prefetch.join();
+    ASSERT_EQ(outcome.get(), std::vector<bool>{true});
+  }
+}
+
 TEST_P(DiskThreads, ReadersWritersEvictionAndRemovalTogether) {
   if (!Open()) GTEST_SKIP() << "no io_uring here";
   constexpr uint64_t kNames = 400;
