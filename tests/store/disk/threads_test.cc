@@ -177,6 +177,9 @@ TEST_P(DiskThreads, APrefetchIsNotForgottenBesideARequestForNothing) {
 TEST_P(DiskThreads, ReadersWritersEvictionAndRemovalTogether) {
   if (!Open()) GTEST_SKIP() << "no io_uring here";
   constexpr uint64_t kNames = 400;
+  // Something to find also where the writers are slow to begin.
+  for (uint64_t n = 0; n < 40; ++n) PutOne(*tier_, n);
+  tier_->Flush();
   std::atomic<uint64_t> hits = 0;
   const auto reader = [&](uint64_t seed) {
     uint64_t state = seed;
