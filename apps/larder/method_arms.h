@@ -28,10 +28,11 @@ Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string&
 
 // What one document did to one arm.
 struct ArmDocument {
-  std::vector<Divergence> tokens;              // from the full cache to the arm's, for each scored token
-  uint64_t private_bytes = 0, peak_bytes = 0;  // after the choice; the most before it, what is shared included
-  int64_t entries = 0;                         // of the longest lane
-  double method_ms = 0;                        // choosing, and what the method computes for it
+  std::vector<Divergence> tokens;  // from the full cache to the arm's, for each scored token
+  uint64_t private_bytes = 0,
+           peak_bytes = 0;  // after the choice; the most before it, what is shared included
+  int64_t entries = 0;      // of the longest lane
+  double method_ms = 0;     // choosing, and what the method computes for it
 };
 
 class ArmRunner {
