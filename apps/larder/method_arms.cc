@@ -71,7 +71,9 @@ Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string&
         arm.spec += fmt::format(",last={}", last);
       if (!own.empty()) arm.spec += "," + own;
       if (name == "oracle") {
-        LARDER_TRY(EvictBudget::Parse(budget));
+        EvictCommon common;
+        Params params("oracle");
+        LARDER_TRY(ReadEvictParams(params, std::string_view(arm.spec).substr(7), common));
       } else {
         LARDER_TRY(CreateEvictMethod(arm.spec, EvictModelOf(model)));
       }
@@ -204,15 +206,10 @@ Result<std::unique_ptr<EvictDriver>> ArmRunner::Impl::Begin(const Arm& arm, cons
                                                             ArmDocument& out) {
   std::unique_ptr<EvictMethod> method;
   if (arm.spec.starts_with("oracle:")) {
-    LARDER_ASSIGN(const EvictBudget budget, EvictBudget::Parse(arm.budget));
-    int64_t sinks = 0, last = 0;
-    std::string text;
+    EvictCommon common;
     Params params("oracle");
-    params.String("budget", &text, "");
-    params.Int("sinks", &sinks, 0, 1 << 20, "");
-    params.Int("last", &last, 0, 1 << 20, "");
-    LARDER_TRY(params.ParseList(std::string_view(arm.spec).substr(7)));
-    method = std::make_unique<Oracle>(budget, sinks, last, future);
+    LARDER_TRY(ReadEvictParams(params, std::string_view(arm.spec).substr(7), common));
+    method = std::make_unique<Oracle>(common.parsed, common.sinks, common.last, future);
   } else {
     LARDER_ASSIGN(method, CreateEvictMethod(arm.spec, EvictModelOf(model)));
   }

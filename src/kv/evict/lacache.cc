@@ -49,9 +49,7 @@ class LaCache final : public EvictMethod {
 
   Status Compact(EvictView& view) {
     if (slots_ == 0) {
-      slots_ = view.prompt_rows == 0
-                   ? LeastSlots()
-                   : params_.parsed.Entries(view.shape, view.lane_count(), view.prompt_rows);
+      slots_ = params_.parsed.Entries(view.shape, view.lane_count(), view.prompt_rows);
       if (slots_ < LeastSlots()) {
         return Fail(ErrorKind::kInvalid,
                     "lacache: {} slots a layer are too few for this model; give at least {}", slots_,
