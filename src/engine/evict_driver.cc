@@ -168,6 +168,8 @@ Status EvictDriver::AfterRows(int64_t end, std::span<const int32_t> tokens) {
   } else if (needs_.every_token) {
     LARDER_TRY(method_->AfterToken(view));
   }
+  // Copies of what is kept of a shared prefix come on top of it.
+  peak_bytes_ = std::max(peak_bytes_, lanes_.bytes());
   DropWindows(end);
   return {};
 }

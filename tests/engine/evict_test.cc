@@ -152,6 +152,7 @@ TEST_P(EvictTest, WarmEqualsColdAndNothingIsPublished) {
       ExpectSame(*warm, *cold, method);
       const bool reads = !method.starts_with("h2o") && !method.starts_with("lacache");
       EXPECT_EQ(warm->report.read_memory > 0, reads) << method << " after " << shared;
+      EXPECT_GE(warm->report.held.peak_private_bytes, warm->report.held.private_bytes) << method;
       EXPECT_LE(core->cache().used_bytes(), before + 256) << method;
     }
     // The full cache answers as if nobody had ever dropped anything.
