@@ -263,8 +263,9 @@ typedef struct larder_store_tier_stats {
   uint64_t healthy;            // 0: failing, or away
 } larder_store_tier_stats;
 
-// Since the store was opened. `stats->size` is set before. NOT_FOUND: the store has no such tier.
-LARDER_STORE_API larder_store_status larder_store_stats(larder_store* store, larder_store_tier tier,
+// Of a larder_store_tier, since the store was opened. `stats->size` is set before. NOT_FOUND: the store has
+// no such tier.
+LARDER_STORE_API larder_store_status larder_store_stats(larder_store* store, int32_t tier,
                                                         larder_store_tier_stats* stats,
                                                         larder_store_error* error);
 

@@ -336,8 +336,8 @@ larder_store_status larder_store_remove(larder_store* store, const larder_store_
   });
 }
 
-larder_store_status larder_store_stats(larder_store* store, larder_store_tier tier,
-                                       larder_store_tier_stats* stats, larder_store_error* error) {
+larder_store_status larder_store_stats(larder_store* store, int32_t tier, larder_store_tier_stats* stats,
+                                       larder_store_error* error) {
   return On(store, error, [&](StackedStore& tiers) -> Status {
     LARDER_TRY(CheckStruct(stats, "larder_store_tier_stats"));
     const auto place = tier == LARDER_STORE_DISK    ? StackedStore::kDisk

@@ -145,7 +145,7 @@ static void wrong_rest(larder_store* store) {
   FAILS(LARDER_STORE_INVALID, larder_store_stats(store, LARDER_STORE_DISK, NULL, &last_error));
   FAILS(LARDER_STORE_INVALID, larder_store_stats(NULL, LARDER_STORE_DISK, &stats, &last_error));
   FAILS(LARDER_STORE_NOT_FOUND, larder_store_stats(store, LARDER_STORE_REDIS, &stats, &last_error));
-  FAILS(LARDER_STORE_NOT_FOUND, larder_store_stats(store, (larder_store_tier)77, &stats, &last_error));
+  FAILS(LARDER_STORE_NOT_FOUND, larder_store_stats(store, 77, &stats, &last_error));
   stats.size = 3;
   FAILS(LARDER_STORE_INVALID, larder_store_stats(store, LARDER_STORE_DISK, &stats, &last_error));
 }
