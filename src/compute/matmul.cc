@@ -15,278 +15,13 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 
-#include "compute/simd_dot-inl.h"
-#include "compute/simd_ops-inl.h"
+#include "compute/matmul_tiles-inl.h"
+#include "compute/quantize_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace larder {
 namespace HWY_NAMESPACE {
 namespace {
-
-// Rows whose integer and float sums fit the registers: 2 * 8 of 32 with 512 bits, 2 * 6 of 16 with 256. Plain
-// code has no registers to fill.
-#if HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3
-inline constexpr int kMaxTile = 8;
-#elif HWY_TARGET == HWY_AVX2
-inline constexpr int kMaxTile = 6;
-#elif HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
-inline constexpr int kMaxTile = 1;
-#else
-inline constexpr int kMaxTile = 4;
-#endif
-// Where a panel's results go: rows of a tile start ldy apart.
-struct Destination {
-  float* y;
-  int64_t ldy;
-  const float* bias;  // of the panel's first output, or null
-  int columns;        // 1..16
-};
-
-// Of the outputs from `first` of a panel; the last panel of a matrix may have fewer than a register.
-HWY_INLINE void StoreRow(Outputs acc, const Destination& to, int first, int row) {
-  float* y = to.y + row * to.ldy + first;
-  const float* bias = to.bias == nullptr ? nullptr : to.bias + first;
-  if (to.columns - first >= kRegisterOutputs) {
-    return StoreOutputs(bias == nullptr ? acc : Add(acc, LoadOutputs(bias)), y);
-  }
-  HWY_ALIGN float values[kRegisterOutputs];
-  StoreOutputs(acc, values);
-  for (int c = 0; c < to.columns - first; ++c) y[c] = bias == nullptr ? values[c] : values[c] + bias[c];
-}
-
-inline constexpr int kRegisters = kPanelOutputs / kRegisterOutputs;  // for a panel's outputs
-
-template <int kRows>
-HWY_NOINLINE void FloatTile(const float* w, const float* x, int64_t inputs, const Destination& to) {
-  Outputs acc[kRows][kRegisters];
-  HWY_UNROLL(16)
-  for (int i = 0; i < kRows * kRegisters; ++i) acc[i / kRegisters][i % kRegisters] = SplatOutputs(0.0f);
-  for (int64_t k = 0; k < inputs; ++k) {
-    HWY_UNROLL(2)
-    for (int p = 0; p < kRegisters; ++p) {
-      const Outputs weights = LoadOutputs(w + k * kPanelOutputs + p * kRegisterOutputs);
-      HWY_UNROLL(8)
-      for (int r = 0; r < kRows; ++r) acc[r][p] = Fma(weights, SplatOutputs(x[k * kRows + r]), acc[r][p]);
-    }
-  }
-  HWY_UNROLL(16)
-  for (int i = 0; i < kRows * kRegisters; ++i) {
-    StoreRow(acc[i / kRegisters][i % kRegisters], to, i % kRegisters * kRegisterOutputs, i / kRegisters);
-  }
-}
-
-// A panel of integer weights.
-struct Panel {
-  const uint8_t* units;
-  const uint8_t* unpacked;  // UnpackUnit of all units, or null where nothing needs it
-  UnitLayout layout;
-  bool has_min, half_scales;
-  int64_t inputs;
-
-  // Scale or minimum (`which` 0 or 1) of a unit, for the outputs from `first`.
-  HWY_INLINE Outputs Metadata(const uint8_t* unit, int which, int first) const {
-    const uint8_t* p = unit + layout.codes_bytes + which * layout.metadata_bytes;
-    return half_scales ? LoadHalfOutputs(reinterpret_cast<const uint16_t*>(p) + first)
-                       : LoadOutputs(reinterpret_cast<const float*>(p) + first);
-  }
-};
-
-// What follows a unit's integer sums, for one register of outputs of all rows.
-template <int kGroup, int kRows, class Sum>
-HWY_INLINE void AddUnit(const Panel& panel, const uint8_t* unit, int64_t u, int first,
-                        const IntegerActivations& x, const GroupSums& sums, const Sum* isum, Outputs* acc) {
-  const Outputs scale_w = panel.Metadata(unit, 0, first);
-  const float* scale_x = x.scales + u * kGroup / kActivationGroup * kRows;
-  HWY_UNROLL(8)
-  for (int r = 0; r < kRows; ++r) {
-    acc[r] = Fma(isum[r].ToFloat(), Mul(scale_w, SplatOutputs(scale_x[r])), acc[r]);
-  }
-  if (!panel.has_min) return;
-  const Outputs min_w = panel.Metadata(unit, 1, first);
-  HWY_UNROLL(8)
-  for (int r = 0; r < kRows; ++r) acc[r] = Fma(min_w, SplatOutputs(sums.scaled[u * kRows + r]), acc[r]);
-}
-
-// The activations of a unit's first row; the next row's follow after 32 bytes.
-template <int kGroup, int kRows>
-HWY_INLINE const int8_t* UnitActivations(const IntegerActivations& x, int64_t u) {
-  return x.codes + u * kGroup / kActivationGroup * kActivationGroup * kRows + u * kGroup % kActivationGroup;
-}
-
-// One tile, for which unpacking would not pay. A few rows take all outputs of the panel at once, more fill
-// the registers with one register of outputs.
-template <WeightForm kForm, int kGroup, int kRows>
-HWY_NOINLINE void PackedTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
-  constexpr int kAtOnce = kRows < 4 ? kRegisters : 1;
-  const GroupSums sums = kGroup == 16 ? x.by16 : x.by32;
-  const int64_t units = panel.inputs / kGroup;
-  for (int first = 0; first < kPanelOutputs; first += kAtOnce * kRegisterOutputs) {
-    const uint8_t* unit = panel.units;
-    Outputs acc[kAtOnce][kRows];
-    HWY_UNROLL(8)
-    for (int i = 0; i < kRows * kAtOnce; ++i) acc[i / kRows][i % kRows] = SplatOutputs(0.0f);
-    for (int64_t u = 0; u < units; ++u, unit += panel.layout.bytes) {
-      constexpr int kSlices = kGroup / 4;
-      const int8_t* codes = UnitActivations<kGroup, kRows>(x, u);
-      GroupSum<kForm> isum[kAtOnce][kRows];
-      HWY_UNROLL(8)
-      for (int i = 0; i < kRows * kAtOnce; ++i) {
-        isum[i / kRows][i % kRows] = GroupSum<kForm>(sums.offsets[u * kRows + i % kRows]);
-      }
-      HWY_UNROLL(8)
-      for (int j = 0; j < kSlices; ++j) {
-        HWY_UNROLL(2)
-        for (int p = 0; p < kAtOnce; ++p) {
-          const uint8_t* slice = unit + first * 4 + p * sizeof(Codes);
-          Codes w;
-          if constexpr (kForm == WeightForm::kU4) {
-            const Codes pair = LoadCodes(slice + j / 2 * 64);
-            w = j % 2 == 0 ? LowNibbles(pair) : HighNibbles(pair);
-          } else {
-            w = GroupSum<kForm>::Prepare(LoadCodes(slice + j * 64));
-          }
-          HWY_UNROLL(8)
-          for (int r = 0; r < kRows; ++r) isum[p][r].Add(w, codes + r * kActivationGroup + 4 * j);
-        }
-      }
-      HWY_UNROLL(2)
-      for (int p = 0; p < kAtOnce; ++p) {
-        AddUnit<kGroup, kRows>(panel, unit, u, first + p * kRegisterOutputs, x, sums, isum[p], acc[p]);
-      }
-    }
-    HWY_UNROLL(8)
-    for (int i = 0; i < kRows * kAtOnce; ++i) {
-      StoreRow(acc[i / kRows][i % kRows], to, first + i / kRows * kRegisterOutputs, i % kRows);
-    }
-  }
-}
-
-#if LARDER_DOT_X86
-// One of several tiles, weights unpacked: one register of outputs after the other.
-template <WeightForm kForm, int kGroup, int kRows>
-HWY_NOINLINE void UnpackedTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
-  const GroupSums sums = kGroup == 16 ? x.by16 : x.by32;
-  const int64_t units = panel.inputs / kGroup;
-  for (int first = 0; first < kPanelOutputs; first += kRegisterOutputs) {
-    const uint8_t* unit = panel.units;
-    const uint8_t* weights = panel.unpacked + first * 4;
-    Outputs acc[kRows];
-    HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) acc[r] = SplatOutputs(0.0f);
-    for (int64_t u = 0; u < units; ++u, unit += panel.layout.bytes, weights += kGroup * kPanelOutputs) {
-      constexpr int kSlices = kGroup / 4;
-      const int8_t* codes = UnitActivations<kGroup, kRows>(x, u);
-      GroupSum<kForm> isum[kRows];
-      HWY_UNROLL(8)
-      for (int r = 0; r < kRows; ++r) isum[r] = GroupSum<kForm>(sums.offsets[u * kRows + r]);
-      HWY_UNROLL(8)
-      for (int j = 0; j < kSlices; ++j) {
-        const Codes w = LoadCodes(weights + j * 64);
-        HWY_UNROLL(8)
-        for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kActivationGroup + 4 * j);
-      }
-      AddUnit<kGroup, kRows>(panel, unit, u, first, x, sums, isum, acc);
-    }
-    HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) StoreRow(acc[r], to, first, r);
-  }
-}
-
-template <WeightForm kForm>
-void UnpackPanel(const Panel& panel, int group, uint8_t* to) {
-  for (int64_t u = 0; u < panel.inputs / group; ++u) {
-    UnpackUnit<kForm>(panel.units + u * panel.layout.bytes, group, to + u * group * kPanelOutputs);
-  }
-}
-#endif
-
-template <WeightForm kForm, int kGroup, int kRows>
-HWY_INLINE void IntegerTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
-#if LARDER_DOT_X86
-  if constexpr (kRows >= 4 && kUnpacks<kForm>) {
-    if (panel.unpacked != nullptr) return UnpackedTile<kForm, kGroup, kRows>(panel, x, to);
-  }
-#endif
-  PackedTile<kForm, kGroup, kRows>(panel, x, to);
-}
-
-// One panel times one tile of `rows` rows, 1..kMaxTile.
-template <int kRows>
-void PanelTimesTile(int rows, const Matrix& m, const Panel& panel, MatMulScratch::Impl& scratch,
-                    int64_t first_row, const Destination& to) {
-  if (rows != kRows) {
-    if constexpr (kRows > 1) PanelTimesTile<kRows - 1>(rows, m, panel, scratch, first_row, to);
-    return;
-  }
-  if (m.form() == WeightForm::kF32) {
-    return FloatTile<kRows>(reinterpret_cast<const float*>(panel.units), scratch.floats(first_row),
-                            m.inputs(), to);
-  }
-  const IntegerActivations x = scratch.integers(first_row);
-  if (m.form() == WeightForm::kU4) {
-    if (m.group() == 32) return IntegerTile<WeightForm::kU4, 32, kRows>(panel, x, to);
-    return IntegerTile<WeightForm::kU4, 16, kRows>(panel, x, to);
-  }
-  if (m.group() == 32) return IntegerTile<WeightForm::kS8, 32, kRows>(panel, x, to);
-  IntegerTile<WeightForm::kS8, 16, kRows>(panel, x, to);
-}
-
-// QuantizeGroup, and the sums of the first and the last 16 codes.
-#if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
-float QuantizeAndSum(const float* x, int8_t* codes, int32_t* sums) {
-  constexpr size_t kVectors = kActivationGroup / kLanes;
-  const DF df;
-  const DU du;
-  const hn::RebindToSigned<DF> di;
-  auto largest = hn::Zero(di);
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kVectors; ++i) {
-    const auto bits = hn::And(hn::BitCast(di, hn::LoadU(df, x + i * kLanes)),
-                              hn::Set(di, static_cast<int32_t>(kMagnitudeBits)));
-    largest = hn::Max(largest, bits);
-  }
-  const GroupScale scale = ScaleOfGroup(static_cast<uint32_t>(hn::GetLane(hn::MaxOfLanes(di, largest))));
-  if (scale.to_code == 0.0f) {
-    hwy::ZeroBytes<kActivationGroup>(codes);
-    sums[0] = sums[1] = 0;
-    return scale.scale;
-  }
-  const auto to_code = hn::Set(df, scale.to_code);
-  const auto magic = hn::Set(df, kRoundMagic);
-  hn::Vec<decltype(di)> integers[kVectors];
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kVectors; ++i) {
-    const auto shifted = hn::MulAdd(hn::LoadU(df, x + i * kLanes), to_code, magic);
-    integers[i] = hn::BitCast(di, hn::Sub(hn::BitCast(du, shifted), hn::Set(du, kRoundMagicBits)));
-  }
-  StoreBytes(integers, codes, sums);
-  return scale.scale;
-}
-#else
-float QuantizeAndSum(const float* x, int8_t* codes, int32_t* sums) {
-  const float scale = QuantizeGroup(x, codes);
-  SumHalves(codes, sums);
-  return scale;
-}
-#endif
-
-void QuantizeTile(const float* x, int64_t ldx, int64_t inputs, int rows, const IntegerActivations& to) {
-  for (int r = 0; r < rows; ++r) {
-    for (int64_t g = 0; g < inputs / kActivationGroup; ++g) {
-      const int64_t at = g * rows + r;
-      int32_t sums[2];
-      const float scale =
-          QuantizeAndSum(x + r * ldx + g * kActivationGroup, to.codes + at * kActivationGroup, sums);
-      to.scales[at] = scale;
-      for (int half = 0; half < 2; ++half) {
-        to.by16.offsets[(2 * g + half) * rows + r] = -128 * sums[half];
-        to.by16.scaled[(2 * g + half) * rows + r] = scale * static_cast<float>(sums[half]);
-      }
-      to.by32.offsets[at] = -128 * (sums[0] + sums[1]);
-      to.by32.scaled[at] = scale * static_cast<float>(sums[0] + sums[1]);
-    }
-  }
-}
 
 void InterleaveTile(const float* x, int64_t ldx, int64_t inputs, int rows, float* to) {
   for (int r = 0; r < rows; ++r) {
@@ -311,25 +46,26 @@ struct Plan {
   }
 };
 
-// How many tiles go to the tile unit.
-int64_t AmxTiles(int64_t rows, const MatMulScratch::Impl& scratch, std::span<const MatMulTarget> targets) {
+// How many tiles go to the tile unit, which takes no floats.
+int64_t AmxTiles(int64_t rows, const MatMulScratch::Impl& scratch, bool floats) {
 #if HWY_TARGET == HWY_AVX3_DL
-  if (!scratch.use_amx) return 0;
-  for (const MatMulTarget& t : targets) {
-    if (t.weights->form() == WeightForm::kF32) return 0;
-  }
-  return rows / kAmxRows;
+  return scratch.use_amx && !floats ? rows / kAmxRows : 0;
 #else
   return 0;
 #endif
 }
 
-Plan MakePlan(int64_t rows, int64_t amx_tiles, int64_t inputs, std::span<const MatMulTarget> targets,
-              int threads) {
+int64_t PanelsOf(std::span<const MatMulTarget> targets) {
+  int64_t panels = 0;
+  for (const MatMulTarget& target : targets) panels += DivideUp(target.weights->outputs(), kPanelOutputs);
+  return panels;
+}
+
+Plan MakePlan(int64_t rows, int64_t amx_tiles, int64_t inputs, int64_t panels, int threads) {
   // An item's activations stay in a core's second-level cache beside the panel; its products take long enough
   // (about 10 us) to hide what it costs to fetch an item, and there are enough of them to balance the
   // threads.
-  constexpr int64_t kActivationBytes = 128 * 1024;
+  constexpr int64_t kActivationBytes = 256 * 1024;
   constexpr int64_t kLeastProducts = 48 * 1024;
   constexpr int64_t kItemsPerThread = 12;
   const int64_t tile_rows = amx_tiles > 0 ? kAmxRows : kMaxTile;
@@ -337,29 +73,49 @@ Plan MakePlan(int64_t rows, int64_t amx_tiles, int64_t inputs, std::span<const M
   plan.rows = rows;
   plan.amx_tiles = amx_tiles;
   plan.tiles = amx_tiles + DivideUp(rows - amx_tiles * kAmxRows, kMaxTile);
-  plan.tiles_per_item = HWY_MAX(int64_t{1}, HWY_MIN(int64_t{16}, kActivationBytes / inputs / tile_rows));
+  plan.tiles_per_item = HWY_MAX(int64_t{1}, HWY_MIN(int64_t{32}, kActivationBytes / inputs / tile_rows));
   plan.row_blocks = DivideUp(plan.tiles, plan.tiles_per_item);
   plan.tiles_per_item = DivideUp(plan.tiles, plan.row_blocks);
   plan.row_blocks = DivideUp(plan.tiles, plan.tiles_per_item);
-  int64_t panels = 0;
-  for (const MatMulTarget& target : targets) panels += DivideUp(target.weights->outputs(), kPanelOutputs);
   const int64_t balanced = panels * plan.row_blocks / (kItemsPerThread * threads);
   const int64_t products = kPanelOutputs * inputs * HWY_MIN(rows, plan.tiles_per_item * tile_rows);
   plan.panels_per_item = HWY_MAX(int64_t{1}, HWY_MAX(balanced, kLeastProducts / products));
   return plan;
 }
 
-// Fills the scratch with what the targets' forms need.
-void PrepareActivations(ThreadPool& pool, MatMulScratch::Impl& scratch, const float* x, int64_t ldx,
-                        int64_t inputs, const Plan& plan, std::span<const MatMulTarget> targets) {
-  bool floats = false, integers = false;
-  for (const MatMulTarget& t : targets) (t.weights->form() == WeightForm::kF32 ? floats : integers) = true;
-  scratch.Resize(plan.rows, inputs, pool.threads(), floats, integers);
-  const auto prepare = [&](int64_t tile, int) HWY_ATTR {
+// What the forms of the matrices need of their activations.
+struct WantedForms {
+  bool floats = false;
+  WantedSums sums;
+  bool integers() const { return sums.by16 || sums.by32; }
+  void Add(const Matrix& m) {
+    (m.form() == WeightForm::kF32 ? floats : m.group() == 16 ? sums.by16 : sums.by32) = true;
+  }
+};
+
+void PrepareTile(MatMulScratch::Impl& scratch, const MatMulSource& source, int64_t inputs, int64_t first,
+                 int rows, const WantedForms& wanted, int worker) {
+  const float* x = source.x + first * source.ldx;
+  int64_t ldx = source.ldx;
+  if (source.maker != nullptr) {
+    float* made = scratch.made(worker);
+    for (int r = 0; r < rows; ++r) source.maker->Make(first + r, made + r * inputs);
+    x = made;
+    ldx = inputs;
+  }
+  if (wanted.floats) InterleaveTile(x, ldx, inputs, rows, scratch.floats(first));
+  if (wanted.integers()) QuantizeTile(x, ldx, inputs, rows, wanted.sums, scratch.integers(first));
+}
+
+// Fills the scratch.
+void PrepareActivations(ThreadPool& pool, MatMulScratch::Impl& scratch, const MatMulSource& source,
+                        int64_t inputs, const Plan& plan, const WantedForms& wanted) {
+  scratch.Resize(plan.rows, inputs, pool.threads(), wanted.floats, wanted.integers());
+  if (source.maker != nullptr) scratch.ResizeMade(pool.threads());
+  const auto prepare = [&](int64_t tile, int worker) HWY_ATTR {
     const int64_t first = plan.FirstRow(tile);
-    const int rows = static_cast<int>(plan.FirstRow(tile + 1) - first);
-    if (floats) InterleaveTile(x + first * ldx, ldx, inputs, rows, scratch.floats(first));
-    if (integers) QuantizeTile(x + first * ldx, ldx, inputs, rows, scratch.integers(first));
+    PrepareTile(scratch, source, inputs, first, static_cast<int>(plan.FirstRow(tile + 1) - first), wanted,
+                worker);
   };
   // A few rows are quicker done here than handed out.
   constexpr int64_t kParallelElements = 16 * 1024;
@@ -392,54 +148,80 @@ void PanelTimesAmxRows(const Matrix& m, const Panel& panel, MatMulScratch::Impl&
 }
 #endif
 
-// One panel times the tiles first_tile .. end_tile.
-void PanelTimesTiles(const MatMulTarget& target, int64_t index, const Plan& plan, int64_t first_tile,
-                     int64_t end_tile, MatMulScratch::Impl& scratch, int worker) {
-  const Matrix& m = *target.weights;
-  Panel panel{reinterpret_cast<const uint8_t*>(m.packed().data()) +
-                  index * PanelBytes(m.form(), m.group(), m.has_min(), m.half_scales(), m.inputs()),
-              nullptr,
-              LayoutOfUnit(m.form(), m.group(), m.has_min(), m.half_scales()),
-              m.has_min(),
-              m.half_scales(),
-              m.inputs()};
-  const int64_t output = index * kPanelOutputs;
-  const auto destination = [&](int64_t row) {
-    return Destination{target.y + row * target.ldy + output, target.ldy,
-                       target.bias == nullptr ? nullptr : target.bias + output,
-                       static_cast<int>(HWY_MIN(m.outputs() - output, int64_t{kPanelOutputs}))};
-  };
-  const int64_t amx_end = HWY_MAX(first_tile, HWY_MIN(end_tile, plan.amx_tiles));
-#if LARDER_DOT_X86
-  uint8_t* unpacked = scratch.unpacked(worker);
-  const bool several = end_tile - amx_end > 1;
-  if (m.form() == WeightForm::kU4 && (several || first_tile < amx_end)) {
-    UnpackPanel<WeightForm::kU4>(panel, m.group(), unpacked);
-    panel.unpacked = unpacked;
-  } else if (kUnpacks<WeightForm::kS8> && m.form() == WeightForm::kS8 && several) {
-    UnpackPanel<WeightForm::kS8>(panel, m.group(), unpacked);
-    panel.unpacked = unpacked;
+// How many panels meet the same rows together: what is unpacked of them stays in a core's first-level cache
+// beside a tile's activations, which are then fetched once for all.
+int64_t PanelsTogether(int64_t inputs) {
+  constexpr int64_t kUnpackedBytes = 24 * 1024;
+  return HWY_MAX(int64_t{1}, HWY_MIN(int64_t{kMaxPanels}, kUnpackedBytes / (inputs * kPanelOutputs)));
+}
+
+// Where the results of some panels go: y is that of row `first_row` and output `first_output`.
+struct Sink {
+  float* y;
+  int64_t ldy;
+  const float* bias;  // of output 0, or null
+  int64_t first_row, first_output;
+
+  Destination Of(const Matrix& m, int64_t row, int64_t panel) const {
+    const int64_t output = panel * kPanelOutputs;
+    return {y + (row - first_row) * ldy + output - first_output, ldy,
+            bias == nullptr ? nullptr : bias + output,
+            static_cast<int>(HWY_MIN(m.outputs() - output, int64_t{kPanelOutputs}))};
   }
+};
+
+// `count` panels from `first_panel` on times the tiles first_tile .. end_tile.
+void PanelsTimesTiles(const Matrix& m, int64_t first_panel, int64_t count, const Plan& plan,
+                      int64_t first_tile, int64_t end_tile, MatMulScratch::Impl& scratch, int worker,
+                      const Sink& sink) {
+  const int64_t amx_end = HWY_MAX(first_tile, HWY_MIN(end_tile, plan.amx_tiles));
+  const int64_t panel_bytes = PanelBytes(m.form(), m.group(), m.has_min(), m.half_scales(), m.inputs());
+  Panel panels[kMaxPanels];
+  for (int64_t p = 0; p < count; ++p) {
+    panels[p] = {reinterpret_cast<const uint8_t*>(m.packed().data()) + (first_panel + p) * panel_bytes,
+                 nullptr,
+                 nullptr,
+                 LayoutOfUnit(m.form(), m.group(), m.has_min(), m.half_scales()),
+                 m.has_min(),
+                 m.half_scales(),
+                 m.inputs()};
+#if LARDER_DOT_X86
+    // The tile unit takes signed codes as they lie.
+    const bool for_amx = first_tile < amx_end && m.form() == WeightForm::kU4;
+    if (end_tile - amx_end > 1 || for_amx) {
+      Unpack(m, scratch.unpacked(worker, p), scratch.metadata(worker, p), panels[p]);
+    }
 #endif
+  }
 #if HWY_TARGET == HWY_AVX3_DL
-  if (first_tile < amx_end) {
+  for (int64_t p = 0; p < count && first_tile < amx_end; ++p) {
     const int64_t first_row = plan.FirstRow(first_tile);
-    PanelTimesAmxRows(m, panel, scratch, first_row, plan.FirstRow(amx_end), destination(first_row));
+    PanelTimesAmxRows(m, panels[p], scratch, first_row, plan.FirstRow(amx_end),
+                      sink.Of(m, first_row, first_panel + p));
   }
 #endif
   for (int64_t tile = amx_end; tile < end_tile; ++tile) {
     const int64_t row = plan.FirstRow(tile);
     const int rows = static_cast<int>(plan.FirstRow(tile + 1) - row);
-    PanelTimesTile<kMaxTile>(rows, m, panel, scratch, row, destination(row));
+    for (int64_t p = 0; p < count; ++p) {
+      PanelTimesTile<kMaxTile>(rows, m, panels[p], scratch, row, sink.Of(m, row, first_panel + p));
+    }
   }
 }
 
-void MatMulOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, const float* x, int64_t ldx, int rows,
-                    std::span<const MatMulTarget> targets) {
-  const int64_t inputs = targets[0].weights->inputs();
-  const Plan plan = MakePlan(rows, AmxTiles(rows, scratch, targets), inputs, targets, pool.threads());
-  PrepareActivations(pool, scratch, x, ldx, inputs, plan, targets);
+// Panels first_panel .. end_panel, some at a time.
+void PanelRange(const Matrix& m, int64_t first_panel, int64_t end_panel, const Plan& plan, int64_t first_tile,
+                int64_t end_tile, MatMulScratch::Impl& scratch, int worker, const Sink& sink) {
+  const int64_t together = PanelsTogether(m.inputs());
+  for (int64_t panel = first_panel; panel < end_panel; panel += together) {
+    PanelsTimesTiles(m, panel, HWY_MIN(together, end_panel - panel), plan, first_tile, end_tile, scratch,
+                     worker, sink);
+  }
+}
 
+// The product of what the scratch was filled with.
+void Multiply(ThreadPool& pool, MatMulScratch::Impl& scratch, const Plan& plan,
+              std::span<const MatMulTarget> targets) {
   const auto items_of = [&](const MatMulTarget& target) HWY_ATTR {
     return DivideUp(DivideUp(target.weights->outputs(), kPanelOutputs), plan.panels_per_item) *
            plan.row_blocks;
@@ -452,13 +234,86 @@ void MatMulOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, const float*
     const MatMulTarget& target = targets[t];
     const int64_t panels = DivideUp(target.weights->outputs(), kPanelOutputs);
     const int64_t first_panel = item / plan.row_blocks * plan.panels_per_item;
-    const int64_t end_panel = HWY_MIN(panels, first_panel + plan.panels_per_item);
+    const int64_t first_tile = item % plan.row_blocks * plan.tiles_per_item;
+    PanelRange(*target.weights, first_panel, HWY_MIN(panels, first_panel + plan.panels_per_item), plan,
+               first_tile, HWY_MIN(plan.tiles, first_tile + plan.tiles_per_item), scratch, worker,
+               {target.y, target.ldy, target.bias, 0, 0});
+  });
+}
+
+void MatMulOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, const MatMulSource& source, int rows,
+                    std::span<const MatMulTarget> targets) {
+  const int64_t inputs = targets[0].weights->inputs();
+  WantedForms wanted;
+  for (const MatMulTarget& target : targets) wanted.Add(*target.weights);
+  const Plan plan =
+      MakePlan(rows, AmxTiles(rows, scratch, wanted.floats), inputs, PanelsOf(targets), pool.threads());
+  PrepareActivations(pool, scratch, source, inputs, plan, wanted);
+  Multiply(pool, scratch, plan, targets);
+}
+
+// Two panels of the gate and the same two of `up`: a group of inputs of `down`.
+constexpr int64_t kGatedPanels = kActivationGroup / kPanelOutputs;
+
+// One such group for the tiles first_tile .. end_tile.
+void GatedItem(const GatedFeedForward& layer, int64_t group, const Plan& plan, int64_t first_tile,
+               int64_t end_tile, MatMulScratch::Impl& scratch, MatMulScratch::Impl& between,
+               const WantedForms& wanted, int worker) {
+  const int64_t first_panel = group * kGatedPanels, first_output = group * kActivationGroup;
+  const int64_t first_row = plan.FirstRow(first_tile), rows = plan.FirstRow(end_tile) - first_row;
+  const int64_t columns = HWY_MIN(int64_t{kActivationGroup}, layer.gate->outputs() - first_output);
+  const int64_t end_panel = first_panel + DivideUp(columns, kPanelOutputs);
+  float* gate = scratch.gated(worker);
+  float* up = gate + rows * kActivationGroup;
+  for (const auto& [matrix, y] : {std::pair(layer.gate, gate), std::pair(layer.up, up)}) {
+    PanelRange(*matrix, first_panel, end_panel, plan, first_tile, end_tile, scratch, worker,
+               {y, columns, nullptr, first_row, first_output});
+  }
+  if (layer.activation == Activation::kSilu) {
+    SiluMul(gate, up, rows * columns);
+  } else {
+    GeluMul(gate, up, rows * columns);
+  }
+  for (int64_t tile = first_tile; tile < end_tile; ++tile) {
+    const int64_t row = plan.FirstRow(tile);
+    const int count = static_cast<int>(plan.FirstRow(tile + 1) - row);
+    const float* x = gate + (row - first_row) * columns;
+    if (wanted.integers()) {
+      QuantizeGroupOfRows(x, columns, group, count, wanted.sums, between.integers(row));
+    } else {
+      InterleaveTile(x, columns, columns, count, between.floats(row) + first_output * count);
+    }
+  }
+}
+
+void GatedOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, MatMulScratch::Impl& between,
+                   const RowMaker& x, int rows, const GatedFeedForward& layer, float* y, int64_t ldy) {
+  const int64_t inputs = layer.gate->inputs(), inner = layer.down->inputs();
+  WantedForms wanted, wanted_between;
+  wanted.Add(*layer.gate);
+  wanted.Add(*layer.up);
+  wanted_between.Add(*layer.down);
+  // All three products cut the rows alike.
+  const int64_t amx_tiles = AmxTiles(rows, scratch, wanted.floats || wanted_between.floats);
+  const int64_t panels = DivideUp(inner, kPanelOutputs);
+  const Plan plan = MakePlan(rows, amx_tiles, inputs, 2 * panels, pool.threads());
+  PrepareActivations(pool, scratch, {nullptr, 0, &x}, inputs, plan, wanted);
+  between.Resize(rows, inner, pool.threads(), wanted_between.floats, wanted_between.integers());
+  scratch.ResizeGated(pool.threads(), plan.FirstRow(HWY_MIN(plan.tiles, plan.tiles_per_item)));
+
+  const int64_t groups = DivideUp(inner, kActivationGroup);
+  const int64_t groups_per_item = DivideUp(plan.panels_per_item, 2 * kGatedPanels);
+  pool.Run(DivideUp(groups, groups_per_item) * plan.row_blocks, [&](int64_t item, int worker) HWY_ATTR {
+    const int64_t first_group = item / plan.row_blocks * groups_per_item;
     const int64_t first_tile = item % plan.row_blocks * plan.tiles_per_item;
     const int64_t end_tile = HWY_MIN(plan.tiles, first_tile + plan.tiles_per_item);
-    for (int64_t panel = first_panel; panel < end_panel; ++panel) {
-      PanelTimesTiles(target, panel, plan, first_tile, end_tile, scratch, worker);
+    for (int64_t g = first_group; g < HWY_MIN(groups, first_group + groups_per_item); ++g) {
+      GatedItem(layer, g, plan, first_tile, end_tile, scratch, between, wanted_between, worker);
     }
   });
+  const MatMulTarget target{layer.down, y, ldy};
+  Multiply(pool, between, MakePlan(rows, amx_tiles, inner, PanelsOf({&target, 1}), pool.threads()),
+           {&target, 1});
 }
 
 }  // namespace
@@ -470,6 +325,7 @@ HWY_AFTER_NAMESPACE();
 namespace larder {
 
 HWY_EXPORT(MatMulOnTarget);
+HWY_EXPORT(GatedOnTarget);
 
 void MatMulScratch::Impl::Resize(int64_t rows, int64_t inputs, int threads, bool floats, bool integers) {
   inputs_ = inputs;
@@ -482,19 +338,42 @@ void MatMulScratch::Impl::Resize(int64_t rows, int64_t inputs, int threads, bool
   offsets16_.Resize(rows * inputs / 16);
   scaled16_.Resize(rows * inputs / 16);
   unpacked_bytes_ = inputs * kPanelOutputs;
-  unpacked_.Resize(threads * unpacked_bytes_);
+  unpacked_.Resize(threads * kMaxPanels * unpacked_bytes_);
+  metadata_.Resize(threads * kMaxPanels * MetadataFloats());
 }
 
 MatMulScratch::MatMulScratch(bool may_use_amx)
     : impl_(std::make_unique<Impl>(may_use_amx && AmxAvailable())) {}
 MatMulScratch::~MatMulScratch() = default;
 
-void MatMul(ThreadPool& pool, MatMulScratch& scratch, const float* x, int64_t ldx, int rows,
-            std::span<const MatMulTarget> targets) {
+namespace {
+
+void CheckedMatMul(ThreadPool& pool, MatMulScratch& scratch, const MatMulSource& source, int rows,
+                   std::span<const MatMulTarget> targets) {
   if (rows <= 0 || targets.empty()) return;
   for (const MatMulTarget& target : targets)
     LARDER_CHECK(target.weights->inputs() == targets[0].weights->inputs());
-  HWY_DYNAMIC_DISPATCH(MatMulOnTarget)(pool, scratch.impl(), x, ldx, rows, targets);
+  HWY_DYNAMIC_DISPATCH(MatMulOnTarget)(pool, scratch.impl(), source, rows, targets);
+}
+
+}  // namespace
+
+void MatMul(ThreadPool& pool, MatMulScratch& scratch, const float* x, int64_t ldx, int rows,
+            std::span<const MatMulTarget> targets) {
+  CheckedMatMul(pool, scratch, {x, ldx, nullptr}, rows, targets);
+}
+
+void MatMul(ThreadPool& pool, MatMulScratch& scratch, const RowMaker& x, int rows,
+            std::span<const MatMulTarget> targets) {
+  CheckedMatMul(pool, scratch, {nullptr, 0, &x}, rows, targets);
+}
+
+void GatedMatMul(ThreadPool& pool, MatMulScratch& scratch, MatMulScratch& between, const RowMaker& x,
+                 int rows, const GatedFeedForward& layer, float* y, int64_t ldy) {
+  if (rows <= 0) return;
+  LARDER_CHECK(layer.gate->inputs() == layer.up->inputs() && layer.gate->outputs() == layer.up->outputs() &&
+               layer.down->inputs() == layer.gate->outputs());
+  HWY_DYNAMIC_DISPATCH(GatedOnTarget)(pool, scratch.impl(), between.impl(), x, rows, layer, y, ldy);
 }
 
 }  // namespace larder

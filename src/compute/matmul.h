@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/result.h"
 #include "compute/formats.h"
+#include "compute/ops.h"
 #include "compute/thread_pool.h"
 
 namespace larder {
@@ -90,6 +91,35 @@ struct MatMulTarget {
 // region.
 void MatMul(ThreadPool& pool, MatMulScratch& scratch, const float* x, int64_t ldx, int rows,
             std::span<const MatMulTarget> targets);
+
+// Rows that are made where they are quantised, instead of being written to memory before.
+class RowMaker {
+ public:
+  // make(row, to) writes one row, [inputs]. Every row is asked for once, by any thread. Refers to `make`.
+  template <class Make>
+  explicit RowMaker(const Make& make)
+      : make_([](const void* context, int64_t row, float* to) {
+          (*static_cast<const Make*>(context))(row, to);
+        }),
+        context_(&make) {}
+  void Make(int64_t row, float* to) const { make_(context_, row, to); }
+
+ private:
+  void (*make_)(const void*, int64_t, float*);
+  const void* context_;
+};
+void MatMul(ThreadPool& pool, MatMulScratch& scratch, const RowMaker& x, int rows,
+            std::span<const MatMulTarget> targets);
+
+// y = (activation(x gate^T) * (x up^T)) down^T, the same bits as the three products and SiluMul or GeluMul
+// one after the other; what lies between is quantised where it is made. gate and up have equal shapes and
+// down's inputs are their outputs.
+struct GatedFeedForward {
+  const Matrix *gate, *up, *down;
+  Activation activation;
+};
+void GatedMatMul(ThreadPool& pool, MatMulScratch& scratch, MatMulScratch& between, const RowMaker& x,
+                 int rows, const GatedFeedForward& layer, float* y, int64_t ldy);
 
 // The same result computed plainly, without vectors or threads: equal to MatMul bit for bit.
 void MatMulReference(const float* x, int64_t ldx, int rows, const MatrixSource& source, MathMode mode,

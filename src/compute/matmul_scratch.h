@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "compute/matmul.h"
+#include "compute/packed.h"
 #include "hwy/aligned_allocator.h"
 
 namespace larder {
@@ -38,12 +39,28 @@ class ScratchArray {
   int64_t size_ = 0;
 };
 
+// Where the rows of a product come from: [rows, inputs] floats ldx apart, or somebody who makes them.
+struct MatMulSource {
+  const float* x;
+  int64_t ldx;
+  const RowMaker* maker;
+};
+
+// Panels of one matrix that meet the same rows together, at most.
+inline constexpr int kMaxPanels = 2;
+inline constexpr int kMaxTileRows = 16;  // of any kernel
+
 struct MatMulScratch::Impl {
  public:
   explicit Impl(bool amx) : use_amx(amx) {}
   const bool use_amx;
 
   void Resize(int64_t rows, int64_t inputs, int threads, bool floats, bool integers);
+  void ResizeMade(int threads) { made_.Resize(threads * kMaxTileRows * inputs_); }
+  void ResizeGated(int threads, int64_t rows) {
+    gated_floats_ = 2 * rows * kActivationGroup;
+    gated_.Resize(threads * gated_floats_);
+  }
 
   // Of the tile that begins with this row.
   float* floats(int64_t row) { return floats_.At(row * inputs_); }  // [inputs][row]
@@ -54,12 +71,23 @@ struct MatMulScratch::Impl {
             {offsets16_.At(groups16), scaled16_.At(groups16)},
             {offsets32_.At(groups32), scaled32_.At(groups32)}};
   }
-  // A worker's space for the unpacked codes of a panel.
-  uint8_t* unpacked(int worker) { return unpacked_.At(worker * unpacked_bytes_); }
+  // A worker's space for the unpacked codes, scales and minimums of one of its panels.
+  uint8_t* unpacked(int worker, int64_t panel) {
+    return unpacked_.At((worker * kMaxPanels + panel) * unpacked_bytes_);
+  }
+  float* metadata(int worker, int64_t panel) {
+    return metadata_.At((worker * kMaxPanels + panel) * MetadataFloats());
+  }
+  // A worker's space for the rows of a tile before they are quantised, [rows][inputs].
+  float* made(int worker) { return made_.At(worker * kMaxTileRows * inputs_); }
+  // A worker's space for what a gate and its other half give for a group of outputs, [2][rows][32].
+  float* gated(int worker) { return gated_.At(worker * gated_floats_); }
 
  private:
-  int64_t inputs_ = 0, unpacked_bytes_ = 0;
-  ScratchArray<float> floats_, scales_, scaled16_, scaled32_;
+  int64_t MetadataFloats() const { return inputs_ / 16 * 2 * kPanelOutputs; }  // for the smaller groups
+
+  int64_t inputs_ = 0, unpacked_bytes_ = 0, gated_floats_ = 0;
+  ScratchArray<float> floats_, scales_, scaled16_, scaled32_, metadata_, made_, gated_;
   ScratchArray<int8_t> codes_;
   ScratchArray<int32_t> offsets16_, offsets32_;
   ScratchArray<uint8_t> unpacked_;

@@ -16,6 +16,9 @@ void RmsNorm(const float* x, const float* weight, float eps, int64_t n, float* o
 // their Q and K rows permuted at load instead (Matrix::Pack).
 void Rotate(float* x, int heads, int head_dim, int rotary_dim, const float* cosines, const float* sines);
 
+// Of the gated feed forward.
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
 // gate[i] = silu(gate[i]) * up[i]
 void SiluMul(float* gate, const float* up, int64_t n);
 // gate[i] = gelu_tanh(gate[i]) * up[i]

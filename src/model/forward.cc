@@ -134,12 +134,7 @@ void ForwardPass::AfterStore(int layer, std::span<const Row> rows, float* x, For
   float* out = Room(projected_, rows.size() * static_cast<size_t>(spec_.width));
   const std::array targets = {MatMulTarget{&w.attention_out, out, spec_.width}};
   MatMul(pool_, matmul_scratch_, attended_.data(), int64_t{spec_.heads} * spec_.head_dim, n, targets);
-  ForRows(n, [&](int64_t r) {
-    float* y = out + r * spec_.width;
-    if (spec_.post_norms) RmsNorm(y, w.attention_post_norm.data(), spec_.norm_eps, spec_.width, y);
-    AddTo(x + r * spec_.width, y, spec_.width);
-  });
-  FeedForward(layer, n, x);
+  FeedForward(layer, n, out, x);
 }
 
 void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* x) {
@@ -147,18 +142,17 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
   const size_t n = rows.size();
   const int64_t q_width = int64_t{spec_.heads} * spec_.head_dim,
                 kv_width = int64_t{spec_.kv_heads} * spec_.head_dim;
-  float* h = Room(normed_, n * static_cast<size_t>(spec_.width));
   float* q = Room(q_, n * static_cast<size_t>(q_width));
   float* k = Room(k_, n * static_cast<size_t>(kv_width));
   float* v = Room(v_, n * static_cast<size_t>(kv_width));
-  ForRows(static_cast<int64_t>(n), [&](int64_t r) {
-    RmsNorm(x + r * spec_.width, w.attention_norm.data(), spec_.norm_eps, spec_.width, h + r * spec_.width);
-  });
+  const auto normed = [&](int64_t r, float* to) {
+    RmsNorm(x + r * spec_.width, w.attention_norm.data(), spec_.norm_eps, spec_.width, to);
+  };
   const auto bias = [&](const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); };
   const std::array targets = {MatMulTarget{&w.q, q, q_width, bias(w.q_bias)},
                               MatMulTarget{&w.k, k, kv_width, bias(w.k_bias)},
                               MatMulTarget{&w.v, v, kv_width, bias(w.v_bias)}};
-  MatMul(pool_, matmul_scratch_, h, spec_.width, static_cast<int>(n), targets);
+  MatMul(pool_, matmul_scratch_, RowMaker(normed), static_cast<int>(n), targets);
   const RopeTable& rope = ropes_[static_cast<size_t>(spec_.layers[static_cast<size_t>(layer)].rope)];
   ForRows(static_cast<int64_t>(n), [&](int64_t r) {
     const int32_t position = rows[static_cast<size_t>(r)].position;
@@ -236,33 +230,22 @@ void ForwardPass::Attend(int layer, std::span<const Row> rows, ForwardHooks* hoo
   if (hooks != nullptr) hooks->AfterAttention(layer, rows, lse);
 }
 
-void ForwardPass::FeedForward(int layer, int rows, float* x) {
+void ForwardPass::FeedForward(int layer, int rows, float* attended, float* x) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const int64_t width = spec_.width, inner = spec_.feed_forward;
-  const size_t n = static_cast<size_t>(rows);
-  float* h = Room(normed_, n * static_cast<size_t>(width));
-  float* gate = Room(gate_, n * static_cast<size_t>(inner));
-  float* up = Room(up_, n * static_cast<size_t>(inner));
-  float* out = Room(projected_, n * static_cast<size_t>(width));
-  ForRows(rows, [&](int64_t r) {
-    RmsNorm(x + r * width, w.feed_forward_norm.data(), spec_.norm_eps, width, h + r * width);
-  });
-  const std::array in = {MatMulTarget{&w.gate, gate, inner}, MatMulTarget{&w.up, up, inner}};
-  MatMul(pool_, matmul_scratch_, h, width, rows, in);
-  ForRows(rows, [&](int64_t r) {
-    if (spec_.activation == Activation::kSilu) {
-      SiluMul(gate + r * inner, up + r * inner, inner);
-    } else {
-      GeluMul(gate + r * inner, up + r * inner, inner);
-    }
-  });
-  const std::array down = {MatMulTarget{&w.down, out, width}};
-  MatMul(pool_, matmul_scratch_, gate, inner, rows, down);
-  ForRows(rows, [&](int64_t r) {
-    float* y = out + r * width;
-    if (spec_.post_norms) RmsNorm(y, w.feed_forward_post_norm.data(), spec_.norm_eps, width, y);
-    AddTo(x + r * width, y, width);
-  });
+  const int64_t width = spec_.width;
+  const auto add = [&](float* y, const std::vector<float>& post_norm, float* to) {
+    if (spec_.post_norms) RmsNorm(y, post_norm.data(), spec_.norm_eps, width, y);
+    AddTo(to, y, width);
+  };
+  const auto added_and_normed = [&](int64_t r, float* to) {
+    float* row = x + r * width;
+    add(attended + r * width, w.attention_post_norm, row);
+    RmsNorm(row, w.feed_forward_norm.data(), spec_.norm_eps, width, to);
+  };
+  float* out = Room(fed_, static_cast<size_t>(rows) * static_cast<size_t>(width));
+  GatedMatMul(pool_, matmul_scratch_, gated_scratch_, RowMaker(added_and_normed), rows,
+              {&w.gate, &w.up, &w.down, spec_.activation}, out, width);
+  ForRows(rows, [&](int64_t r) { add(out + r * width, w.feed_forward_post_norm, x + r * width); });
 }
 
 void ForwardPass::Finish(std::span<const Row> rows, float* hidden) {

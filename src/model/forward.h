@@ -39,7 +39,8 @@ class ForwardPass {
   void TransformKeys(int layer, int64_t rows);
   void StoreKv(int layer, std::span<const Row> rows);
   void Attend(int layer, std::span<const Row> rows, ForwardHooks* hooks);
-  void FeedForward(int layer, int rows, float* x);
+  // attended: what attention adds to x; it is added first.
+  void FeedForward(int layer, int rows, float* attended, float* x);
   void Finish(std::span<const Row> rows, float* hidden);
 
   const ModelSpec& spec_;
@@ -47,11 +48,11 @@ class ForwardPass {
   const KvType kv_type_;
   const KeyTransform& keys_;
   ThreadPool& pool_;
-  MatMulScratch matmul_scratch_;
+  MatMulScratch matmul_scratch_, gated_scratch_;
   AttentionScratch attention_scratch_;
   std::vector<RopeTable> ropes_;
   // Activations, [rows, ...]; grow to the largest batch seen.
-  std::vector<float> x_, packed_, normed_, q_, k_, v_, attended_, projected_, gate_, up_, lse_, wanted_x_;
+  std::vector<float> x_, packed_, q_, k_, v_, attended_, projected_, fed_, lse_, wanted_x_;
   std::vector<AttentionRow> attention_rows_;
   std::vector<Row> active_, wanted_;
   std::vector<const Row*> completing_;  // rows that fill a page

@@ -11,11 +11,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "compute/ops.h"
 #include "model/gguf.h"
 
 namespace larder {
-
-enum class Activation : uint8_t { kSilu, kGeluTanh };
 
 struct RopeSpec {
   double base = 10000.0;

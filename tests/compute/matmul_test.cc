@@ -12,6 +12,7 @@
 
 #include "base/hash.h"
 #include "compute/matmul_amx.h"
+#include "compute/ops.h"
 #include "compute/packed.h"
 #include "simd_targets_for_test.h"
 
@@ -188,6 +189,67 @@ TEST(MatMul, SeveralTargetsShareOneCall) {
   for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(std::memcmp(results[i].data(), expected[i].data(), expected[i].size() * sizeof(float)), 0) << i;
   }
+}
+
+// A feed forward of random weights: the fused product, and its steps one after the other.
+void ExpectGatedEqualsItsSteps(std::span<const TensorType, 3> types, int64_t width, int64_t inner, int rows,
+                               MathMode mode, Activation activation, uint32_t seed) {
+  std::mt19937 random(seed);
+  const auto x = RandomActivations(rows * width, random);
+  const auto make = [&](int64_t row, float* to) {
+    std::copy_n(x.data() + row * width, static_cast<size_t>(width), to);
+  };
+  const int64_t shapes[3][2] = {{inner, width}, {inner, width}, {width, inner}};
+  std::vector<std::vector<uint8_t>> bytes;
+  std::vector<MatrixSource> sources;
+  for (size_t i = 0; i < 3; ++i) {
+    const FormatInfo* format = FindFormat(static_cast<uint32_t>(types[i]));
+    bytes.push_back(RandomWeights(*format, shapes[i][0], shapes[i][1], random));
+    sources.push_back({types[i], bytes.back().data(), shapes[i][0], shapes[i][1]});
+  }
+  std::vector<float> gate(static_cast<size_t>(rows * inner)), up(gate.size()), expected(x.size());
+  MatMulReference(x.data(), width, rows, sources[0], mode, {}, nullptr, gate.data(), inner);
+  MatMulReference(x.data(), width, rows, sources[1], mode, {}, nullptr, up.data(), inner);
+  const auto apply = activation == Activation::kSilu ? reference::SiluMul : reference::GeluMul;
+  apply(gate.data(), up.data(), rows * inner);
+  MatMulReference(gate.data(), inner, rows, sources[2], mode, {}, nullptr, expected.data(), width);
+  ForEachSimdTarget([&] {
+    for (const bool amx : {true, false}) {
+      ThreadPool pool(2);
+      std::vector<Matrix> matrices;
+      for (const MatrixSource& source : sources) matrices.push_back(Matrix::Pack(source, mode, pool).value());
+      MatMulScratch scratch(amx), between(amx);
+      std::vector<float> y(expected.size(), 0.5f);
+      GatedMatMul(pool, scratch, between, RowMaker(make), rows,
+                  {&matrices[0], &matrices[1], &matrices[2], activation}, y.data(), width);
+      ASSERT_EQ(std::memcmp(y.data(), expected.data(), y.size() * sizeof(float)), 0)
+          << "rows " << rows << " width " << width << " inner " << inner;
+    }
+  });
+}
+
+TEST(MatMul, GatedEqualsItsStepsForRandomShapes) {
+  std::mt19937 random(23);
+  const TensorType types[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kQ6_K,
+                              TensorType::kF32};
+  for (int trial = 0; trial < 24; ++trial) {
+    TensorType chosen[3];
+    for (TensorType& type : chosen) type = types[random() % std::size(types)];
+    ExpectGatedEqualsItsSteps(
+        chosen, 256 * (1 + static_cast<int64_t>(random() % 2)),
+        256 * (1 + static_cast<int64_t>(random() % 2)), 1 + static_cast<int>(random() % 60), MathMode::kFast,
+        random() % 2 == 0 ? Activation::kSilu : Activation::kGeluTanh, static_cast<uint32_t>(random()));
+  }
+}
+
+// Many rows, which are cut into blocks; and an inner size that is no multiple of a group or a panel.
+TEST(MatMul, GatedEqualsItsStepsAtTheEdges) {
+  const TensorType quantised[] = {TensorType::kQ4_1, TensorType::kQ4_1, TensorType::kQ4_1};
+  ExpectGatedEqualsItsSteps(quantised, 544, 96, 500, MathMode::kFast, Activation::kSilu, 29);
+  const TensorType floats[] = {TensorType::kF32, TensorType::kF32, TensorType::kF32};
+  ExpectGatedEqualsItsSteps(floats, 40, 77, 19, MathMode::kF32, Activation::kSilu, 31);
+  const TensorType mixed[] = {TensorType::kF32, TensorType::kQ8_0, TensorType::kF32};
+  ExpectGatedEqualsItsSteps(mixed, 64, 71, 40, MathMode::kFast, Activation::kGeluTanh, 37);
 }
 
 // Integer sums at their extremes: all codes and activations as large as they can be, for every number of rows

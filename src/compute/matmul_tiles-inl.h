@@ -1,0 +1,261 @@
+// The kernels of the matrix product (matmul.cc): one tile of rows times one panel of outputs.
+//
+// No include guard in the usual sense: compiled once per target.
+#if defined(LARDER_COMPUTE_MATMUL_TILES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LARDER_COMPUTE_MATMUL_TILES_INL_H_
+#undef LARDER_COMPUTE_MATMUL_TILES_INL_H_
+#else
+#define LARDER_COMPUTE_MATMUL_TILES_INL_H_
+#endif
+
+#include "compute/matmul.h"
+#include "compute/matmul_scratch.h"
+#include "compute/packed.h"
+#include "compute/simd_dot-inl.h"
+#include "compute/simd_ops-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace larder {
+namespace HWY_NAMESPACE {
+
+// Rows whose integer and float sums fit the registers: 2 * 12 of 32 with 512 bits (2 * 8 where a product
+// needs registers of its own), 2 * 6 of 16 with 256. Plain code has no registers to fill.
+#if HWY_TARGET == HWY_AVX3_DL
+inline constexpr int kMaxTile = 12;
+#elif HWY_TARGET == HWY_AVX3
+inline constexpr int kMaxTile = 8;
+#elif HWY_TARGET == HWY_AVX2
+inline constexpr int kMaxTile = 6;
+#elif HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+inline constexpr int kMaxTile = 1;
+#else
+inline constexpr int kMaxTile = 4;
+#endif
+// Where a panel's results go: rows of a tile start ldy apart.
+struct Destination {
+  float* y;
+  int64_t ldy;
+  const float* bias;  // of the panel's first output, or null
+  int columns;        // 1..16
+};
+
+// Of the outputs from `first` of a panel; the last panel of a matrix may have fewer than a register.
+HWY_INLINE void StoreRow(Outputs acc, const Destination& to, int first, int row) {
+  float* y = to.y + row * to.ldy + first;
+  const float* bias = to.bias == nullptr ? nullptr : to.bias + first;
+  if (to.columns - first >= kRegisterOutputs) {
+    return StoreOutputs(bias == nullptr ? acc : Add(acc, LoadOutputs(bias)), y);
+  }
+  HWY_ALIGN float values[kRegisterOutputs];
+  StoreOutputs(acc, values);
+  for (int c = 0; c < to.columns - first; ++c) y[c] = bias == nullptr ? values[c] : values[c] + bias[c];
+}
+
+inline constexpr int kRegisters = kPanelOutputs / kRegisterOutputs;  // for a panel's outputs
+
+template <int kRows>
+HWY_NOINLINE void FloatTile(const float* w, const float* x, int64_t inputs, const Destination& to) {
+  Outputs acc[kRows][kRegisters];
+  HWY_UNROLL(12)
+  for (int i = 0; i < kRows * kRegisters; ++i) acc[i / kRegisters][i % kRegisters] = SplatOutputs(0.0f);
+  for (int64_t k = 0; k < inputs; ++k) {
+    HWY_UNROLL(2)
+    for (int p = 0; p < kRegisters; ++p) {
+      const Outputs weights = LoadOutputs(w + k * kPanelOutputs + p * kRegisterOutputs);
+      HWY_UNROLL(12)
+      for (int r = 0; r < kRows; ++r) acc[r][p] = Fma(weights, SplatOutputs(x[k * kRows + r]), acc[r][p]);
+    }
+  }
+  HWY_UNROLL(12)
+  for (int i = 0; i < kRows * kRegisters; ++i) {
+    StoreRow(acc[i / kRegisters][i % kRegisters], to, i % kRegisters * kRegisterOutputs, i / kRegisters);
+  }
+}
+
+// A panel of integer weights.
+struct Panel {
+  const uint8_t* units;
+  const uint8_t* unpacked;  // UnpackUnit of all units, or null where nothing needs it
+  const float* metadata;    // with `unpacked`: [unit][scale, minimum][16 outputs]
+  UnitLayout layout;
+  bool has_min, half_scales;
+  int64_t inputs;
+
+  // Scale or minimum (`which` 0 or 1) of a unit, for the outputs from `first`.
+  HWY_INLINE Outputs Metadata(const uint8_t* unit, int which, int first) const {
+    const uint8_t* p = unit + layout.codes_bytes + which * layout.metadata_bytes;
+    return half_scales ? LoadHalfOutputs(reinterpret_cast<const uint16_t*>(p) + first)
+                       : LoadOutputs(reinterpret_cast<const float*>(p) + first);
+  }
+};
+
+// What follows a unit's integer sums, for one register of outputs of all rows. metadata(0) is the unit's
+// scales, metadata(1) its minimums.
+template <int kGroup, int kRows, class Metadata, class Sum>
+HWY_INLINE void AddUnit(bool has_min, const Metadata& metadata, int64_t u, const IntegerActivations& x,
+                        const GroupSums& sums, const Sum* isum, Outputs* acc) {
+  const Outputs scale_w = metadata(0);
+  const float* scale_x = x.scales + u * kGroup / kActivationGroup * kRows;
+  HWY_UNROLL(12)
+  for (int r = 0; r < kRows; ++r) {
+    acc[r] = Fma(isum[r].ToFloat(), Mul(scale_w, SplatOutputs(scale_x[r])), acc[r]);
+  }
+  if (!has_min) return;
+  const Outputs min_w = metadata(1);
+  HWY_UNROLL(12)
+  for (int r = 0; r < kRows; ++r) acc[r] = Fma(min_w, SplatOutputs(sums.scaled[u * kRows + r]), acc[r]);
+}
+
+// The activations of a unit's first row; the next row's follow after 32 bytes.
+template <int kGroup, int kRows>
+HWY_INLINE const int8_t* UnitActivations(const IntegerActivations& x, int64_t u) {
+  return x.codes + u * kGroup / kActivationGroup * kActivationGroup * kRows + u * kGroup % kActivationGroup;
+}
+
+// One tile, for which unpacking would not pay. A few rows take all outputs of the panel at once, more fill
+// the registers with one register of outputs.
+template <WeightForm kForm, int kGroup, int kRows>
+HWY_NOINLINE void PackedTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
+  constexpr int kAtOnce = kRows < 4 ? kRegisters : 1;
+  const GroupSums sums = kGroup == 16 ? x.by16 : x.by32;
+  const int64_t units = panel.inputs / kGroup;
+  for (int first = 0; first < kPanelOutputs; first += kAtOnce * kRegisterOutputs) {
+    const uint8_t* unit = panel.units;
+    Outputs acc[kAtOnce][kRows];
+    HWY_UNROLL(12)
+    for (int i = 0; i < kRows * kAtOnce; ++i) acc[i / kRows][i % kRows] = SplatOutputs(0.0f);
+    for (int64_t u = 0; u < units; ++u, unit += panel.layout.bytes) {
+      constexpr int kSlices = kGroup / 4;
+      const int8_t* codes = UnitActivations<kGroup, kRows>(x, u);
+      GroupSum<kForm> isum[kAtOnce][kRows];
+      HWY_UNROLL(12)
+      for (int i = 0; i < kRows * kAtOnce; ++i) {
+        isum[i / kRows][i % kRows] = GroupSum<kForm>(sums.offsets[u * kRows + i % kRows]);
+      }
+      HWY_UNROLL(8)
+      for (int j = 0; j < kSlices; ++j) {
+        HWY_UNROLL(2)
+        for (int p = 0; p < kAtOnce; ++p) {
+          const uint8_t* slice = unit + first * 4 + p * sizeof(Codes);
+          Codes w;
+          if constexpr (kForm == WeightForm::kU4) {
+            const Codes pair = LoadCodes(slice + j / 2 * 64);
+            w = j % 2 == 0 ? LowNibbles(pair) : HighNibbles(pair);
+          } else {
+            w = GroupSum<kForm>::Prepare(LoadCodes(slice + j * 64));
+          }
+          HWY_UNROLL(12)
+          for (int r = 0; r < kRows; ++r) isum[p][r].Add(w, codes + r * kActivationGroup + 4 * j);
+        }
+      }
+      HWY_UNROLL(2)
+      for (int p = 0; p < kAtOnce; ++p) {
+        const auto metadata = [&](int which) HWY_ATTR {
+          return panel.Metadata(unit, which, first + p * kRegisterOutputs);
+        };
+        AddUnit<kGroup, kRows>(panel.has_min, metadata, u, x, sums, isum[p], acc[p]);
+      }
+    }
+    HWY_UNROLL(12)
+    for (int i = 0; i < kRows * kAtOnce; ++i) {
+      StoreRow(acc[i / kRows][i % kRows], to, first + i / kRows * kRegisterOutputs, i % kRows);
+    }
+  }
+}
+
+#if LARDER_DOT_X86
+// One of several tiles, weights unpacked: one register of outputs after the other.
+template <WeightForm kForm, int kGroup, int kRows>
+HWY_NOINLINE void UnpackedTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
+  const GroupSums sums = kGroup == 16 ? x.by16 : x.by32;
+  const int64_t units = panel.inputs / kGroup;
+  for (int first = 0; first < kPanelOutputs; first += kRegisterOutputs) {
+    const uint8_t* weights = panel.unpacked + first * 4;
+    Outputs acc[kRows];
+    HWY_UNROLL(12)
+    for (int r = 0; r < kRows; ++r) acc[r] = SplatOutputs(0.0f);
+    for (int64_t u = 0; u < units; ++u, weights += kGroup * kPanelOutputs) {
+      constexpr int kSlices = kGroup / 4;
+      const int8_t* codes = UnitActivations<kGroup, kRows>(x, u);
+      GroupSum<kForm> isum[kRows];
+      HWY_UNROLL(12)
+      for (int r = 0; r < kRows; ++r) isum[r] = GroupSum<kForm>(sums.offsets[u * kRows + r]);
+      HWY_UNROLL(8)
+      for (int j = 0; j < kSlices; ++j) {
+        const Codes w = LoadCodes(weights + j * 64);
+        HWY_UNROLL(12)
+        for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kActivationGroup + 4 * j);
+      }
+      const auto metadata = [&](int which) HWY_ATTR {
+        return LoadOutputs(panel.metadata + (2 * u + which) * kPanelOutputs + first);
+      };
+      AddUnit<kGroup, kRows>(panel.has_min, metadata, u, x, sums, isum, acc);
+    }
+    HWY_UNROLL(12)
+    for (int r = 0; r < kRows; ++r) StoreRow(acc[r], to, first, r);
+  }
+}
+
+template <WeightForm kForm>
+void UnpackPanel(const Panel& panel, int group, uint8_t* codes, float* metadata) {
+  for (int64_t u = 0; u < panel.inputs / group; ++u) {
+    const uint8_t* unit = panel.units + u * panel.layout.bytes;
+    UnpackUnit<kForm>(unit, group, codes + u * group * kPanelOutputs);
+    for (int which = 0; which < (panel.has_min ? 2 : 1); ++which) {
+      for (int first = 0; first < kPanelOutputs; first += kRegisterOutputs) {
+        StoreOutputs(panel.Metadata(unit, which, first), metadata + (2 * u + which) * kPanelOutputs + first);
+      }
+    }
+  }
+}
+
+// Makes the panel ready for several tiles, where that pays.
+void Unpack(const Matrix& m, uint8_t* codes, float* metadata, Panel& panel) {
+  if (m.form() == WeightForm::kU4) {
+    UnpackPanel<WeightForm::kU4>(panel, m.group(), codes, metadata);
+  } else if (kUnpacks<WeightForm::kS8> && m.form() == WeightForm::kS8) {
+    UnpackPanel<WeightForm::kS8>(panel, m.group(), codes, metadata);
+  } else {
+    return;
+  }
+  panel.unpacked = codes;
+  panel.metadata = metadata;
+}
+#endif
+
+template <WeightForm kForm, int kGroup, int kRows>
+HWY_INLINE void IntegerTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
+#if LARDER_DOT_X86
+  if constexpr (kRows >= 4 && kUnpacks<kForm>) {
+    if (panel.unpacked != nullptr) return UnpackedTile<kForm, kGroup, kRows>(panel, x, to);
+  }
+#endif
+  PackedTile<kForm, kGroup, kRows>(panel, x, to);
+}
+
+// One panel times one tile of `rows` rows, 1..kMaxTile.
+template <int kRows>
+void PanelTimesTile(int rows, const Matrix& m, const Panel& panel, MatMulScratch::Impl& scratch,
+                    int64_t first_row, const Destination& to) {
+  if (rows != kRows) {
+    if constexpr (kRows > 1) PanelTimesTile<kRows - 1>(rows, m, panel, scratch, first_row, to);
+    return;
+  }
+  if (m.form() == WeightForm::kF32) {
+    return FloatTile<kRows>(reinterpret_cast<const float*>(panel.units), scratch.floats(first_row),
+                            m.inputs(), to);
+  }
+  const IntegerActivations x = scratch.integers(first_row);
+  if (m.form() == WeightForm::kU4) {
+    if (m.group() == 32) return IntegerTile<WeightForm::kU4, 32, kRows>(panel, x, to);
+    return IntegerTile<WeightForm::kU4, 16, kRows>(panel, x, to);
+  }
+  if (m.group() == 32) return IntegerTile<WeightForm::kS8, 32, kRows>(panel, x, to);
+  IntegerTile<WeightForm::kS8, 16, kRows>(panel, x, to);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace larder
+HWY_AFTER_NAMESPACE();
+
+#endif
