@@ -1,0 +1,403 @@
+// Requests that use stored chunks through the engine: computing every row again changes no bit, answers do not
+// depend on threads, neighbours, warm prefixes or preemption, nothing is published under exact names, chunks
+// stay with their tenant, all memory comes back.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "compute/ops.h"
+#include "engine/blend_driver.h"
+#include "engine/core.h"
+#include "tests/testing/model_session.h"
+
+namespace larder {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+
+struct Answer final : RequestSink {
+  Tokens tokens;
+  std::vector<float> logprobs;
+  Usage usage;
+  CacheReport report;
+  std::string error;
+  bool finished = false;
+
+  void OnPromptLogprobs(std::vector<TokenOutput>) override {}
+  void OnToken(TokenOutput out) override {
+    tokens.push_back(out.token);
+    logprobs.push_back(out.logprob);
+  }
+  void OnChoiceEnd(ChoiceEnd) override {}
+  void OnFinish(const Usage& u, const CacheReport& r) override {
+    usage = u;
+    report = r;
+    finished = true;
+  }
+  void OnError(const Error& e) override { error = e.message; }
+};
+
+Tokens operator+(Tokens a, const Tokens& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+class BlendTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  std::unique_ptr<Model> Load(int threads, KvType type = KvType::kI16, const std::string& codec = "") const {
+    return testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()), MathMode::kFast, type,
+                              threads, codec);
+  }
+  std::unique_ptr<EngineCore> Start(Model& model, EngineOptions options = {}) {
+    auto core = EngineCore::Create(&model, options, &clock_);
+    EXPECT_TRUE(core) << (core ? "" : core.error().message);
+    return *std::move(core);
+  }
+  static Tokens Text(uint32_t seed, int64_t n) {
+    std::mt19937 random(seed);
+    Tokens out(static_cast<size_t>(n));
+    for (auto& t : out) t = static_cast<int32_t>(random() % 200);
+    return out;
+  }
+  static Request Make(Tokens prompt, const std::string& reuse, int64_t tokens = 20) {
+    Request r;
+    r.tenant = "t";
+    r.prompt = std::move(prompt);
+    r.max_tokens = tokens;
+    r.sampling.temperature = 0;
+    r.ignore_eos = true;
+    r.logprobs = 0;
+    r.reuse = reuse;
+    return r;
+  }
+  std::shared_ptr<Answer> Add(EngineCore& core, Request r) {
+    auto answer = std::make_shared<Answer>();
+    const Status valid = core.Validate(r);
+    EXPECT_TRUE(valid) << (valid ? "" : valid.error().message);
+    core.Add(next_++, std::move(r), answer);
+    return answer;
+  }
+  void Finish(EngineCore& core) {
+    for (int i = 0; i < 100000 && core.unfinished() > 0; ++i) core.Step();
+    EXPECT_EQ(core.unfinished(), 0);
+    const Status sound = core.cache().CheckInvariants();
+    EXPECT_TRUE(sound) << (sound ? "" : sound.error().message);
+  }
+  std::shared_ptr<Answer> Ask(EngineCore& core, Tokens prompt, const std::string& reuse, int64_t tokens = 20) {
+    auto answer = Add(core, Make(std::move(prompt), reuse, tokens));
+    Finish(core);
+    return answer;
+  }
+  void Store(EngineCore& core, const Tokens& prefix, const Tokens& chunk, const std::string& tenant = "t") {
+    Request r = Make(prefix + chunk, "prefix", 0);
+    r.tenant = tenant;
+    r.chunk_from = std::ssize(prefix);
+    const auto answer = Add(core, std::move(r));
+    Finish(core);
+    EXPECT_TRUE(answer->finished) << answer->error;
+  }
+  // An engine that has these texts as chunks and nothing else.
+  std::unique_ptr<EngineCore> StartWith(Model& model, const std::vector<Tokens>& chunks,
+                                        EngineOptions options = {}) {
+    auto core = Start(model, options);
+    for (const Tokens& chunk : chunks) Store(*core, {1}, chunk);
+    core->cache().Clear("t");
+    return core;
+  }
+  static void ExpectSame(const Answer& a, const Answer& b, const std::string& what) {
+    EXPECT_TRUE(a.finished && b.finished) << what << ": " << a.error << b.error;
+    EXPECT_EQ(a.tokens, b.tokens) << what;
+    ASSERT_EQ(a.logprobs.size(), b.logprobs.size()) << what;
+    EXPECT_EQ(std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * sizeof(float)), 0)
+        << what;
+  }
+  static bool Same(const Answer& a, const Answer& b) {
+    return a.logprobs.size() == b.logprobs.size() &&
+           std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * sizeof(float)) == 0;
+  }
+
+  SystemClock clock_;
+  uint64_t next_ = 1;
+  const Tokens system_ = Text(1, 30), a_ = Text(2, 130), b_ = Text(3, 64), c_ = Text(4, 100),
+               question_ = Text(5, 17);
+};
+
+TEST_P(BlendTest, ComputingEveryRowAgainChangesNoBit) {
+  const auto model = Load(2);
+  for (const Tokens& prompt : {system_ + a_ + b_ + c_ + question_, a_ + c_, c_ + question_ + b_,
+                               question_ + b_, system_ + Text(9, 200) + a_ + question_}) {
+    const auto full = Ask(*Start(*model), prompt, "prefix");
+    const auto blended = Ask(*StartWith(*model, {a_, b_, c_}), prompt, "blend:ratio=1");
+    ExpectSame(*blended, *full, fmt::format("{} rows", prompt.size()));
+    EXPECT_GT(blended->report.blend.uses.size(), 0u);
+    EXPECT_EQ(blended->report.read_chunks, 0);
+    const auto part = Ask(*StartWith(*model, {a_, b_, c_}), prompt, "blend:ratio=0.2");
+    EXPECT_FALSE(Same(*part, *full)) << prompt.size();
+  }
+}
+
+TEST_P(BlendTest, TheReportAddsUp) {
+  const auto model = Load(2);
+  const auto core = StartWith(*model, {a_, b_});
+  const Tokens prompt = system_ + b_ + a_ + question_;
+  Ask(*core, system_, "prefix", 1);
+  const auto answer = Ask(*core, prompt, "blend:ratio=0.25");
+  const BlendReport& blend = answer->report.blend;
+  EXPECT_EQ(blend.method, "blend:ratio=0.25");
+  ASSERT_EQ(blend.uses.size(), 2u);
+  EXPECT_EQ(blend.uses[0].begin, 30);
+  EXPECT_EQ(blend.uses[0].rows, 64);
+  EXPECT_EQ(blend.uses[1].begin, 94);
+  EXPECT_EQ(blend.uses[1].rows, 130);
+  EXPECT_EQ(blend.covered, 194);
+  EXPECT_EQ(blend.again, 48);  // a quarter of them
+  EXPECT_EQ(answer->report.read_chunks, 146);
+  EXPECT_EQ(answer->usage.cached_tokens, answer->report.read_memory);
+  EXPECT_EQ(blend.fresh + blend.covered + answer->report.read_memory, std::ssize(prompt));
+  EXPECT_EQ(answer->report.recomputed + answer->report.read_chunks + answer->report.read_memory,
+            std::ssize(prompt));
+  const auto exact = Ask(*core, Text(77, 50), "blend");
+  EXPECT_EQ(exact->report.blend.method, "");
+  EXPECT_EQ(exact->report.read_chunks, 0);
+}
+
+TEST_P(BlendTest, ThreadsAndNeighboursDoNotMatter) {
+  const auto two = Load(2), one = Load(1);
+  const Tokens prompt = system_ + a_ + question_ + c_ + b_ + question_;
+  for (const std::string method : {"blend:ratio=0.15", "blend:ratio=0,by=k", "blend:ratio=0.3,select=random",
+                                   "blend:ratio=0.3,select=first,reposition=false"}) {
+    const auto expected = Ask(*StartWith(*two, {a_, b_, c_}), prompt, method);
+    ExpectSame(*Ask(*StartWith(*one, {c_, b_, a_}), prompt, method), *expected, method + " one thread");
+    for (const int64_t rows : {1, 7, 64}) {
+      EngineOptions options;
+      options.max_batch_rows = rows;
+      ExpectSame(*Ask(*StartWith(*two, {a_, b_, c_}, options), prompt, method), *expected, method);
+    }
+    const auto core = StartWith(*two, {a_, b_, c_});
+    const auto plain = Add(*core, Make(prompt, "prefix"));
+    const auto blended = Add(*core, Make(prompt, method));
+    const auto other = Add(*core, Make(system_ + c_ + a_ + question_, "blend:ratio=0.5", 30));
+    Request evicts = Make(prompt, "prefix", 30);
+    evicts.evict = "h2o:budget=40";
+    const auto evicting = Add(*core, evicts);
+    Finish(*core);
+    ExpectSame(*blended, *expected, method + " among others");
+    ExpectSame(*plain, *Ask(*Start(*two), prompt, "prefix"), "plain beside " + method);
+    EXPECT_TRUE(other->finished);
+    const auto alone = Start(*two);
+    const auto evicting_alone = Add(*alone, evicts);
+    Finish(*alone);
+    ExpectSame(*evicting, *evicting_alone, "h2o beside " + method);
+  }
+}
+
+TEST_P(BlendTest, WarmEqualsColdAndNothingIsPublished) {
+  const auto model = Load(2);
+  const Tokens prompt = system_ + Text(6, 100) + a_ + b_ + question_;
+  const auto core = StartWith(*model, {a_, b_});
+  const auto cold = Ask(*core, prompt, "blend:ratio=0.1");
+  EXPECT_EQ(cold->report.read_memory, 0);
+  EXPECT_EQ(core->cache().stats().blocks, 0u);
+  EXPECT_EQ(core->Stats().private_bytes, 0u);
+  Ask(*core, {prompt.begin(), prompt.begin() + 129}, "prefix", 1);
+  const auto warm = Ask(*core, prompt, "blend:ratio=0.1");
+  EXPECT_GT(warm->report.read_memory, 0);
+  ExpectSame(*warm, *cold, "warm");
+  ExpectSame(*Ask(*core, prompt, "prefix"), *Ask(*Start(*model), prompt, "prefix"), "full afterwards");
+  // Rows of the exact cache that lie behind the first chunk are not mixed in.
+  const auto again = Ask(*core, prompt, "blend:ratio=0.1");
+  ExpectSame(*again, *cold, "beside the exact text");
+}
+
+TEST_P(BlendTest, PreemptedRequestsGoOnAsIfNothingHadHappened) {
+  const auto model = Load(2);
+  const auto prompt = [&](uint32_t i) { return Text(20 + i, 40) + a_ + c_ + Text(40 + i, 60); };
+  std::vector<std::shared_ptr<Answer>> alone, together;
+  for (uint32_t i = 0; i < 4; ++i)
+    alone.push_back(Ask(*StartWith(*model, {a_, c_}), prompt(i), "blend:ratio=0.2", 80));
+  const uint64_t one = alone[0]->report.held.peak_private_bytes;
+  EngineOptions options;
+  options.max_batch_rows = 200;
+  options.cache.limit_bytes = 2 * (144 << 10) + 3 * one;
+  const auto tight = StartWith(*model, {a_, c_}, options);
+  ASSERT_EQ(tight->chunks().stats().chunks, 2u);
+  for (uint32_t i = 0; i < 4; ++i) together.push_back(Add(*tight, Make(prompt(i), "blend:ratio=0.2", 80)));
+  Finish(*tight);
+  int64_t preemptions = 0;
+  for (size_t i = 0; i < 4; ++i) {
+    ExpectSame(*together[i], *alone[i], fmt::format("request {}", i));
+    preemptions += together[i]->report.preemptions;
+  }
+  EXPECT_GT(preemptions, 0);
+}
+
+TEST_P(BlendTest, AChunkStaysWithItsTenant) {
+  const auto model = Load(1);
+  const auto core = Start(*model);
+  Store(*core, {1}, a_, "t");
+  Request r = Make(system_ + a_ + question_, "blend:ratio=0");
+  r.tenant = "u";
+  const auto other = Add(*core, r);
+  Finish(*core);
+  EXPECT_EQ(other->report.blend.method, "");
+  ExpectSame(*other, *Ask(*Start(*model), r.prompt, "prefix"), "another tenant");
+  EXPECT_EQ(Ask(*core, r.prompt, "blend:ratio=0")->report.read_chunks, 130);
+  core->chunks().Forget("t");
+  EXPECT_EQ(Ask(*core, r.prompt, "blend:ratio=0")->report.read_chunks, 0);
+}
+
+TEST_P(BlendTest, PartsOfAPromptAreStoredFirst) {
+  const auto model = Load(2);
+  const auto core = Start(*model);
+  Request r = Make(system_ + a_ + b_ + question_, "blend:ratio=0.2");
+  r.parts = {{30, 130}, {160, 64}, {224, 17}};  // the last is too short to be one
+  const auto first = Add(*core, r), second = Add(*core, r);
+  Finish(*core);
+  EXPECT_EQ(first->report.blend.stored, 194);
+  EXPECT_EQ(second->report.blend.stored, 0);
+  EXPECT_EQ(first->report.blend.covered, 194);
+  ExpectSame(*first, *second, "the second");
+  EXPECT_EQ(core->chunks().stats().chunks, 2u);
+  r.parts = {{200, 42}};
+  EXPECT_FALSE(core->Validate(r));
+}
+
+// Log-probabilities of the prompt are true ones, and so are rows of a request that reads nothing.
+TEST_P(BlendTest, WhoAsksForEveryRowGetsTrueOnes) {
+  const auto model = Load(1);
+  const auto core = StartWith(*model, {a_});
+  Request r = Make(system_ + a_ + question_, "blend:ratio=0");
+  const auto full = Ask(*Start(*model), r.prompt, "prefix");
+  r.prompt_logprobs = 0;
+  const auto scored = Add(*core, r);
+  Finish(*core);
+  ExpectSame(*scored, *full, "scored");
+  r.prompt_logprobs = -1;
+  r.read_cache = false;
+  const auto unread = Add(*core, r);
+  Finish(*core);
+  ExpectSame(*unread, *full, "read_cache false");
+  EXPECT_EQ(unread->report.blend.method, "");
+}
+
+// Chunks that fill their share of a small cache: the oldest go, blocks and running requests are served.
+TEST_P(BlendTest, ChunksKeepToTheirShare) {
+  const auto model = Load(2);
+  EngineOptions options;
+  options.cache.limit_bytes = 3 << 20;
+  const auto core = Start(*model, options);
+  for (uint32_t i = 0; i < 40; ++i) {
+    Store(*core, {1}, Text(100 + i, 250));
+    const ChunkStats stats = core->chunks().stats();
+    EXPECT_LE(stats.bytes, stats.limit_bytes);
+    EXPECT_LE(core->cache().used_bytes(), options.cache.limit_bytes);
+  }
+  EXPECT_GT(core->chunks().stats().evicted, 0u);
+  EXPECT_GT(core->chunks().stats().chunks, 1u);
+  EXPECT_EQ(Ask(*core, system_ + Text(139, 250) + question_, "blend:ratio=0")->report.read_chunks, 250);
+  Request r = Make(Text(1, 100000), "prefix", 0);
+  r.chunk_from = 0;
+  EXPECT_FALSE(core->Validate(r));
+}
+
+TEST_P(BlendTest, RunsBesideACodec) {
+  const auto two = Load(2, KvType::kI16, "t4:center=0"), one = Load(1, KvType::kI16, "t4:center=0");
+  const Tokens prompt = system_ + a_ + b_ + question_;
+  const auto expected = Ask(*StartWith(*two, {a_, b_}), prompt, "blend:ratio=0.2");
+  EXPECT_EQ(expected->report.blend.covered, 194);
+  EngineOptions options;
+  options.max_batch_rows = 7;
+  ExpectSame(*Ask(*StartWith(*one, {a_, b_}, options), prompt, "blend:ratio=0.2"), *expected, "one thread");
+  const auto core = StartWith(*two, {a_, b_});
+  const auto plain = Ask(*core, prompt, "prefix");
+  Ask(*core, prompt, "blend:ratio=0.2");
+  ExpectSame(*Ask(*core, prompt, "prefix"), *plain, "full afterwards");
+}
+
+TEST_P(BlendTest, RefusesWhatCannotBe) {
+  const auto model = Load(1);
+  const auto core = Start(*model);
+  Request r = Make({1, 2, 3}, "nosuch");
+  EXPECT_FALSE(core->Validate(r));
+  r.reuse = "blend:check=999";
+  EXPECT_FALSE(core->Validate(r));
+  r.reuse = "blend:ratio=1.5";
+  EXPECT_FALSE(core->Validate(r));
+  r.reuse = "blend";
+  r.evict = "streaming";
+  const Status both = core->Validate(r);
+  ASSERT_FALSE(both);
+  EXPECT_EQ(both.error().kind, ErrorKind::kUnsupported);
+  r.evict = "";
+  r.chunk_from = 1;
+  EXPECT_FALSE(core->Validate(r)) << "two tokens are no chunk";
+  EngineOptions options;
+  options.reuse = "blend";
+  options.evict = "snapkv";
+  EXPECT_FALSE(EngineCore::Create(model.get(), options, &clock_));
+}
+
+// In layer 0 a row depends on its token and place only, so that a stored key is the true one wherever it goes.
+TEST_P(BlendTest, KeysOfTheFirstLayerAreTrueAtEveryPlace) {
+  for (const KvType type : {KvType::kF32, KvType::kI16}) {
+    const auto model = Load(2, type);
+    const ModelSpec& spec = model->spec();
+    const auto core = StartWith(*model, {c_});
+    for (const int64_t offset : {0, 1, 37, 64, 200}) {
+      const Tokens prompt = Text(30, offset) + c_;
+      const auto spans = core->chunks().Match("t", prompt);
+      ASSERT_EQ(spans.size(), 1u);
+      ASSERT_EQ(spans[0].begin, offset);
+      auto pages = core->cache().MakePageSource();
+      LaneTable lanes(&model->kv_shape(), pages.get(), PositionMode::kKeep, {});
+      ASSERT_TRUE(lanes.Reserve(std::ssize(prompt), 0));
+      std::vector<Row> rows(prompt.size());
+      for (size_t i = 0; i < rows.size(); ++i) {
+        rows[i].token = prompt[i];
+        rows[i].position = static_cast<int32_t>(i);
+        rows[i].kv = &lanes;
+      }
+      model->Forward(rows, nullptr);
+      lanes.Advance();
+      RopeTable rope(spec.ropes[static_cast<size_t>(spec.layers[0].rope)], spec.rotary_dim);
+      rope.Grow(std::ssize(prompt));
+      std::vector<float> k(static_cast<size_t>(spec.head_dim)), v = k, true_k = k, true_v = k;
+      for (int64_t row = 0; row < std::ssize(c_); ++row) {
+        spans[0].chunk->Read(0, 0, row, k.data(), v.data());
+        Rotate(k.data(), 1, spec.head_dim, spec.rotary_dim, rope.Cosines(offset + row),
+               rope.Sines(offset + row));
+        lanes.Load(0, 0, offset + row, true_k.data(), true_v.data());
+        float largest = 0;
+        for (const float x : true_k) largest = std::max(largest, std::abs(x));
+        for (size_t i = 0; i < k.size(); ++i) {
+          EXPECT_NEAR(k[i], true_k[i], type == KvType::kF32 ? 0 : 1e-3 * largest) << row << " at " << offset;
+          EXPECT_NEAR(v[i], true_v[i], 0);
+        }
+      }
+    }
+  }
+}
+
+// A chunk that was run behind what stands before it now has true rows: reusing all of it changes little,
+// while behind other tokens it changes much.
+TEST_P(BlendTest, AChunkBehindItsOwnPrefixHardlyDeviates) {
+  const auto model = Load(2);
+  const Tokens prompt = system_ + a_ + question_;
+  const auto full = Ask(*Start(*model), prompt, "prefix");
+  const auto distance = [&](const Tokens& prefix) {
+    const auto core = Start(*model);
+    Store(*core, prefix, a_);
+    const auto answer = Ask(*core, prompt, "blend:ratio=0", 1);
+    EXPECT_EQ(answer->report.read_chunks, 130);
+    return std::abs(answer->logprobs[0] - full->logprobs[0]);
+  };
+  EXPECT_LT(distance(system_), 2e-3f);
+  EXPECT_GT(distance(Text(50, 30)), 10 * distance(system_));
+}
+
+INSTANTIATE_TEST_SUITE_P(, BlendTest, ::testing::Values("tiny-llama.gguf", "tiny-gemma3.gguf"));
+
+}  // namespace
+}  // namespace larder
