@@ -56,10 +56,24 @@ Digest EngineCore::ChunkName(const Request& request) const {
   return chunks_->Name(request.tenant, tokens.first(from), tokens.subspan(from));
 }
 
+ChunkInfo EngineCore::InfoOf(const Request& request) const {
+  const int64_t tokens = std::ssize(request.prompt) - request.chunk_from;
+  return {ChunkName(request).Hex(), chunks_->BytesFor(tokens)};
+}
+
+std::optional<ChunkInfo> EngineCore::FindChunk(const Request& request) const {
+  if (!chunks_->Has(ChunkName(request))) return std::nullopt;
+  return InfoOf(request);
+}
+
+void EngineCore::Forget(const std::string& tenant) {
+  cache_->Forget(tenant);
+  chunks_->Forget(tenant);
+}
+
 // Parts that nobody has stored or is storing are computed first, alone, behind what the tokenizer begins
 // every text with.
 void EngineCore::StoreParts(Live& live) {
-  if (live.reuse == nullptr) return;
   const Tokenizer& tokenizer = model_->tokenizer();
   std::vector<int32_t> prefix;
   if (tokenizer.add_bos() && tokenizer.bos() != kNoToken) prefix.push_back(tokenizer.bos());
@@ -82,12 +96,10 @@ void EngineCore::StoreParts(Live& live) {
       const Request& r = other.second->request;
       return r.chunk_from == store.chunk_from && r.tenant == store.tenant && r.prompt == store.prompt;
     });
-    if (storing != requests_.end()) {
-      live.waits_for.push_back(storing->first);
-      continue;
-    }
+    const bool waits = live.reuse != nullptr;
+    if (waits) live.waits_for.push_back(storing != requests_.end() ? storing->first : next_own_request_);
+    if (storing != requests_.end()) continue;
     live.report.blend.stored += part.rows;
-    live.waits_for.push_back(next_own_request_);
     Add(next_own_request_++, std::move(store), std::make_shared<NobodysSink>());
   }
 }
@@ -117,7 +129,9 @@ void EngineCore::MakeOwn(Choice& choice, bool reads) {
 // false: there is no room for the chunk.
 bool EngineCore::BeginCapture(Choice& choice) {
   const Request& request = choice.live->request;
-  if (request.chunk_from < 0 || choice.index > 0 || chunks_->Has(ChunkName(request))) return true;
+  if (request.chunk_from < 0 || choice.index > 0) return true;
+  choice.live->report.chunk = InfoOf(request);
+  if (chunks_->Has(ChunkName(request))) return true;
   const std::span<const int32_t> tokens(request.prompt);
   const auto from = static_cast<size_t>(request.chunk_from);
   auto chunk = chunks_->Begin(request.tenant, tokens.first(from), tokens.subspan(from));

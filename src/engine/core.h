@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -44,8 +45,9 @@ class EngineCore final : private SchedulerCache {
   void ReadStats(EngineStats& out) const;  // the same, into memory that is kept
   KvCache& cache() { return *cache_; }
   ChunkStore& chunks() { return *chunks_; }
-  // What a request with `chunk_from` stores is called.
-  Digest ChunkName(const Request& request) const;
+  // The chunk that a request with `chunk_from` stores, if it is here already.
+  std::optional<ChunkInfo> FindChunk(const Request& request) const;
+  void Forget(const std::string& tenant);  // what is wiped
   const Scheduler& scheduler() const { return *scheduler_; }
 
  private:
@@ -82,6 +84,8 @@ class EngineCore final : private SchedulerCache {
   void StoreParts(Live& live);
   bool PartsStored(Live& live);
   void ReportBlend(Choice& choice);
+  Digest ChunkName(const Request& request) const;
+  ChunkInfo InfoOf(const Request& request) const;
   Status ValidateChunks(const Request& request) const;
   bool DropUnused();
   HintAnswer BeginPrefetch(const Hint& hint);

@@ -91,6 +91,8 @@ class Engine {
   // nothing that is left anywhere can be read, then what is pending, then the records. Running requests end
   // undisturbed.
   Status Wipe(const std::string& tenant);
+  // The chunk that a request with `chunk_from` would store, if it is in memory.
+  std::optional<ChunkInfo> FindChunk(Request request);
   HintAnswer Apply(Hint hint);
   // Whether the prefetch that answered with this ticket is still under way.
   bool Fetching(uint64_t ticket);

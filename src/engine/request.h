@@ -105,6 +105,12 @@ struct BlendReport {
   int64_t stored = 0;     // tokens of parts that were stored for it before it began
 };
 
+// A stored chunk, as those see it who asked for it.
+struct ChunkInfo {
+  std::string name;  // "": none
+  uint64_t bytes = 0;
+};
+
 // What the cache did for a request.
 struct CacheReport {
   int64_t read_memory = 0;                                  // rows read from memory
@@ -116,6 +122,7 @@ struct CacheReport {
   CacheOutcome outcome;
   int64_t read_chunks = 0;  // rows that stored chunks stood in for, approximately
   BlendReport blend;
+  ChunkInfo chunk;  // that the request stored
   std::string evict;  // the method that shaped what later rows saw; "": none, nothing was dropped
   HeldBytes held;
   std::vector<LeaseReport> leases;  // that it took at its end, or was refused

@@ -88,7 +88,7 @@ Status ChunkStore::Check(int64_t tokens) const {
     return Fail(ErrorKind::kInvalid, "a chunk needs at least {} tokens, this one has {}; give a longer text",
                 kChunkWindow, tokens);
   }
-  const uint64_t bytes = PagesFor(tokens) * shape_->page_bytes();
+  const uint64_t bytes = BytesFor(tokens);
   if (bytes > limit_bytes_) {
     return Fail(ErrorKind::kInvalid,
                 "a chunk of {} tokens takes {}, and {} of the cache are for chunks; cut it, or give the cache "
@@ -113,11 +113,16 @@ Result<std::shared_ptr<StoredChunk>> ChunkStore::Begin(const std::string& tenant
   while (!chunk->TakePages()) {
     if (!DropOldest()) return Fail(ErrorKind::kExhausted, "the cache's memory is held by running requests");
   }
+  chunk->begun_ = ++clock_;
   return chunk;
 }
 
 void ChunkStore::Finish(const std::shared_ptr<StoredChunk>& chunk) {
   if (Has(chunk->name())) return;  // somebody else was faster
+  for (const std::string& tenant : {chunk->tenant(), std::string()}) {
+    const auto forgotten = forgotten_.find(tenant);
+    if (forgotten != forgotten_.end() && forgotten->second > chunk->begun_) return;
+  }
   chunk->number_ = chunk->last_use_ = ++clock_;
   chunks_[chunk->number_] = chunk;
   by_name_[chunk->name()] = chunk->number_;
@@ -161,6 +166,7 @@ void ChunkStore::Drop(uint64_t number) {
 }
 
 void ChunkStore::Forget(const std::string& tenant) {
+  forgotten_[tenant] = ++clock_;
   std::vector<uint64_t> numbers;
   for (const auto& [number, chunk] : chunks_) {
     if (tenant.empty() || chunk->tenant() == tenant) numbers.push_back(number);

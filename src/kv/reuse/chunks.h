@@ -55,7 +55,7 @@ class StoredChunk {
   int64_t prefix_rows_;
   std::vector<int32_t> tokens_;
   std::vector<std::byte*> pages_;  // [lane][page]
-  uint64_t number_ = 0, last_use_ = 0;
+  uint64_t begun_ = 0, number_ = 0, last_use_ = 0;
 };
 
 // A part of a prompt that a chunk has rows for.
@@ -88,15 +88,17 @@ class ChunkStore {
   // A chunk to be written; found from Finish on. kExhausted: others hold the room.
   Result<std::shared_ptr<StoredChunk>> Begin(const std::string& tenant, std::span<const int32_t> prefix,
                                              std::span<const int32_t> tokens);
+  // Unless its tenant was forgotten meanwhile.
   void Finish(const std::shared_ptr<StoredChunk>& chunk);
   bool Has(const Digest& name) const { return by_name_.contains(name); }
+  uint64_t BytesFor(int64_t tokens) const { return PagesFor(tokens) * shape_->page_bytes(); }
 
   // Chunks in a prompt, ascending, without overlaps. Holding a span keeps its chunk.
   std::vector<ChunkSpan> Match(const std::string& tenant, std::span<const int32_t> prompt);
 
   // Drops the chunk that was not used for longest. false: all are held, or there is none.
   bool DropOldest();
-  void Forget(const std::string& tenant);  // what is held ends with its holder
+  void Forget(const std::string& tenant);  // what is held ends with its holder; "": of all
   ChunkStats stats() const;
 
  private:
@@ -122,7 +124,8 @@ class ChunkStore {
   std::map<uint64_t, std::shared_ptr<StoredChunk>> chunks_;  // by number
   std::map<Digest, uint64_t> by_name_;
   std::map<std::string, ChunkIndex> indexes_;  // by tenant
-  uint64_t clock_ = 0;  // of uses, and of numbers
+  std::map<std::string, uint64_t> forgotten_;  // by tenant: when
+  uint64_t clock_ = 0;                         // of uses, and of numbers
   ChunkStats stats_;
 };
 
