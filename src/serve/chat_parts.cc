@@ -60,7 +60,7 @@ PromptPart RowsBetween(const Tokenizer& tokenizer, const std::vector<int32_t>& p
 ApiResult<std::vector<PromptPart>> ChatParts(const ServeContext& context, const ChatPromptParams& params,
                                              const std::vector<int32_t>& prompt) {
   std::vector<PromptPart> parts;
-  if (params.messages.find("\"chunk\"") == std::string::npos) return parts;
+  if (params.messages.find(kKey) == std::string::npos) return parts;
   const ApiResult<std::vector<std::string>> texts = MarkedTexts(Json::parse(params.messages));
   if (!texts) return std::unexpected(texts.error());
   if (texts->empty()) return parts;
