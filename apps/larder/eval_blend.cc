@@ -119,7 +119,7 @@ class BlendRunner {
         prefix_(std::move(prefix)),
         pages_(session_->cache().MakePageSource()),
         resources_(model, *pages_),
-        store_(&model.kv_shape(), model.kv_identity(), session_->cache().MakePageSource(),
+        store_(&model.kv_shape(), model.kv_identity(), session_->cache().MakeBudget(),
                session_->cache().limit_bytes()),
         logits_(static_cast<size_t>(model.spec().vocabulary)) {}
   Status RunRows(BlendDriver& driver, const Tokens& tokens, int64_t from, int64_t end, int64_t hidden_from,

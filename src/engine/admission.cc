@@ -15,6 +15,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
   if (!request.read_cache || scores_prompt) wanted = {};
   Live& live = *choice.live;
   if (!PartsStored(live)) return Admission::kLoading;
+  if (live.reuse != nullptr && !wanted.empty() && !FetchSpans(choice)) return Admission::kLoading;
   MakeOwn(choice, !wanted.empty());
   if (choice.own != nullptr) {
     wanted = wanted.first(std::min(wanted.size(), static_cast<size_t>(choice.own->ReadableRows())));

@@ -66,6 +66,15 @@ std::optional<ChunkInfo> EngineCore::FindChunk(const Request& request) const {
   return InfoOf(request);
 }
 
+void EngineCore::SetSpace(const std::string& tenant, const SpaceId& space) {
+  cache_->SetSpace(tenant, space);
+  if (chunk_tiers_ != nullptr) chunk_tiers_->SetSpace(tenant, space);
+}
+
+bool EngineCore::RoomComing() {
+  return cache_->RoomComing() || (chunk_tiers_ != nullptr && chunk_tiers_->busy());
+}
+
 void EngineCore::Forget(const std::string& tenant) {
   cache_->Forget(tenant);
   chunks_->Forget(tenant);
@@ -106,7 +115,25 @@ void EngineCore::StoreParts(Live& live) {
 
 bool EngineCore::PartsStored(Live& live) {
   std::erase_if(live.waits_for, [&](Engine::RequestId id) { return !requests_.contains(id); });
+  if (chunk_tiers_ != nullptr && live.reuse != nullptr && !chunk_tiers_->Listed(live.request.tenant))
+    return false;
   return live.waits_for.empty();
+}
+
+// Finds the chunks in the prompt and begins to read those that are not in memory. false: some are on their
+// way. What there is no room for, and what could not be read, is computed.
+bool EngineCore::FetchSpans(Choice& choice) {
+  if (!std::exchange(choice.matched, true))
+    choice.spans = chunks_->Match(choice.live->request.tenant, choice.live->request.prompt);
+  bool coming = false;
+  std::erase_if(choice.spans, [&](const ChunkSpan& span) {
+    if (span.chunk->ready()) return false;
+    const auto chunk = span.chunk->lost() ? nullptr : chunks_->Find(span.chunk->name());
+    const bool reads = chunk == span.chunk && chunk_tiers_ != nullptr && chunk_tiers_->Read(chunk);
+    coming |= reads;
+    return !reads;
+  });
+  return !coming;
 }
 
 // What the sequence keeps of its own while it runs. `reads`: it may have rows that it did not compute.
@@ -119,8 +146,6 @@ void EngineCore::MakeOwn(Choice& choice, bool reads) {
     return;
   }
   if (live.reuse == nullptr || !reads) return;
-  if (!std::exchange(choice.matched, true))
-    choice.spans = chunks_->Match(live.request.tenant, live.request.prompt);
   if (choice.spans.empty()) return;
   choice.own =
       std::make_unique<BlendDriver>(*blend_, *live.reuse, choice.spans, live.usage.prompt_tokens);
@@ -144,6 +169,7 @@ bool EngineCore::BeginCapture(Choice& choice) {
 void EngineCore::FinishCapture(Choice& choice) {
   if (choice.capture == nullptr || choice.scheduled.num_computed < choice.live->usage.prompt_tokens) return;
   chunks_->Finish(choice.capture->chunk());
+  if (chunk_tiers_ != nullptr) chunk_tiers_->Keep(choice.capture->chunk());
   choice.capture = nullptr;
 }
 

@@ -35,13 +35,18 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const Engin
   std::unique_ptr<EngineCore> core(new EngineCore(model, options, clock));
   LARDER_ASSIGN(core->cache_, KvCache::Create(model->kv_shape(), model->kv_identity(), options.cache, clock));
   core->cache_->SetTiers({.tiers = options.tiers,
-                          .notify = std::move(on_tiers),
+                          .notify = on_tiers,
                           .group_bytes = options.tier_group_bytes,
                           .admit = options.admit});
   core->evict_ = std::make_unique<EvictResources>(*model, core->cache_->MakePageSource());
   core->chunks_ =
-      std::make_unique<ChunkStore>(&model->kv_shape(), model->kv_identity(), core->cache_->MakePageSource(),
+      std::make_unique<ChunkStore>(&model->kv_shape(), model->kv_identity(), core->cache_->MakeBudget(),
                                    core->cache_->limit_bytes());
+  if (!options.tiers.empty()) {
+    core->chunk_tiers_ =
+        std::make_unique<ChunkTiers>(&model->kv_shape(), core->context_, core->chunks_.get(), options.tiers,
+                                     options.tier_group_bytes, clock, std::move(on_tiers));
+  }
   core->blend_ = std::make_unique<BlendResources>(*model, *core->evict_->pages);
   if (!options.evict.empty()) LARDER_TRY(CreateEvictMethod(options.evict, EvictModelOf(*model)));
   if (!options.reuse.empty()) LARDER_TRY(CreateReuseMethod(options.reuse, ReuseModelOf(*model)));
@@ -118,7 +123,7 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
   }
   if (auto reuse = CreateReuseMethod(ReuseOf(r), ReuseModelOf(*model_)); reuse && (*reuse)->needs().chunks)
     live->reuse = *std::move(reuse);
-  if (r.space) cache_->SetSpace(r.tenant, *r.space);
+  if (r.space) SetSpace(r.tenant, *r.space);
   StoreParts(*live);
   FollowHints(*cache_, r.tenant, r.hints, r.prompt);
   live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
@@ -166,6 +171,7 @@ EngineCore::Choice& EngineCore::ChoiceOf(const ScheduledSequence& sequence) {
 
 bool EngineCore::Step() {
   cache_->PollTiers();
+  if (chunk_tiers_ != nullptr) chunk_tiers_->Poll();
   TakePrefetched();
   cache_->leases().Expire();
   const int64_t begin = clock_->NowNs();

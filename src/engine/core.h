@@ -15,6 +15,7 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "kv/cache.h"
+#include "kv/reuse/chunk_tiers.h"
 #include "model/model.h"
 
 namespace larder {
@@ -48,6 +49,7 @@ class EngineCore final : private SchedulerCache {
   // The chunk that a request with `chunk_from` stores, if it is here already.
   std::optional<ChunkInfo> FindChunk(const Request& request) const;
   void Forget(const std::string& tenant);  // what is wiped
+  void SetSpace(const std::string& tenant, const SpaceId& space);
   const Scheduler& scheduler() const { return *scheduler_; }
 
  private:
@@ -83,6 +85,7 @@ class EngineCore final : private SchedulerCache {
   void FinishCapture(Choice& choice);
   void StoreParts(Live& live);
   bool PartsStored(Live& live);
+  bool FetchSpans(Choice& choice);
   void ReportBlend(Choice& choice);
   Digest ChunkName(const Request& request) const;
   ChunkInfo InfoOf(const Request& request) const;
@@ -93,7 +96,7 @@ class EngineCore final : private SchedulerCache {
   void ReportRead(Choice& choice, const CacheOutcome& outcome);
   bool Reserve(ScheduledSequence& sequence, int64_t rows) override;
   void Release(ScheduledSequence& sequence) override;
-  bool RoomComing() override { return cache_->RoomComing(); }
+  bool RoomComing() override;
 
   void RunModel(std::span<const Scheduler::Work> work);
   void BuildRows(std::span<const Scheduler::Work> work);
@@ -123,6 +126,7 @@ class EngineCore final : private SchedulerCache {
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<EvictResources> evict_;
   std::unique_ptr<ChunkStore> chunks_;
+  std::unique_ptr<ChunkTiers> chunk_tiers_;  // null without tiers
   std::unique_ptr<BlendResources> blend_;
   std::vector<std::pair<Engine::RequestId, Error>> broken_;  // in this step: a method found no room
   // On their way up before anybody asked for them.

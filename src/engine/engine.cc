@@ -170,7 +170,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, Eng
     impl->core->cache().leases().Remember(impl->lease_file->Load());
   }
   if (options.keyring != nullptr && !options.tiers.empty()) {
-    for (const auto& [tenant, space] : options.keyring->Spaces()) impl->core->cache().SetSpace(tenant, space);
+    for (const auto& [tenant, space] : options.keyring->Spaces()) impl->core->SetSpace(tenant, space);
   }
   impl->stats = impl->core->Stats();
   Impl* raw = impl.get();
@@ -264,7 +264,7 @@ std::vector<KvBlockInfo> Engine::Blocks(const std::string& tenant, size_t limit)
 uint64_t Engine::ClearCache(const std::string& tenant) {
   return impl_->Ask<uint64_t>(
       [core = impl_->core.get(), tenant] {
-        core->chunks().Forget(tenant);
+        core->chunks().Clear(tenant);
         return core->cache().Clear(tenant);
       },
       0);

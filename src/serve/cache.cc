@@ -62,6 +62,7 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
   const ChunkStats& chunks = stats.chunks;
   json.Key("chunks").BeginObject().Field("count", chunks.chunks).Field("tokens", chunks.tokens);
   json.Field("bytes", chunks.bytes).Field("limit_bytes", chunks.limit_bytes);
+  json.Field("below", chunks.below).Field("restored", chunks.restored);
   json.Field("stored", chunks.stored).Field("evicted", chunks.evicted);
   json.Field("matches", chunks.matches).Field("matched_tokens", chunks.matched_tokens).EndObject();
   for (const auto& [name, tier] : stats.tiers) {

@@ -11,6 +11,7 @@
 #include "compute/ops.h"
 #include "engine/blend_driver.h"
 #include "engine/core.h"
+#include "tests/kv/memory_tier.h"
 #include "tests/testing/model_session.h"
 
 namespace larder {
@@ -342,6 +343,103 @@ TEST_P(BlendTest, RefusesWhatCannotBe) {
   options.reuse = "blend";
   options.evict = "snapkv";
   EXPECT_FALSE(EngineCore::Create(model.get(), options, &clock_));
+}
+
+// Pieces end where 2,048 rows of the prompt end, whatever was cached of it and however long a step is.
+TEST_P(BlendTest, PiecesAreAtFixedPlaces) {
+  if (!IsDeep()) GTEST_SKIP() << "the model's context is too short";
+  const auto two = Load(2), one = Load(1);
+  const Tokens prompt = Text(60, 1980) + a_ + Text(61, 70) + b_ + question_;
+  const auto core = StartWith(*two, {a_, b_});
+  const auto cold = Ask(*core, prompt, "blend:ratio=0.2");
+  EXPECT_EQ(cold->report.blend.covered, 194);
+  EXPECT_EQ(cold->report.blend.again, 13 + 25);  // a fifth of 68, and of 62 + 64
+  Ask(*core, {prompt.begin(), prompt.begin() + 1900}, "prefix", 1);
+  const auto warm = Ask(*core, prompt, "blend:ratio=0.2");
+  EXPECT_GT(warm->report.read_memory, 1000);
+  ExpectSame(*warm, *cold, "warm");
+  EngineOptions options;
+  options.max_batch_rows = 50;
+  ExpectSame(*Ask(*StartWith(*one, {a_, b_}, options), prompt, "blend:ratio=0.2"), *cold, "one thread");
+  ExpectSame(*Ask(*core, prompt, "blend:ratio=1"), *Ask(*Start(*two), prompt, "prefix"), "all rows");
+}
+
+// A chunk is written below, known to the next process, read when a prompt wants it, and gives the same bits.
+TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
+  const auto model = Load(2);
+  const Tokens prompt = system_ + a_ + b_ + question_;
+  const SpaceId space = {1, 2, 3};
+  const auto with_space = [&](Request r) {
+    r.space = space;
+    return r;
+  };
+  const auto run = [](EngineCore& core, MemoryTier& tier) {
+    for (int i = 0; i < 100000 && core.unfinished() > 0; ++i) {
+      core.Step();
+      tier.DeliverAll();
+    }
+  };
+  const auto ask = [&](EngineCore& core, MemoryTier& tier) {
+    auto answer = Add(core, with_space(Make(prompt, "blend:ratio=0.2")));
+    run(core, tier);
+    EXPECT_TRUE(answer->finished) << answer->error;
+    return answer;
+  };
+  MemoryRecords records;
+  std::shared_ptr<Answer> first;
+  {
+    MemoryTier tier(&records);
+    EngineOptions options;
+    options.tiers = {&tier};
+    const auto core = Start(*model, options);
+    for (const Tokens& chunk : {a_, b_}) {
+      Request r = with_space(Make(Tokens{1} + chunk, "prefix", 0));
+      r.chunk_from = 1;
+      Add(*core, r);
+    }
+    run(*core, tier);
+    first = ask(*core, tier);
+    EXPECT_EQ(first->report.blend.covered, 194);
+    core->Step();
+    // Memory that is wanted: the chunks stay known.
+    while (core->chunks().DropOldest()) {
+    }
+    EXPECT_EQ(core->chunks().stats().bytes, 0u);
+    EXPECT_EQ(core->chunks().stats().chunks, 2u);
+    ExpectSame(*ask(*core, tier), *first, "read again");
+    EXPECT_EQ(core->chunks().stats().restored, 2u);
+  }
+  {
+    MemoryTier tier(&records);
+    EngineOptions options;
+    options.tiers = {&tier};
+    const auto core = Start(*model, options);
+    const auto next = ask(*core, tier);
+    ExpectSame(*next, *first, "the next process");
+    EXPECT_EQ(next->report.read_chunks, first->report.read_chunks);
+    EXPECT_EQ(core->chunks().stats().restored, 2u);
+    // Another space has none of it.
+    Request other = Make(prompt, "blend:ratio=0.2");
+    other.tenant = "u";
+    other.space = SpaceId{9};
+    const auto strange = Add(*core, other);
+    run(*core, tier);
+    EXPECT_EQ(strange->report.blend.method, "");
+  }
+  // What cannot be read is computed.
+  MemoryTier tier(&records);
+  for (const auto& [name, record] : records.by_name) {
+    if (record.header.kind == kKvChunkRecord) tier.corrupt.insert(name);
+  }
+  EXPECT_EQ(tier.corrupt.size(), 2u);
+  EngineOptions options;
+  options.tiers = {&tier};
+  const auto core = Start(*model, options);
+  const auto damaged = ask(*core, tier);
+  EXPECT_EQ(damaged->report.blend.method, "");
+  EXPECT_EQ(core->chunks().stats().chunks, 0u);
+  EXPECT_EQ(core->chunks().stats().bytes, 0u);
+  ExpectSame(*damaged, *Ask(*Start(*model), prompt, "prefix"), "computed");
 }
 
 // In layer 0 a row depends on its token and place only, so that a stored key is the true one wherever it

@@ -4,37 +4,35 @@
 #include <utility>
 
 #include "base/params.h"
+#include "kv/pool.h"
 
 namespace larder {
+namespace {
 
-StoredChunk::StoredChunk(const KvShape* shape, PageSource* pages, Digest name, std::string tenant,
-                         int64_t prefix_rows, std::vector<int32_t> tokens)
-    : shape_(shape),
-      source_(pages),
-      name_(name),
-      tenant_(std::move(tenant)),
-      prefix_rows_(prefix_rows),
-      tokens_(std::move(tokens)) {}
+// Tokens, windows of the index, names and lists of a chunk, in memory or not.
+uint64_t TableBytes(int64_t tokens) {
+  constexpr uint64_t kFixed = 1024, kWindow = 96;
+  const auto n = static_cast<uint64_t>(tokens);
+  return kFixed + n * sizeof(int32_t) + n / static_cast<uint64_t>(kChunkWindow) * kWindow;
+}
+
+int64_t PagesOf(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+}  // namespace
 
 StoredChunk::~StoredChunk() {
-  for (std::byte* page : pages_) source_->Return(page);
+  taken_->budget->Refund(TableBytes(rows()));
+  taken_->tables -= TableBytes(rows());
+  if (data_.size() == 0) return;
+  taken_->budget->Refund(AllocationCost(data_.size()));
+  taken_->memory -= data_.size();
 }
 
-Status StoredChunk::TakePages() {
-  const size_t lanes = static_cast<size_t>(shape_->layers()) * static_cast<size_t>(shape_->kv_heads());
-  const size_t pages = lanes * static_cast<size_t>((rows() + kPageTokens - 1) / kPageTokens);
-  while (pages_.size() < pages) {
-    LARDER_ASSIGN(std::byte * page, source_->Take());
-    pages_.push_back(page);
-  }
-  return {};
-}
-
-std::byte* StoredChunk::PageOf(int layer, int kv_head, int64_t row) const {
-  LARDER_CHECK(row >= 0 && row < rows());
-  const int64_t pages_of_lane = (rows() + kPageTokens - 1) / kPageTokens;
+std::byte* StoredChunk::PageOf(int layer, int kv_head, int64_t row) {
+  LARDER_CHECK(row >= 0 && row < rows() && data_.size() > 0);
   const int64_t lane = int64_t{layer} * shape_->kv_heads() + kv_head;
-  return pages_[static_cast<size_t>(lane * pages_of_lane + row / kPageTokens)];
+  const int64_t page = lane * PagesOf(rows()) + row / kPageTokens;
+  return data_.data() + static_cast<size_t>(page) * shape_->page_bytes();
 }
 
 void StoredChunk::Write(int layer, int kv_head, int64_t row, const float* k, const float* v) {
@@ -43,28 +41,16 @@ void StoredChunk::Write(int layer, int kv_head, int64_t row, const float* k, con
 }
 
 void StoredChunk::Read(int layer, int kv_head, int64_t row, float* k, float* v) const {
-  LoadKvRow(shape_->type(), shape_->head_dim(), PageOf(layer, kv_head, row),
+  LoadKvRow(shape_->type(), shape_->head_dim(), const_cast<StoredChunk*>(this)->PageOf(layer, kv_head, row),
             static_cast<int>(row % kPageTokens), k, v);
 }
 
-Result<std::byte*> ChunkStore::CountedPages::Take() {
-  LARDER_ASSIGN(std::byte * page, source_->Take());
-  ++taken_;
-  return page;
-}
-
-void ChunkStore::CountedPages::Return(std::byte* page) {
-  source_->Return(page);
-  --taken_;
-}
-
-// What a page is charged for lane tables pays for a chunk's tokens, windows and lists, which are smaller.
-ChunkStore::ChunkStore(const KvShape* shape, const KvIdentity& identity, std::unique_ptr<PageSource> pages,
+ChunkStore::ChunkStore(const KvShape* shape, const KvIdentity& identity, std::unique_ptr<RunBudget> budget,
                        uint64_t cache_bytes)
     : shape_(shape),
       names_(*shape, identity, nullptr),
-      pages_(std::move(pages)),
-      limit_bytes_(static_cast<uint64_t>(kShare * static_cast<double>(cache_bytes))) {}
+      limit_bytes_(static_cast<uint64_t>(kShare * static_cast<double>(cache_bytes))),
+      taken_{.budget = std::move(budget)} {}
 
 Digest ChunkStore::Name(const std::string& tenant, std::span<const int32_t> prefix,
                         std::span<const int32_t> tokens) const {
@@ -78,9 +64,9 @@ Digest ChunkStore::Name(const std::string& tenant, std::span<const int32_t> pref
       .Finish();
 }
 
-uint64_t ChunkStore::PagesFor(int64_t tokens) const {
+uint64_t ChunkStore::BytesFor(int64_t tokens) const {
   const auto lanes = static_cast<uint64_t>(shape_->layers()) * static_cast<uint64_t>(shape_->kv_heads());
-  return lanes * static_cast<uint64_t>((tokens + kPageTokens - 1) / kPageTokens);
+  return lanes * static_cast<uint64_t>(PagesOf(tokens)) * shape_->page_bytes();
 }
 
 Status ChunkStore::Check(int64_t tokens) const {
@@ -98,36 +84,108 @@ Status ChunkStore::Check(int64_t tokens) const {
   return {};
 }
 
-Result<std::shared_ptr<StoredChunk>> ChunkStore::Begin(const std::string& tenant,
-                                                       std::span<const int32_t> prefix,
-                                                       std::span<const int32_t> tokens) {
+// Without memory for its rows.
+Result<std::shared_ptr<StoredChunk>> ChunkStore::Make(const std::string& tenant, const Digest& name,
+                                                      int64_t prefix_rows, std::vector<int32_t> tokens) {
   LARDER_TRY(Check(std::ssize(tokens)));
-  const uint64_t most = limit_bytes_ / shape_->page_bytes();
-  while (pages_.taken() + PagesFor(std::ssize(tokens)) > most) {
-    if (!DropOldest()) return Fail(ErrorKind::kExhausted, "the room for chunks is held by running requests");
-  }
-  auto chunk =
-      std::make_shared<StoredChunk>(shape_, &pages_, Name(tenant, prefix, tokens), tenant, std::ssize(prefix),
-                                    std::vector<int32_t>(tokens.begin(), tokens.end()));
-  // Where there is no room, blocks that nobody holds have gone already; older chunks are next.
-  while (!chunk->TakePages()) {
-    if (!DropOldest()) return Fail(ErrorKind::kExhausted, "the cache's memory is held by running requests");
-  }
+  const uint64_t tables = TableBytes(std::ssize(tokens));
+  Status charged = taken_.budget->Charge(tables);
+  while (!charged && DropOldest()) charged = taken_.budget->Charge(tables);
+  if (!charged) return std::unexpected(charged.error());
+  std::shared_ptr<StoredChunk> chunk(new StoredChunk);
+  chunk->shape_ = shape_;
+  chunk->taken_ = &taken_;
+  taken_.tables += tables;
+  chunk->name_ = name;
+  chunk->tenant_ = tenant;
+  chunk->prefix_rows_ = prefix_rows;
+  chunk->tokens_ = std::move(tokens);
   chunk->begun_ = ++clock_;
   return chunk;
 }
 
-void ChunkStore::Finish(const std::shared_ptr<StoredChunk>& chunk) {
-  if (Has(chunk->name())) return;  // somebody else was faster
-  for (const std::string& tenant : {chunk->tenant(), std::string()}) {
-    const auto forgotten = forgotten_.find(tenant);
-    if (forgotten != forgotten_.end() && forgotten->second > chunk->begun_) return;
+Result<std::shared_ptr<StoredChunk>> ChunkStore::Begin(const std::string& tenant,
+                                                       std::span<const int32_t> prefix,
+                                                       std::span<const int32_t> tokens) {
+  LARDER_ASSIGN(auto chunk, Make(tenant, Name(tenant, prefix, tokens), std::ssize(prefix),
+                                 std::vector<int32_t>(tokens.begin(), tokens.end())));
+  LARDER_TRY(TakeMemory(*chunk));
+  return chunk;
+}
+
+Status ChunkStore::TakeMemory(StoredChunk& chunk) {
+  const uint64_t bytes = BytesFor(chunk.rows());
+  while (taken_.memory + bytes > limit_bytes_) {
+    if (!DropOldest()) return Fail(ErrorKind::kExhausted, "the room for chunks is held by running requests");
   }
+  // Where there is no room, blocks that nobody holds have gone already; older chunks are next.
+  Status charged = taken_.budget->Charge(AllocationCost(bytes));
+  while (!charged && DropOldest()) charged = taken_.budget->Charge(AllocationCost(bytes));
+  LARDER_TRY(charged);
+  auto data = AlignedBuffer::Allocate(bytes, LargePages::kNo);
+  if (!data) {
+    taken_.budget->Refund(AllocationCost(bytes));
+    return std::unexpected(data.error());
+  }
+  chunk.data_ = *std::move(data);
+  taken_.memory += bytes;
+  return {};
+}
+
+void ChunkStore::ReturnMemory(StoredChunk& chunk) {
+  chunk.ready_ = false;
+  if (chunk.data_.size() == 0) return;
+  taken_.budget->Refund(AllocationCost(chunk.data_.size()));
+  taken_.memory -= chunk.data_.size();
+  chunk.data_.Reset();
+}
+
+void ChunkStore::Index(const std::shared_ptr<StoredChunk>& chunk) {
   chunk->number_ = chunk->last_use_ = ++clock_;
   chunks_[chunk->number_] = chunk;
   by_name_[chunk->name()] = chunk->number_;
   indexes_[chunk->tenant()].Add(chunk->number_, chunk->tokens(), &chunk->name());
+}
+
+void ChunkStore::Finish(const std::shared_ptr<StoredChunk>& chunk) {
+  for (const std::string& tenant : {chunk->tenant(), std::string()}) {
+    const auto forgotten = forgotten_.find(tenant);
+    if (forgotten != forgotten_.end() && forgotten->second > chunk->begun_) return;
+  }
+  const auto known = by_name_.find(chunk->name());
+  if (known != by_name_.end()) {
+    if (chunks_.at(known->second)->ready()) return;  // somebody else was faster
+    Drop(known->second);
+  }
+  chunk->ready_ = true;
+  Index(chunk);
   ++stats_.stored;
+}
+
+std::shared_ptr<StoredChunk> ChunkStore::Find(const Digest& name) const {
+  const auto known = by_name_.find(name);
+  return known == by_name_.end() ? nullptr : chunks_.at(known->second);
+}
+
+void ChunkStore::Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows,
+                       std::vector<int32_t> tokens) {
+  if (const auto known = Find(name)) return KeptBelow(*known);
+  if (taken_.tables > limit_bytes_ / kTablesShare) return;
+  auto chunk = Make(tenant, name, prefix_rows, std::move(tokens));
+  if (!chunk) return;
+  (*chunk)->kept_below_ = true;
+  Index(*chunk);
+}
+
+void ChunkStore::Arrived(StoredChunk& chunk) {
+  chunk.ready_ = true;
+  ++stats_.restored;
+}
+
+void ChunkStore::Lose(StoredChunk& chunk) {
+  ReturnMemory(chunk);
+  chunk.lost_ = true;
+  if (Has(chunk.name()) && by_name_.at(chunk.name()) == chunk.number_) Drop(chunk.number_);
 }
 
 std::vector<ChunkSpan> ChunkStore::Match(const std::string& tenant, std::span<const int32_t> prompt) {
@@ -145,14 +203,18 @@ std::vector<ChunkSpan> ChunkStore::Match(const std::string& tenant, std::span<co
 }
 
 bool ChunkStore::DropOldest() {
-  const StoredChunk* oldest = nullptr;
+  StoredChunk* oldest = nullptr;
   for (const auto& [number, chunk] : chunks_) {
-    if (chunk.use_count() > 1) continue;
+    if (chunk.use_count() > 1 || !chunk->ready()) continue;
     if (oldest == nullptr || chunk->last_use_ < oldest->last_use_) oldest = chunk.get();
   }
   if (oldest == nullptr) return false;
   ++stats_.evicted;
-  Drop(oldest->number_);
+  if (oldest->kept_below_ && taken_.tables <= limit_bytes_ / kTablesShare) {
+    ReturnMemory(*oldest);
+  } else {
+    Drop(oldest->number_);
+  }
   return true;
 }
 
@@ -163,6 +225,21 @@ void ChunkStore::Drop(uint64_t number) {
   if (index->second.empty()) indexes_.erase(index);
   by_name_.erase(chunk->name());
   chunks_.erase(number);
+}
+
+void ChunkStore::Clear(const std::string& tenant) {
+  std::vector<std::shared_ptr<StoredChunk>> chunks;
+  for (const auto& [number, chunk] : chunks_) {
+    if (tenant.empty() || chunk->tenant() == tenant) chunks.push_back(chunk);
+  }
+  for (const auto& chunk : chunks) {
+    const bool held = chunk.use_count() > 2;  // by others than the map and this list
+    if (!chunk->kept_below_) {
+      Drop(chunk->number_);
+    } else if (!held) {
+      ReturnMemory(*chunk);
+    }
+  }
 }
 
 void ChunkStore::Forget(const std::string& tenant) {
@@ -177,8 +254,11 @@ void ChunkStore::Forget(const std::string& tenant) {
 ChunkStats ChunkStore::stats() const {
   ChunkStats stats = stats_;
   stats.chunks = chunks_.size();
-  for (const auto& [number, chunk] : chunks_) stats.tokens += static_cast<uint64_t>(chunk->rows());
-  stats.bytes = pages_.taken() * shape_->page_bytes();
+  for (const auto& [number, chunk] : chunks_) {
+    stats.tokens += static_cast<uint64_t>(chunk->rows());
+    stats.below += chunk->ready() ? 0 : 1;
+  }
+  stats.bytes = taken_.memory;
   stats.limit_bytes = limit_bytes_;
   return stats;
 }

@@ -155,7 +155,7 @@ class ChunkStoreTest : public ::testing::Test {
   ChunkStoreTest() {
     cache_ =
         *KvCache::Create(*KvShape::Create({0, 0}, 2, 32, KvType::kI16), {}, {.limit_bytes = kLimit}, &clock_);
-    store_ = std::make_unique<ChunkStore>(&cache_->shape(), KvIdentity{}, cache_->MakePageSource(), kLimit);
+    store_ = std::make_unique<ChunkStore>(&cache_->shape(), KvIdentity{}, cache_->MakeBudget(), kLimit);
   }
   std::shared_ptr<StoredChunk> Put(const std::string& tenant, const Tokens& tokens,
                                    const Tokens& prefix = {}) {
@@ -241,7 +241,7 @@ TEST_F(ChunkStoreTest, TheOldestGoesAndWhatIsHeldStays) {
   store_->Forget("");
   EXPECT_EQ(store_->stats().bytes, bytes);
   all.clear();
-  EXPECT_EQ(store_->stats().bytes, held->bytes());
+  EXPECT_EQ(store_->stats().bytes, held->bytes().size());
 }
 
 TEST_F(ChunkStoreTest, RefusesWhatCannotBeAChunk) {
