@@ -2,8 +2,9 @@
 //
 // ppl: perplexity of one setting. kl: the candidate setting against the base setting on the same tokens: how
 // far its predictions are from the base's, beside what each costs in bytes and time. KL divergence sees what
-// perplexity does not: errors that happen to help are errors too. methods: eval_methods.h. blend: eval_blend.h. Rows read their
-// context from the cache in the cache's own precision, exactly as they do when serving.
+// perplexity does not: errors that happen to help are errors too. methods: eval_methods.h. blend:
+// eval_blend.h. Rows read their context from the cache in the cache's own precision, exactly as they do when
+// serving.
 #include <fmt/core.h>
 
 #include <algorithm>

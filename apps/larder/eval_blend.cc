@@ -233,9 +233,10 @@ void PrintArms(const std::vector<BlendArm>& arms) {
   for (const BlendArm& arm : arms) {
     const MeanError kl = MeanOf(arm.kl);
     const double ms = Quantile(arm.ttft_ms, 0.5);
-    fmt::print("{:<30} {:>9.1f} {:>8.2f}x {:>17} {:>12.2f} {:>7.1f}%\n", arm.name, ms, full_ms / ms,
-               fmt::format("{:.4f} +- {:.4f}", kl.mean, kl.standard_error), kl.mean / reuse_kl,
-               arm.covered == 0 ? 100.0 : 100.0 * static_cast<double>(arm.again) / static_cast<double>(arm.covered));
+    fmt::print(
+        "{:<30} {:>9.1f} {:>8.2f}x {:>17} {:>12.2f} {:>7.1f}%\n", arm.name, ms, full_ms / ms,
+        fmt::format("{:.4f} +- {:.4f}", kl.mean, kl.standard_error), kl.mean / reuse_kl,
+        arm.covered == 0 ? 100.0 : 100.0 * static_cast<double>(arm.again) / static_cast<double>(arm.covered));
   }
 }
 
@@ -276,11 +277,12 @@ Status BlendEval::Run(Model& model, const std::string& text_path, const std::str
   const int64_t taken = chunks_ * chunk_tokens_ + tail_tokens_ + answer_tokens_;
   const auto have = static_cast<int64_t>(text.tokens.size());
   if (have < taken) {
-    return Fail(ErrorKind::kInvalid, "{} has {} tokens, and a prompt takes {}; lower --chunks", text_path, have,
-                taken);
+    return Fail(ErrorKind::kInvalid, "{} has {} tokens, and a prompt takes {}; lower --chunks", text_path,
+                have, taken);
   }
   if (std::ssize(prefix) + taken > model.spec().context) {
-    return Fail(ErrorKind::kInvalid, "a prompt takes {} tokens, and the model's context is {}; lower --chunks",
+    return Fail(ErrorKind::kInvalid,
+                "a prompt takes {} tokens, and the model's context is {}; lower --chunks",
                 std::ssize(prefix) + taken, model.spec().context);
   }
   LARDER_ASSIGN(auto runner, BlendRunner::Create(model, prefix, std::ssize(prefix) + taken));

@@ -114,7 +114,8 @@ void BlendDriver::BeginPiece(const Piece& piece) {
   positions_.clear();
   in_span_.clear();
   for (const ChunkSpan& span : spans_) {
-    const int64_t begin = std::max(span.begin, piece.begin), end = std::min(span.begin + span.rows, piece.end);
+    const int64_t begin = std::max(span.begin, piece.begin),
+                  end = std::min(span.begin + span.rows, piece.end);
     for (int64_t position = begin; position < end; ++position) {
       covered_.push_back({&span, span.first + position - span.begin});
       positions_.push_back(static_cast<int32_t>(position));
@@ -145,8 +146,8 @@ void BlendDriver::Measure(std::span<const Row> rows, const float* k, const float
     float stored_k[kMaxHeadDim], stored_v[kMaxHeadDim], sum = 0;
     for (int head = 0; head < heads; ++head) {
       covered_[at].span->chunk->Read(needs_.check_layer, head, covered_[at].row, stored_k, stored_v);
-      const size_t base = (row * static_cast<size_t>(heads) + static_cast<size_t>(head)) *
-                          static_cast<size_t>(dim);
+      const size_t base =
+          (row * static_cast<size_t>(heads) + static_cast<size_t>(head)) * static_cast<size_t>(dim);
       for (int j = 0; j < dim; ++j) {
         const float dk = k[base + static_cast<size_t>(j)] - stored_k[j];
         const float dv = v[base + static_cast<size_t>(j)] - stored_v[j];
@@ -173,8 +174,7 @@ void BlendDriver::FillRow(int layer, size_t covered) {
   const int heads = spec.kv_heads, dim = spec.head_dim;
   const Covered& from = covered_[covered];
   const int64_t position = positions_[covered];
-  const int64_t angle =
-      needs_.reposition ? position : from.span->chunk->prefix_rows() + from.row;
+  const int64_t angle = needs_.reposition ? position : from.span->chunk->prefix_rows() + from.row;
   const RopeTable& rope = resources_.ropes[static_cast<size_t>(spec.layers[static_cast<size_t>(layer)].rope)];
   float k[kMaxHeadDim], v[kMaxHeadDim];
   for (int head = 0; head < heads; ++head) {

@@ -2,8 +2,8 @@
 // prompt, and some of these are computed again. Its rows are private and nothing of it is published.
 //
 // The covered rows are blended in pieces, between the first and the last covered row of every 2,048 rows of
-// the prompt. A piece runs in one step: all its rows up to the check layer's keys and values; there those that
-// the method does not choose leave, and theirs of later layers come from the chunks. Other rows, and the
+// the prompt. A piece runs in one step: all its rows up to the check layer's keys and values; there those
+// that the method does not choose leave, and theirs of later layers come from the chunks. Other rows, and the
 // prompt's last, always go on. What is not covered before, between and behind pieces is computed as ever.
 #pragma once
 

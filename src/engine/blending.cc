@@ -1,5 +1,5 @@
-// Stored chunks in the life of a request: they are computed as requests of their own, whose rows are captured,
-// and found in the prompts of others when these are admitted.
+// Stored chunks in the life of a request: they are computed as requests of their own, whose rows are
+// captured, and found in the prompts of others when these are admitted.
 #include "engine/blending.h"
 
 #include <algorithm>
@@ -147,8 +147,7 @@ void EngineCore::MakeOwn(Choice& choice, bool reads) {
   }
   if (live.reuse == nullptr || !reads) return;
   if (choice.spans.empty()) return;
-  choice.own =
-      std::make_unique<BlendDriver>(*blend_, *live.reuse, choice.spans, live.usage.prompt_tokens);
+  choice.own = std::make_unique<BlendDriver>(*blend_, *live.reuse, choice.spans, live.usage.prompt_tokens);
 }
 
 // false: there is no room for the chunk.

@@ -39,9 +39,8 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const Engin
                           .group_bytes = options.tier_group_bytes,
                           .admit = options.admit});
   core->evict_ = std::make_unique<EvictResources>(*model, core->cache_->MakePageSource());
-  core->chunks_ =
-      std::make_unique<ChunkStore>(&model->kv_shape(), model->kv_identity(), core->cache_->MakeBudget(),
-                                   core->cache_->limit_bytes());
+  core->chunks_ = std::make_unique<ChunkStore>(&model->kv_shape(), model->kv_identity(),
+                                               core->cache_->MakeBudget(), core->cache_->limit_bytes());
   if (!options.tiers.empty()) {
     core->chunk_tiers_ =
         std::make_unique<ChunkTiers>(&model->kv_shape(), core->context_, core->chunks_.get(), options.tiers,

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/core.h"
 #include "engine/blend_driver.h"
+#include "engine/core.h"
 #include "engine/private_rows.h"
 #include "kv/restore.h"
 
@@ -20,9 +20,9 @@ struct EngineCore::Choice {
   Live* live;
   int32_t index;
   ScheduledSequence scheduled;
-  std::vector<int32_t> tokens;         // prompt and output
-  std::unique_ptr<KvSequence> kv;      // while running
-  std::unique_ptr<PrivateRows> own;    // while running, if a method shapes its cache
+  std::vector<int32_t> tokens;            // prompt and output
+  std::unique_ptr<KvSequence> kv;         // while running
+  std::unique_ptr<PrivateRows> own;       // while running, if a method shapes its cache
   std::unique_ptr<ChunkCapture> capture;  // while running, if its rows become a chunk
   // Chunks in the prompt, found when it is first admitted and kept, so that it goes on with them after a
   // preemption.
@@ -42,10 +42,10 @@ struct EngineCore::Choice {
 struct EngineCore::Live {
   Engine::RequestId id;
   Request request;
-  std::string evict;     // method, "": none
-  std::unique_ptr<ReuseMethod> reuse;          // if it uses chunks
+  std::string evict;                         // method, "": none
+  std::unique_ptr<ReuseMethod> reuse;        // if it uses chunks
   std::vector<Engine::RequestId> waits_for;  // those that store its parts
-  bool endless = false;  // its positions are ranks: the context does not end it
+  bool endless = false;                      // its positions are ranks: the context does not end it
   std::shared_ptr<RequestSink> sink;
   std::vector<std::unique_ptr<Choice>> choices;
   std::vector<TokenOutput> prompt_scores;

@@ -95,9 +95,9 @@ LaneTable::RopeTables EvictResources::Ropes() {
 }
 
 EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows)
-    : PrivateRows(resources.model, *resources.pages, method->needs().positions,
-                  method->needs().positions == PositionMode::kKeep ? LaneTable::RopeTables{}
-                                                                   : resources.Ropes()),
+    : PrivateRows(
+          resources.model, *resources.pages, method->needs().positions,
+          method->needs().positions == PositionMode::kKeep ? LaneTable::RopeTables{} : resources.Ropes()),
       resources_(resources),
       method_(std::move(method)),
       needs_(method_->needs()),

@@ -56,7 +56,7 @@ class EvictDriver final : public PrivateRows {
   const EvictNeeds needs_;
   const int64_t prompt_rows_;
   const std::vector<int>& layers_;
-  std::vector<ColumnScores> scores_;  // [layer], while the prompt's end is being decided
+  std::vector<ColumnScores> scores_;   // [layer], while the prompt's end is being decided
   std::unique_ptr<AllRows> all_rows_;  // if the method wants their attention
 };
 

@@ -122,7 +122,7 @@ struct CacheReport {
   CacheOutcome outcome;
   int64_t read_chunks = 0;  // rows that stored chunks stood in for, approximately
   BlendReport blend;
-  ChunkInfo chunk;  // that the request stored
+  ChunkInfo chunk;    // that the request stored
   std::string evict;  // the method that shaped what later rows saw; "": none, nothing was dropped
   HeldBytes held;
   std::vector<LeaseReport> leases;  // that it took at its end, or was refused

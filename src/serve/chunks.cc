@@ -102,8 +102,8 @@ class ChunkStoring : public std::enable_shared_from_this<ChunkStoring> {
         continue;
       }
       ++unfinished_;
-      const Result<uint64_t> id = context_->backend->Submit(
-          std::move(requests[i]), std::make_shared<Sink>(shared_from_this(), i));
+      const Result<uint64_t> id =
+          context_->backend->Submit(std::move(requests[i]), std::make_shared<Sink>(shared_from_this(), i));
       if (id) continue;
       // What was submitted before is stored all the same, and found when the client tries again.
       const ApiError error = ToApiError(id.error(), context_->draining, RetryAfterSeconds(*context_));

@@ -115,8 +115,8 @@ void WriteUsage(JsonWriter& json, const Usage& usage) {
 }
 
 bool IsApproximate(const std::vector<PromptReport>& reports) {
-  return std::ranges::any_of(
-      reports, [](const PromptReport& prompt) { return !prompt.report.blend.method.empty(); });
+  return std::ranges::any_of(reports,
+                             [](const PromptReport& prompt) { return !prompt.report.blend.method.empty(); });
 }
 
 void WriteExplain(JsonWriter& json, const Tokenizer& tokenizer, const std::vector<PromptReport>& reports) {

@@ -83,13 +83,14 @@ Result<std::unique_ptr<ReuseMethod>> Create(Params& params, std::string_view par
 }  // namespace
 
 ReuseMethodEntry BlendMethod() {
-  return {{.name = "blend",
-           .help = "rows of stored chunks wherever they stand, those that deviate most computed again",
-           .paper = "CacheBlend: Fast Large Language Model Serving for RAG with Cached Knowledge Fusion (2024)",
-           .leaf = "C2",
-           .memory = "O(n)",
-           .needs = "stored chunks (POST /v1/cache/chunks); answers are approximate"},
-          Create};
+  return {
+      {.name = "blend",
+       .help = "rows of stored chunks wherever they stand, those that deviate most computed again",
+       .paper = "CacheBlend: Fast Large Language Model Serving for RAG with Cached Knowledge Fusion (2024)",
+       .leaf = "C2",
+       .memory = "O(n)",
+       .needs = "stored chunks (POST /v1/cache/chunks); answers are approximate"},
+      Create};
 }
 
 }  // namespace larder

@@ -64,8 +64,8 @@ ChunkMatch ChunkIndex::Extend(std::span<const int32_t> prompt, int64_t offset, i
     --begin;
     --first;
   }
-  const auto [p, t] = std::mismatch(prompt.begin() + offset, prompt.end(), tokens.begin() + window.first,
-                                    tokens.end());
+  const auto [p, t] =
+      std::mismatch(prompt.begin() + offset, prompt.end(), tokens.begin() + window.first, tokens.end());
   const int64_t end = p - prompt.begin();
   if (end < offset + kChunkWindow) return {offset, 0, window.chunk, window.first};
   return {begin, end - begin, window.chunk, first};

@@ -48,7 +48,8 @@ class ChunkIndex {
     int64_t first;  // token of the chunk
   };
   std::vector<uint64_t> Hashes(std::span<const int32_t> tokens) const;
-  ChunkMatch Extend(std::span<const int32_t> prompt, int64_t offset, int64_t from, const Window& window) const;
+  ChunkMatch Extend(std::span<const int32_t> prompt, int64_t offset, int64_t from,
+                    const Window& window) const;
   bool Better(const ChunkMatch& a, const ChunkMatch& b) const;
 
   std::function<uint64_t(uint64_t)> weaken_;

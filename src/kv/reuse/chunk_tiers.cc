@@ -55,7 +55,9 @@ Digest InSpace(std::string_view what, const SpaceId& space, const Digest& of) {
       .Add("of", of)
       .Finish();
 }
-Digest RecordName(const SpaceId& space, const Digest& chunk) { return InSpace("kv-chunk-record", space, chunk); }
+Digest RecordName(const SpaceId& space, const Digest& chunk) {
+  return InSpace("kv-chunk-record", space, chunk);
+}
 
 // The parent of all chunks of a space.
 Digest ListName(const SpaceId& space) { return InSpace("kv-chunk-list", space, {}); }
@@ -70,7 +72,12 @@ void ChunkTiers::Inbox::Post(std::function<void(ChunkTiers&)> answer) {
 
 ChunkTiers::ChunkTiers(const KvShape* shape, int64_t longest, ChunkStore* store, std::vector<Tier*> tiers,
                        uint64_t group_bytes, Clock* clock, std::function<void()> notify)
-    : shape_(shape), longest_(longest), store_(store), tiers_(std::move(tiers)), group_bytes_(group_bytes), clock_(clock) {
+    : shape_(shape),
+      longest_(longest),
+      store_(store),
+      tiers_(std::move(tiers)),
+      group_bytes_(group_bytes),
+      clock_(clock) {
   inbox_->notify = std::move(notify);
 }
 
@@ -123,7 +130,8 @@ void ChunkTiers::TakeListed(const std::string& tenant, const SpaceId& space,
   if (!headers) return;
   for (const RecordHeader& header : *headers) {
     auto described = DecodeMetadata(header.metadata);
-    if (!described || header.kind != kKvChunkRecord || header.name != RecordName(space, described->name)) continue;
+    if (!described || header.kind != kKvChunkRecord || header.name != RecordName(space, described->name))
+      continue;
     if (described->prefix_rows + std::ssize(described->tokens) > longest_) continue;
     store_->Learn(tenant, described->name, described->prefix_rows, std::move(described->tokens));
   }
@@ -189,8 +197,8 @@ bool ChunkTiers::Read(const std::shared_ptr<StoredChunk>& chunk) {
 // From the tier whose turn it is. A record that is not the expected one in every field is another's.
 void ChunkTiers::StartReading(const Digest& name) {
   Reading& reading = reads_.at(name);
-  const auto expected = std::make_shared<const RecordHeader>(
-      HeaderOf(*reading.chunk, spaces_.at(reading.chunk->tenant()).id));
+  const auto expected =
+      std::make_shared<const RecordHeader>(HeaderOf(*reading.chunk, spaces_.at(reading.chunk->tenant()).id));
   const auto good = std::make_shared<bool>(true);
   GetCallbacks callbacks;
   callbacks.accept = [expected](size_t, const RecordHeader& header) -> Status {

@@ -76,10 +76,11 @@ Status ChunkStore::Check(int64_t tokens) const {
   }
   const uint64_t bytes = BytesFor(tokens);
   if (bytes > limit_bytes_) {
-    return Fail(ErrorKind::kInvalid,
-                "a chunk of {} tokens takes {}, and {} of the cache are for chunks; cut it, or give the cache "
-                "more memory",
-                tokens, FormatSize(bytes), FormatSize(limit_bytes_));
+    return Fail(
+        ErrorKind::kInvalid,
+        "a chunk of {} tokens takes {}, and {} of the cache are for chunks; cut it, or give the cache "
+        "more memory",
+        tokens, FormatSize(bytes), FormatSize(limit_bytes_));
   }
   return {};
 }

@@ -88,8 +88,9 @@ struct ChunkStats {
 // One thread at a time, the engine's. Outlives the chunks that it made.
 class ChunkStore {
  public:
-  static constexpr double kShare = 0.5;         // of the cache's limit
-  static constexpr uint64_t kTablesShare = 16;  // one part in so many of that: chunks without memory are known
+  static constexpr double kShare = 0.5;  // of the cache's limit
+  static constexpr uint64_t kTablesShare =
+      16;  // one part in so many of that: chunks without memory are known
 
   // `budget`: of the cache, whose limit is `cache_bytes`.
   ChunkStore(const KvShape* shape, const KvIdentity& identity, std::unique_ptr<RunBudget> budget,
@@ -122,8 +123,7 @@ class ChunkStore {
 
   // --- for those below (kv/reuse/chunk_tiers.h)
   // A tier has this chunk. Nothing if it is known already, or there is no room to know it.
-  void Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows,
-             std::vector<int32_t> tokens);
+  void Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows, std::vector<int32_t> tokens);
   Status TakeMemory(StoredChunk& chunk);  // for a chunk that is to be read; kExhausted
   void Arrived(StoredChunk& chunk);       // it was read
   void Lose(StoredChunk& chunk);          // it could not be read
