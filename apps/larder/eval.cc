@@ -1,9 +1,10 @@
-// larder eval ppl|kl|methods: quality on a text.
+// larder eval ppl|kl|methods|blend: quality on a text.
 //
 // ppl: perplexity of one setting. kl: the candidate setting against the base setting on the same tokens: how
 // far its predictions are from the base's, beside what each costs in bytes and time. KL divergence sees what
-// perplexity does not: errors that happen to help are errors too. methods: eval_methods.h. Rows read their
-// context from the cache in the cache's own precision, exactly as they do when serving.
+// perplexity does not: errors that happen to help are errors too. methods: eval_methods.h. blend:
+// eval_blend.h. Rows read their context from the cache in the cache's own precision, exactly as they do when
+// serving.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "larder/command.h"
+#include "larder/eval_blend.h"
 #include "larder/eval_methods.h"
 #include "larder/evaluation.h"
 #include "larder/model_flags.h"
@@ -76,15 +78,20 @@ class Eval final : public Command {
     params.OptionalString("json", &json_, "-",
                           "one JSON object instead of text, to standard output or into this file");
     methods_.Declare(params);
+    blend_.Declare(params);
   }
 
   Status Run(const std::string& what) override {
+    if (what == "blend") {
+      LARDER_ASSIGN(auto model, flags_.Load());
+      return blend_.Run(*model, text_, json_);
+    }
     if (what == "methods") {
       LARDER_ASSIGN(auto model, flags_.Load());
       return methods_.Run(*model, text_, max_tokens_, json_);
     }
     if (what != "ppl" && what != "kl")
-      return Fail(ErrorKind::kInvalid, "'{}' is not known; write ppl, kl or methods", what);
+      return Fail(ErrorKind::kInvalid, "'{}' is not known; write ppl, kl, methods or blend", what);
     if (stride_ == 0) stride_ = window_ / 2;
     try {
       return what == "ppl" ? RunPerplexity() : RunDivergence();
@@ -203,6 +210,7 @@ class Eval final : public Command {
 
   ModelFlags flags_;
   MethodsEval methods_;
+  BlendEval blend_;
   std::string text_, base_math_ = "f32", base_kv_type_ = "f32", json_;
   int64_t window_ = 512, stride_ = 0, max_tokens_ = 0;
 };

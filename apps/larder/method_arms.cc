@@ -5,6 +5,7 @@
 
 #include "compute/column_sums.h"
 #include "engine/evict_driver.h"
+#include "engine/hook_chain.h"
 #include "kv/evict/select.h"
 #include "larder/measure.h"
 
@@ -178,7 +179,7 @@ Status ArmRunner::Impl::Prefill(KvSequence& full, std::span<const int32_t> token
 
 // Rows of the prompt that the method wants to see computed.
 Status ArmRunner::Impl::RunPrompt(EvictDriver& driver, int64_t from, std::span<const int32_t> tokens) {
-  TapHooks taps(model.spec().heads, model.spec().head_dim);
+  HookChain hooks;
   std::vector<Row> rows;
   for (int64_t at = from; at < prompt;) {
     const int64_t end = std::min({at + Session::kChunkRows, driver.ChunkEnd(at), prompt});
@@ -192,9 +193,9 @@ Status ArmRunner::Impl::RunPrompt(EvictDriver& driver, int64_t from, std::span<c
       row.writes_kv = p >= driver.rows();
       rows.push_back(row);
     }
-    taps.Clear();
-    if (driver.TapsAllRows()) taps.Add(&driver, 0, rows.size());
-    model.Forward(rows, nullptr, taps.empty() ? nullptr : &taps);
+    hooks.Clear();
+    hooks.Add(driver.HooksFor(at));
+    model.Forward(rows, nullptr, hooks.get());
     LARDER_TRY(driver.AfterRows(end, tokens));
     at = end;
   }
@@ -231,14 +232,14 @@ Result<std::unique_ptr<EvictDriver>> ArmRunner::Impl::Begin(const Arm& arm, cons
 Status ArmRunner::Impl::Continue(std::vector<std::unique_ptr<EvictDriver>>& drivers,
                                  std::span<const int32_t> tokens) {
   const auto width = static_cast<size_t>(model.spec().width);
-  TapHooks taps(model.spec().heads, model.spec().head_dim);
+  HookChain hooks;
   std::vector<float> step(drivers.size() * width);
   for (int64_t at = prompt; at < prompt + scored; ++at) {
     std::vector<Row> rows;
-    taps.Clear();
+    hooks.Clear();
     for (const auto& driver : drivers) {
       LARDER_TRY(driver->Reserve(1));
-      if (driver->TapsAllRows()) taps.Add(driver.get(), rows.size(), 1);
+      hooks.Add(driver->HooksFor(at));
       Row row;
       row.token = tokens[static_cast<size_t>(at)];
       row.position = driver->PositionOf(at);
@@ -246,7 +247,7 @@ Status ArmRunner::Impl::Continue(std::vector<std::unique_ptr<EvictDriver>>& driv
       row.wants_hidden = true;
       rows.push_back(row);
     }
-    model.Forward(rows, step.data(), taps.empty() ? nullptr : &taps);
+    model.Forward(rows, step.data(), hooks.get());
     for (size_t arm = 0; arm < drivers.size(); ++arm) {
       hidden[arm].insert(hidden[arm].end(), step.begin() + static_cast<int64_t>(arm * width),
                          step.begin() + static_cast<int64_t>((arm + 1) * width));

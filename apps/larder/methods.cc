@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kv/evict/method.h"
+#include "kv/reuse/method.h"
 #include "larder/command.h"
 
 namespace larder {
@@ -25,6 +26,11 @@ std::vector<Listed> AllMethods() {
     // Made for no model: it only declares its parameters.
     if (!entry.create(params, "", {})) continue;
     all.push_back({"evict", entry.info, {params.specs().begin(), params.specs().end()}});
+  }
+  for (const ReuseMethodEntry& entry : ReuseMethods()) {
+    Params params{std::string(entry.info.name)};
+    if (!entry.create(params, "", {})) continue;
+    all.push_back({"reuse", entry.info, {params.specs().begin(), params.specs().end()}});
   }
   return all;
 }

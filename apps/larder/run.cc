@@ -50,6 +50,8 @@ class Chat final : public Command {
                 "memory for cached keys and values; 0: half of what is free after loading");
     params.String("evict", &engine_options_.evict,
                   "drop part of the conversation's cache: a method and its parameters (larder methods)");
+    params.String("reuse", &engine_options_.reuse,
+                  "what stands in for computed rows: prefix, or blend (larder methods)");
     params.String("chat-template", &chat_template_, "file with a Jinja template instead of the model's own");
     params.Bool("verbose", &verbose_, "show tokens a second and cached rows after each answer");
   }

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "kv/evict/method.h"
+#include "kv/reuse/method.h"
 #include "larder/command.h"
 #include "larder/measure.h"
 #include "larder/model_flags.h"
@@ -65,6 +66,9 @@ class Serve final : public Command {
         "evict", &engine_.evict,
         "drop part of each request's cache: a method and its parameters, snapkv:budget=0.25; known: " +
             EvictMethodNames() + "; \"\": keep everything");
+    params.String("reuse", &engine_.reuse,
+                  "what stands in for computed rows: prefix (exact), or blend:ratio=0.15 (stored chunks, "
+                  "approximate; larder methods blend)");
     params.String("evict-policy", &engine_.cache.policy,
                   "which cached blocks go first: " + EvictPolicyNames());
     params.Float("step-ms", &engine_.step_ms, 1, 60'000,
@@ -83,6 +87,9 @@ class Serve final : public Command {
     LARDER_TRY(tier_flags_.Check());
     if (!serve_.api_keys.empty()) LARDER_TRY(ApiKeys::Load(serve_.api_keys));
     LARDER_TRY(CreateSchedulePolicies(engine_.policy));
+    LARDER_TRY(CreateReuseMethod(engine_.reuse, {}));
+    LARDER_TRY(CheckCombination(engine_.reuse, engine_.evict));
+    serve_.reuse = engine_.reuse;
     LARDER_TRY(CreateEvictPolicy(engine_.cache.policy));
     const Stopwatch loading;
     LARDER_ASSIGN(auto model, flags_.Load());
@@ -126,7 +133,7 @@ class Serve final : public Command {
   ModelFlags flags_;
   ServeOptions serve_;
   TierFlags tier_flags_;
-  EngineOptions engine_;
+  EngineOptions engine_{.reuse = "prefix"};
   std::string chat_template_, log_level_ = "info";
   uint64_t kv_limit_ = 0;
   int64_t drain_timeout_s_ = 30;

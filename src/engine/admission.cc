@@ -14,42 +14,57 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
   std::span<const int32_t> wanted(choice.tokens);
   if (!request.read_cache || scores_prompt) wanted = {};
   Live& live = *choice.live;
-  if (!live.evict.empty()) {
-    auto method = CreateEvictMethod(live.evict, EvictModelOf(*model_));
-    LARDER_CHECK(method.has_value());  // Validate has seen it
-    choice.evict = std::make_unique<EvictDriver>(*evict_, *std::move(method), live.usage.prompt_tokens);
-    const int64_t readable = choice.evict->ReadableRows();
-    wanted = wanted.first(std::min(wanted.size(), static_cast<size_t>(readable)));
+  if (!PartsStored(live)) return Admission::kLoading;
+  if (live.reuse != nullptr && !wanted.empty() && !FetchSpans(choice)) return Admission::kLoading;
+  MakeOwn(choice, !wanted.empty());
+  if (choice.own != nullptr) {
+    wanted = wanted.first(std::min(wanted.size(), static_cast<size_t>(choice.own->ReadableRows())));
+  } else if (request.chunk_from >= 0) {
+    wanted = wanted.first(std::min(wanted.size(), static_cast<size_t>(request.chunk_from)));
   }
-  if (Loading(choice, wanted)) return Admission::kLoading;
+  if (Loading(choice, wanted)) {
+    choice.own = nullptr;
+    return Admission::kLoading;
+  }
   auto opened = cache_->Open(request.tenant, wanted, choice.restore.get());
-  if (!opened) return Admission::kNoRoom;
-  choice.kv = std::move(opened->sequence);
-  sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
-  if (choice.evict != nullptr && !BeginEvict(choice)) return Admission::kNoRoom;
+  while (!opened && DropUnused()) opened = cache_->Open(request.tenant, wanted, choice.restore.get());
+  if (opened) {
+    choice.kv = std::move(opened->sequence);
+    sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
+  }
+  if (!opened || !BeginOwn(choice) || !BeginCapture(choice)) {
+    choice.own = nullptr;
+    if (choice.kv != nullptr) cache_->Close(std::move(choice.kv));
+    return Admission::kNoRoom;
+  }
   if (live.admitted_ns == 0) live.admitted_ns = clock_->NowNs();
   if (choice.index == 0 && sequence.preemptions == 0) {
     ReportRead(choice, opened->outcome);
     if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
     ++misses_[static_cast<size_t>(live.report.outcome.reason)];
   }
-  if (choice.evict != nullptr) choice.restore = nullptr;  // what is behind a hole is computed again
+  sequence.publishes = choice.own == nullptr;
+  sequence.whole_rows = 0;
+  if (choice.own != nullptr) {
+    choice.restore = nullptr;  // what is behind a hole is computed again
+    sequence.whole_rows = choice.own->WholeRows(sequence.num_computed);
+  }
   sequence.chunk_end = choice.restore == nullptr ? 0 : choice.restore->gap_end();
-  if (choice.evict != nullptr) sequence.chunk_end = choice.evict->ChunkEnd(sequence.num_computed);
+  if (choice.own != nullptr) sequence.chunk_end = choice.own->ChunkEnd(sequence.num_computed);
   if (sequence.chunk_end == 0 && (choice.restore == nullptr || choice.restore->done()))
     choice.restore = nullptr;
   return Admission::kAdmitted;
 }
 
-// The method's first rows are those that were found. false: there is no room for them.
-bool EngineCore::BeginEvict(Choice& choice) {
+// The sequence's first rows are those that were found. false: there is no room for them.
+bool EngineCore::BeginOwn(Choice& choice) {
+  if (choice.own == nullptr) return true;
   const int64_t rows = choice.kv->length();
-  // The method chooses when the prompt's last row has run, so that one runs again in any case.
+  // A method chooses when the prompt's last row has run, so that one runs again in any case.
   choice.scheduled.num_computed = std::min(rows, choice.live->usage.prompt_tokens - 1);
-  if (choice.evict->Begin(choice.kv.get(), rows)) return true;
-  choice.evict = nullptr;
-  cache_->Close(std::move(choice.kv));
-  return false;
+  Status begun = choice.own->Begin(choice.kv.get(), rows);
+  while (!begun && DropUnused()) begun = choice.own->Begin(choice.kv.get(), rows);
+  return begun.has_value();
 }
 
 // Whether rows of this prompt are on their way from below memory.
@@ -69,7 +84,7 @@ bool EngineCore::Loading(Choice& choice, std::span<const int32_t> wanted) {
   }
   if (choice.restore == nullptr) return false;
   // Computing beside the reading holds up whoever else runs, and they keep the machine busy anyway.
-  if (choice.restore->started() && scheduler_->running() == 0 && choice.evict == nullptr) return false;
+  if (choice.restore->started() && scheduler_->running() == 0 && choice.own == nullptr) return false;
   if (!choice.restore->done()) return true;
   if (choice.restore->joined() && choice.restores < kMostRestores) {
     choice.restore = nullptr;
@@ -99,9 +114,12 @@ bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
   Choice& owner = ChoiceOf(sequence);
   const int64_t missing = sequence.num_computed + rows - owner.rows_present();
   const auto reserve = [&] {
-    return owner.evict != nullptr ? owner.evict->Reserve(missing) : cache_->Reserve(*owner.kv, missing);
+    return owner.own != nullptr ? owner.own->Reserve(missing) : cache_->Reserve(*owner.kv, missing);
   };
   if (missing <= 0 || reserve()) return true;
+  while (DropUnused()) {
+    if (reserve()) return true;
+  }
   // Who runs goes before who waits: what was brought up for the waiting goes again.
   bool any = !prefetches_.empty();
   prefetches_.clear();
@@ -116,11 +134,13 @@ bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
 
 void EngineCore::Release(ScheduledSequence& sequence) {
   Choice& choice = ChoiceOf(sequence);
-  choice.evict = nullptr;
+  choice.own = nullptr;
+  choice.capture = nullptr;
   if (choice.kv != nullptr) cache_->Close(std::move(choice.kv));
   choice.restore = nullptr;
   choice.restores = 0;
   sequence.chunk_end = 0;
+  sequence.whole_rows = 0;
 }
 
 HintAnswer EngineCore::Apply(const Hint& hint) {

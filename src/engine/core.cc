@@ -5,7 +5,9 @@
 #include <limits>
 
 #include "engine/arrivals.h"
+#include "engine/blending.h"
 #include "engine/core_state.h"
+#include "engine/evict_driver.h"
 #include "kv/tiers.h"
 
 namespace larder {
@@ -13,29 +15,6 @@ namespace {
 
 // Logits of this many rows are computed at a time; bounds the buffer for large vocabularies.
 constexpr size_t kLogitRows = 16;
-
-// One after the other.
-class BothHooks final : public ForwardHooks {
- public:
-  BothHooks(ForwardHooks& first, ForwardHooks& second) : first_(first), second_(second) {}
-  void BeforeLayer(int layer, std::span<const Row> rows, float* x) override {
-    first_.BeforeLayer(layer, rows, x);
-    second_.BeforeLayer(layer, rows, x);
-  }
-  void AfterQkv(int layer, std::span<const Row> rows, float* q, float* k, float* v) override {
-    first_.AfterQkv(layer, rows, q, k, v);
-    second_.AfterQkv(layer, rows, q, k, v);
-  }
-  void AfterAttention(int layer, std::span<const Row> rows, const float* lse) override {
-    first_.AfterAttention(layer, rows, lse);
-    second_.AfterAttention(layer, rows, lse);
-  }
-  bool WantsLse(int layer) const override { return first_.WantsLse(layer) || second_.WantsLse(layer); }
-
- private:
-  ForwardHooks& first_;
-  ForwardHooks& second_;
-};
 
 }  // namespace
 
@@ -56,12 +35,21 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const Engin
   std::unique_ptr<EngineCore> core(new EngineCore(model, options, clock));
   LARDER_ASSIGN(core->cache_, KvCache::Create(model->kv_shape(), model->kv_identity(), options.cache, clock));
   core->cache_->SetTiers({.tiers = options.tiers,
-                          .notify = std::move(on_tiers),
+                          .notify = on_tiers,
                           .group_bytes = options.tier_group_bytes,
                           .admit = options.admit});
   core->evict_ = std::make_unique<EvictResources>(*model, core->cache_->MakePageSource());
-  core->taps_ = std::make_unique<TapHooks>(model->spec().heads, model->spec().head_dim);
+  core->chunks_ = std::make_unique<ChunkStore>(&model->kv_shape(), model->kv_identity(),
+                                               core->cache_->MakeBudget(), core->cache_->limit_bytes());
+  if (!options.tiers.empty()) {
+    core->chunk_tiers_ =
+        std::make_unique<ChunkTiers>(&model->kv_shape(), core->context_, core->chunks_.get(), options.tiers,
+                                     options.tier_group_bytes, clock, std::move(on_tiers));
+  }
+  core->blend_ = std::make_unique<BlendResources>(*model, *core->evict_->pages);
   if (!options.evict.empty()) LARDER_TRY(CreateEvictMethod(options.evict, EvictModelOf(*model)));
+  if (!options.reuse.empty()) LARDER_TRY(CreateReuseMethod(options.reuse, ReuseModelOf(*model)));
+  LARDER_TRY(CheckCombination(options.reuse, options.evict));
   LARDER_ASSIGN(auto policies, CreateSchedulePolicies(options.policy));
   const SchedulerOptions scheduling{options.max_running, options.max_batch_rows, options.step_ms};
   core->judged_.resize(kLogitRows);
@@ -103,6 +91,7 @@ Status EngineCore::Validate(const Request& request) const {
     LARDER_ASSIGN(const auto method, CreateEvictMethod(evict, EvictModelOf(*model_)));
     endless = method->needs().positions == PositionMode::kCompact && method->needs().chunk > 0;
   }
+  LARDER_TRY(ValidateChunks(request));
   const int64_t room = request.max_tokens == 0 ? 0 : 1;
   if (prompt + room > context_ && !endless) {
     return larder::Fail(ErrorKind::kInvalid,
@@ -131,7 +120,10 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
     const auto method = CreateEvictMethod(live->evict, EvictModelOf(*model_));
     live->endless = method && (*method)->needs().positions == PositionMode::kCompact && r.max_tokens >= 0;
   }
-  if (r.space) cache_->SetSpace(r.tenant, *r.space);
+  if (auto reuse = CreateReuseMethod(ReuseOf(r), ReuseModelOf(*model_)); reuse && (*reuse)->needs().chunks)
+    live->reuse = *std::move(reuse);
+  if (r.space) SetSpace(r.tenant, *r.space);
+  StoreParts(*live);
   FollowHints(*cache_, r.tenant, r.hints, r.prompt);
   live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
   if (!r.forced_output.empty()) live->request.max_tokens = static_cast<int64_t>(r.forced_output.size());
@@ -178,6 +170,7 @@ EngineCore::Choice& EngineCore::ChoiceOf(const ScheduledSequence& sequence) {
 
 bool EngineCore::Step() {
   cache_->PollTiers();
+  if (chunk_tiers_ != nullptr) chunk_tiers_->Poll();
   TakePrefetched();
   cache_->leases().Expire();
   const int64_t begin = clock_->NowNs();
@@ -204,8 +197,10 @@ bool EngineCore::Step() {
     const double n = static_cast<double>(w.rows);
     row_context += n * (static_cast<double>(w.sequence->num_computed) + n / 2);
   }
+  // Rows that leave on the way cost less than others, from which nothing is learnt about those.
+  const bool blends = std::ranges::any_of(work, [](const auto& w) { return w.sequence->whole_rows > 0; });
   RunModel(work);
-  scheduler_->Observe(rows, row_context, static_cast<double>(clock_->NowNs() - planned) / 1e6);
+  if (!blends) scheduler_->Observe(rows, row_context, static_cast<double>(clock_->NowNs() - planned) / 1e6);
   ++stats_.steps;
   return true;
 }
@@ -215,12 +210,9 @@ void EngineCore::BuildRows(std::span<const Scheduler::Work> work) {
   rows_.clear();
   wanted_.clear();
   ids_.clear();
-  taps_->Clear();
   for (const Scheduler::Work& w : work) {
     ids_.push_back(w.sequence->id);
     Choice& choice = ChoiceOf(*w.sequence);
-    if (choice.evict != nullptr && choice.evict->TapsAllRows())
-      taps_->Add(choice.evict.get(), rows_.size(), static_cast<size_t>(w.rows));
     const int64_t prompt = choice.live->usage.prompt_tokens;
     for (int64_t p = w.sequence->num_computed; p < w.sequence->num_computed + w.rows; ++p) {
       const bool samples = p + 1 == w.sequence->num_tokens && choice.live->request.max_tokens != 0;
@@ -228,8 +220,8 @@ void EngineCore::BuildRows(std::span<const Scheduler::Work> work) {
                           p >= choice.prompt_scored;
       Row row;
       row.token = choice.tokens[static_cast<size_t>(p)];
-      row.position = choice.evict != nullptr ? choice.evict->PositionOf(p) : static_cast<int32_t>(p);
-      row.kv = choice.evict != nullptr ? choice.evict->store() : choice.kv.get();
+      row.position = choice.own != nullptr ? choice.own->PositionOf(p) : static_cast<int32_t>(p);
+      row.kv = choice.own != nullptr ? static_cast<RowStore*>(choice.own->store()) : choice.kv.get();
       row.writes_kv = p >= choice.rows_present();
       row.wants_hidden = samples || scores;
       rows_.push_back(row);
@@ -243,12 +235,15 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
   if (hidden_.size() < wanted_.size() * width) hidden_.resize(wanted_.size() * width);
   const int64_t begin_ns = clock_->NowNs();
   ArrivalHooks arrivals(model_->kv_shape());
-  for (const Scheduler::Work& w : work) arrivals.Add(ChoiceOf(*w.sequence).restore.get(), w.sequence->id);
-  BothHooks both(arrivals, *taps_);
-  ForwardHooks* hooks = nullptr;
-  if (!arrivals.empty()) hooks = &arrivals;
-  if (!taps_->empty()) hooks = arrivals.empty() ? static_cast<ForwardHooks*>(taps_.get()) : &both;
-  model_->Forward(rows_, hidden_.data(), hooks);
+  hooks_.Clear();
+  for (const Scheduler::Work& w : work) {
+    Choice& choice = ChoiceOf(*w.sequence);
+    arrivals.Add(choice.restore.get(), w.sequence->id);
+    if (choice.own != nullptr) hooks_.Add(choice.own->HooksFor(w.sequence->num_computed));
+    hooks_.Add(choice.capture.get());
+  }
+  if (!arrivals.empty()) hooks_.Add(&arrivals);
+  model_->Forward(rows_, hidden_.data(), hooks_.get());
   stats_.model_us_last = static_cast<double>(clock_->NowNs() - begin_ns) / 1e3;
   for (const Scheduler::Work& w : work) {
     Choice& choice = ChoiceOf(*w.sequence);
@@ -327,7 +322,7 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
   const int64_t end = work.sequence->num_computed + work.rows;
   live.report.recomputed +=
       std::max<int64_t>(0, std::min(end, live.usage.prompt_tokens) - work.sequence->num_computed);
-  if (choice.evict != nullptr) {
+  if (choice.own != nullptr) {
     if (Status status = AfterPrivateRows(choice, end); !status) broken_.emplace_back(live.id, status.error());
     return;
   }
@@ -339,6 +334,7 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
     live.report.written += end - length;
   }
   work.sequence->num_computed = end;
+  FinishCapture(choice);
   if (end == work.sequence->chunk_end) ContinueBehindGap(choice);
 }
 
@@ -346,17 +342,22 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
 Status EngineCore::AfterPrivateRows(Choice& choice, int64_t end) {
   Live& live = *choice.live;
   const HeldBlocks blocks = cache_->Held(*choice.kv);
-  LARDER_TRY(choice.evict->AfterRows(end, choice.tokens));
-  if (!choice.evict->reads_prefix() && choice.kv->length() > 0) LARDER_TRY(cache_->Truncate(*choice.kv, 0));
+  PrivateRows& own = *choice.own;
+  const int64_t spared = own.spared_rows();
+  LARDER_TRY(own.AfterRows(end, choice.tokens));
+  live.report.recomputed -= own.spared_rows() - spared;
+  if (!own.reads_prefix() && choice.kv->length() > 0) LARDER_TRY(cache_->Truncate(*choice.kv, 0));
   choice.scheduled.num_computed = end;
-  choice.scheduled.chunk_end = choice.evict->ChunkEnd(end);
+  choice.scheduled.chunk_end = own.ChunkEnd(end);
+  choice.scheduled.whole_rows = own.WholeRows(end);
   if (choice.index == 0 && end == live.usage.prompt_tokens) {
-    const bool reads = choice.evict->reads_prefix();
-    live.report.held = {.private_bytes = choice.evict->private_bytes(),
-                        .peak_private_bytes = choice.evict->peak_bytes(),
-                        .shared_bytes = reads ? choice.evict->shared_bytes() : 0,
-                        .reclaimable_bytes = reads ? std::min(blocks.alone, choice.evict->shared_bytes()) : 0,
-                        .entries = choice.evict->LongestLane()};
+    const bool reads = own.reads_prefix();
+    live.report.held = {.private_bytes = own.private_bytes(),
+                        .peak_private_bytes = own.peak_bytes(),
+                        .shared_bytes = reads ? own.shared_bytes() : 0,
+                        .reclaimable_bytes = reads ? std::min(blocks.alone, own.shared_bytes()) : 0,
+                        .entries = own.LongestLane()};
+    ReportBlend(choice);
   }
   return {};
 }
@@ -460,7 +461,7 @@ void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text
   choice.done = true;
   Live& live = *choice.live;
   const bool answered = reason == FinishReason::kStop || reason == FinishReason::kLength;
-  if (choice.kv != nullptr && choice.evict == nullptr && answered) {
+  if (choice.kv != nullptr && choice.own == nullptr && answered) {
     if (choice.index == 0) {
       const HeldBlocks blocks = cache_->Held(*choice.kv);
       live.report.held = {
@@ -525,13 +526,14 @@ void EngineCore::ReadStats(EngineStats& stats) const {
   stats.waiting = scheduler_->waiting();
   stats.private_bytes = stats.borrowed_bytes = 0;
   for (const auto& [id, choice] : choices_) {
-    if (choice->evict == nullptr) continue;
-    stats.private_bytes += choice->evict->private_bytes();
-    stats.borrowed_bytes += choice->evict->shared_bytes();
+    if (choice->own == nullptr) continue;
+    stats.private_bytes += choice->own->private_bytes();
+    stats.borrowed_bytes += choice->own->shared_bytes();
   }
   stats.attention_pages_read = model_->attention_pages_read();
   stats.kv = cache_->stats();
   stats.leases = cache_->leases().stats();
+  stats.chunks = chunks_->stats();
   stats.events = cache_->events().last("", true);
   for (size_t i = 0; i < misses_.size(); ++i) {
     if (misses_[i] > 0) stats.misses.emplace_back(MissReasonName(static_cast<MissReason>(i)), misses_[i]);

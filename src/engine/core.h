@@ -3,22 +3,25 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/hook_chain.h"
 #include "engine/output.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "kv/cache.h"
+#include "kv/reuse/chunk_tiers.h"
 #include "model/model.h"
 
 namespace larder {
 
+struct BlendResources;
 struct EvictResources;
-class TapHooks;
 
 class EngineCore final : private SchedulerCache {
  public:
@@ -42,6 +45,11 @@ class EngineCore final : private SchedulerCache {
   bool Fetching(uint64_t ticket) const;    // a prefetch is under way
   void ReadStats(EngineStats& out) const;  // the same, into memory that is kept
   KvCache& cache() { return *cache_; }
+  ChunkStore& chunks() { return *chunks_; }
+  // The chunk that a request with `chunk_from` stores, if it is here already.
+  std::optional<ChunkInfo> FindChunk(const Request& request) const;
+  void Forget(const std::string& tenant);  // what is wiped
+  void SetSpace(const std::string& tenant, const SpaceId& space);
   const Scheduler& scheduler() const { return *scheduler_; }
 
  private:
@@ -70,13 +78,25 @@ class EngineCore final : private SchedulerCache {
   bool Loading(Choice& choice, std::span<const int32_t> wanted);
   void ContinueBehindGap(Choice& choice);
   std::string EvictOf(const Request& request) const;
-  bool BeginEvict(Choice& choice);
+  std::string ReuseOf(const Request& request) const;
+  bool BeginOwn(Choice& choice);
+  void MakeOwn(Choice& choice, bool reads);
+  bool BeginCapture(Choice& choice);
+  void FinishCapture(Choice& choice);
+  void StoreParts(Live& live);
+  bool PartsStored(Live& live);
+  bool FetchSpans(Choice& choice);
+  void ReportBlend(Choice& choice);
+  Digest ChunkName(const Request& request) const;
+  ChunkInfo InfoOf(const Request& request) const;
+  Status ValidateChunks(const Request& request) const;
+  bool DropUnused();
   HintAnswer BeginPrefetch(const Hint& hint);
   void TakePrefetched();
   void ReportRead(Choice& choice, const CacheOutcome& outcome);
   bool Reserve(ScheduledSequence& sequence, int64_t rows) override;
   void Release(ScheduledSequence& sequence) override;
-  bool RoomComing() override { return cache_->RoomComing(); }
+  bool RoomComing() override;
 
   void RunModel(std::span<const Scheduler::Work> work);
   void BuildRows(std::span<const Scheduler::Work> work);
@@ -105,7 +125,9 @@ class EngineCore final : private SchedulerCache {
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<EvictResources> evict_;
-  std::unique_ptr<TapHooks> taps_;
+  std::unique_ptr<ChunkStore> chunks_;
+  std::unique_ptr<ChunkTiers> chunk_tiers_;  // null without tiers
+  std::unique_ptr<BlendResources> blend_;
   std::vector<std::pair<Engine::RequestId, Error>> broken_;  // in this step: a method found no room
   // On their way up before anybody asked for them.
   struct Prefetch {
@@ -119,10 +141,13 @@ class EngineCore final : private SchedulerCache {
   std::unordered_map<Engine::RequestId, std::unique_ptr<Live>> requests_;
   std::unordered_map<uint64_t, Choice*> choices_;  // by ScheduledSequence::id
   uint64_t next_sequence_ = 1;
+  // Requests of its own have ids that nobody else gives.
+  Engine::RequestId next_own_request_ = Engine::RequestId{1} << 63;
   EngineStats stats_;
   std::array<uint64_t, 16> misses_{};  // by MissReason
   // Scratch of a step; grows to the largest one, so that a steady state allocates nothing.
   std::vector<Row> rows_;
+  HookChain hooks_;
   std::vector<float> hidden_, logits_;
   std::vector<uint64_t> ids_;
   std::vector<WantedRow> wanted_;

@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "engine/blend_driver.h"
 #include "engine/core.h"
-#include "engine/evict_driver.h"
+#include "engine/private_rows.h"
 #include "kv/restore.h"
 
 namespace larder {
@@ -19,9 +20,14 @@ struct EngineCore::Choice {
   Live* live;
   int32_t index;
   ScheduledSequence scheduled;
-  std::vector<int32_t> tokens;         // prompt and output
-  std::unique_ptr<KvSequence> kv;      // while running
-  std::unique_ptr<EvictDriver> evict;  // while running, if the request has a method; its rows are private
+  std::vector<int32_t> tokens;            // prompt and output
+  std::unique_ptr<KvSequence> kv;         // while running
+  std::unique_ptr<PrivateRows> own;       // while running, if a method shapes its cache
+  std::unique_ptr<ChunkCapture> capture;  // while running, if its rows become a chunk
+  // Chunks in the prompt, found when it is first admitted and kept, so that it goes on with them after a
+  // preemption.
+  std::vector<ChunkSpan> spans;
+  bool matched = false;
   std::shared_ptr<KvRestore> restore;  // while waiting for rows from below memory, until they are held
   int32_t restores = 0;                // since it last ran
   OutputText text;
@@ -30,14 +36,16 @@ struct EngineCore::Choice {
   int64_t prompt_scored = 0;  // prompt tokens whose log-probabilities are known
 
   int64_t generated() const;
-  int64_t rows_present() const { return evict != nullptr ? evict->rows() : kv->length(); }
+  int64_t rows_present() const { return own != nullptr ? own->rows() : kv->length(); }
 };
 
 struct EngineCore::Live {
   Engine::RequestId id;
   Request request;
-  std::string evict;     // method, "": none
-  bool endless = false;  // its positions are ranks: the context does not end it
+  std::string evict;                         // method, "": none
+  std::unique_ptr<ReuseMethod> reuse;        // if it uses chunks
+  std::vector<Engine::RequestId> waits_for;  // those that store its parts
+  bool endless = false;                      // its positions are ranks: the context does not end it
   std::shared_ptr<RequestSink> sink;
   std::vector<std::unique_ptr<Choice>> choices;
   std::vector<TokenOutput> prompt_scores;

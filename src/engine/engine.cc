@@ -170,7 +170,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, Eng
     impl->core->cache().leases().Remember(impl->lease_file->Load());
   }
   if (options.keyring != nullptr && !options.tiers.empty()) {
-    for (const auto& [tenant, space] : options.keyring->Spaces()) impl->core->cache().SetSpace(tenant, space);
+    for (const auto& [tenant, space] : options.keyring->Spaces()) impl->core->SetSpace(tenant, space);
   }
   impl->stats = impl->core->Stats();
   Impl* raw = impl.get();
@@ -247,7 +247,7 @@ Status Engine::Wipe(const std::string& tenant) {
   }
   impl_->Ask<bool>(
       [core = impl_->core.get(), tenant] {
-        core->cache().Forget(tenant);
+        core->Forget(tenant);
         return true;
       },
       false);
@@ -262,7 +262,18 @@ std::vector<KvBlockInfo> Engine::Blocks(const std::string& tenant, size_t limit)
 }
 
 uint64_t Engine::ClearCache(const std::string& tenant) {
-  return impl_->Ask<uint64_t>([core = impl_->core.get(), tenant] { return core->cache().Clear(tenant); }, 0);
+  return impl_->Ask<uint64_t>(
+      [core = impl_->core.get(), tenant] {
+        core->chunks().Clear(tenant);
+        return core->cache().Clear(tenant);
+      },
+      0);
+}
+
+std::optional<ChunkInfo> Engine::FindChunk(Request request) {
+  return impl_->Ask<std::optional<ChunkInfo>>(
+      [core = impl_->core.get(), request = std::move(request)] { return core->FindChunk(request); },
+      std::nullopt);
 }
 
 HintAnswer Engine::Apply(Hint hint) {

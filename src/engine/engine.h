@@ -15,6 +15,7 @@
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "kv/cache.h"
+#include "kv/reuse/chunks.h"
 #include "model/model.h"
 #include "store/admit/policy.h"
 #include "store/sealer.h"
@@ -36,6 +37,7 @@ struct EngineOptions {
   Keyring* keyring = nullptr;
   std::vector<AdmitPolicy*> admit;  // as KvTiersOptions::admit; shorter: the rest take everything
   std::string evict;                // eviction method of requests that name none (kv/evict); "": none
+  std::string reuse;                // reuse method of requests that name none (kv/reuse); "": prefix
   std::string lease_file;           // where leases outlive the process (engine/lease_file.h); "": they do not
   // Rows from below are read also where computing them is estimated to be faster.
   bool always_restore = false;
@@ -53,7 +55,8 @@ struct EngineStats {
   std::vector<std::pair<std::string_view, uint64_t>> misses;  // by reason
   KvStats kv{};
   KvLeaseStats leases{};
-  uint64_t private_bytes = 0;   // pages and tables of running requests with an eviction method
+  ChunkStats chunks{};
+  uint64_t private_bytes = 0;   // pages and tables of running requests whose rows are their own
   uint64_t borrowed_bytes = 0;  // shared pages that these read
   uint64_t events = 0;          // of the cache's blocks, so far
   std::vector<std::pair<std::string, TierStats>> tiers;
@@ -88,6 +91,8 @@ class Engine {
   // nothing that is left anywhere can be read, then what is pending, then the records. Running requests end
   // undisturbed.
   Status Wipe(const std::string& tenant);
+  // The chunk that a request with `chunk_from` would store, if it is in memory.
+  std::optional<ChunkInfo> FindChunk(Request request);
   HintAnswer Apply(Hint hint);
   // Whether the prefetch that answered with this ticket is still under way.
   bool Fetching(uint64_t ticket);

@@ -15,6 +15,30 @@ std::vector<int> LayersThatSeeEverything(const ModelSpec& spec) {
 
 }  // namespace
 
+// Attention of the sequence's rows among those of a step.
+class EvictDriver::AllRows final : public ForwardHooks {
+ public:
+  explicit AllRows(EvictDriver& driver) : driver_(driver) {}
+
+  bool WantsLse(int) const override { return true; }
+  void AfterQkv(int, std::span<const Row>, float* q, float*, float*) override { q_ = q; }
+  void AfterAttention(int layer, std::span<const Row> rows, const float* lse) override {
+    const ModelSpec& spec = driver_.model_.spec();
+    rows_.clear();
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (rows[r].kv != driver_.store()) continue;
+      rows_.push_back({q_ + r * static_cast<size_t>(spec.heads * spec.head_dim),
+                       lse + r * static_cast<size_t>(spec.heads), rows[r].position});
+    }
+    driver_.Tap(layer, rows_);
+  }
+
+ private:
+  EvictDriver& driver_;
+  std::vector<TapRow> rows_;
+  const float* q_ = nullptr;
+};
+
 // The last rows of the prompt, run again over the finished cache.
 class EvictDriver::LastRows final : public ForwardHooks {
  public:
@@ -71,14 +95,20 @@ LaneTable::RopeTables EvictResources::Ropes() {
 }
 
 EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows)
-    : resources_(resources),
-      model_(resources.model),
+    : PrivateRows(
+          resources.model, *resources.pages, method->needs().positions,
+          method->needs().positions == PositionMode::kKeep ? LaneTable::RopeTables{} : resources.Ropes()),
+      resources_(resources),
       method_(std::move(method)),
       needs_(method_->needs()),
       prompt_rows_(prompt_rows),
-      layers_(resources.layers),
-      lanes_(&model_.kv_shape(), resources.pages.get(), needs_.positions,
-             needs_.positions == PositionMode::kKeep ? LaneTable::RopeTables{} : resources.Ropes()) {}
+      layers_(resources.layers) {
+  if (needs_.tap == ScoreTap::kAllRows) all_rows_ = std::make_unique<AllRows>(*this);
+}
+
+EvictDriver::~EvictDriver() = default;
+
+ForwardHooks* EvictDriver::HooksFor(int64_t) { return all_rows_.get(); }
 
 int64_t EvictDriver::ReadableRows() const {
   if (needs_.tap == ScoreTap::kAllRows || needs_.positions == PositionMode::kCompact) return 0;
@@ -87,16 +117,6 @@ int64_t EvictDriver::ReadableRows() const {
   // A window layer of the cache holds the rows that the next one needs, not those of rows that are run again.
   const bool windows = layers_.size() < model_.spec().layers.size();
   return windows ? std::max<int64_t>(0, prompt_rows_ - needs_.rows) : prompt_rows_;
-}
-
-Status EvictDriver::Begin(const TileProvider* prefix, int64_t rows) {
-  if (rows > 0) LARDER_TRY(lanes_.Borrow(prefix, rows));
-  rows_ = rows;
-  return {};
-}
-
-Status EvictDriver::Reserve(int64_t more) {
-  return more > 0 ? lanes_.Reserve(more, static_cast<int32_t>(rows_)) : Status();
 }
 
 int32_t EvictDriver::PositionOf(int64_t row) const {
@@ -121,6 +141,7 @@ AttentionShape EvictDriver::ShapeOf(int layer) const {
           model_.kv_shape().type()};
 }
 
+// Attention of rows of this sequence, in order, while their queries and keys are there.
 void EvictDriver::Tap(int layer, std::span<const TapRow> rows) {
   if (!std::ranges::binary_search(layers_, layer)) return;
   std::vector<float*> sums;
@@ -143,20 +164,8 @@ void EvictDriver::RunLastRows(std::span<const int32_t> tokens) {
   model_.Forward(rows, nullptr, &hooks);
 }
 
-// Rows that are run again at the prompt's end look back as far as they did the first time.
-void EvictDriver::DropWindows(int64_t end) {
-  if (needs_.positions == PositionMode::kCompact) return;
-  const int64_t again = end < prompt_rows_ ? needs_.rows : 0;
-  for (size_t layer = 0; layer < model_.spec().layers.size(); ++layer) {
-    const int window = model_.spec().layers[layer].window;
-    if (window > 0) lanes_.DropBefore(static_cast<int>(layer), end - window - again);
-  }
-}
-
 Status EvictDriver::AfterRows(int64_t end, std::span<const int32_t> tokens) {
-  lanes_.Advance();
-  rows_ = std::max(rows_, end);
-  peak_bytes_ = std::max(peak_bytes_, lanes_.bytes());
+  TakeRows(end);
   EvictView view{model_.kv_shape(), model_.spec().heads, layers_, prompt_rows_, end, lanes_, scores_};
   if (end < prompt_rows_) {
     if (needs_.chunk > 0 && end % needs_.chunk == 0) LARDER_TRY(method_->AfterChunk(view));
@@ -169,29 +178,10 @@ Status EvictDriver::AfterRows(int64_t end, std::span<const int32_t> tokens) {
     LARDER_TRY(method_->AfterToken(view));
   }
   // Copies of what is kept of a shared prefix come on top of it.
-  peak_bytes_ = std::max(peak_bytes_, lanes_.bytes());
-  DropWindows(end);
+  NotePeak();
+  // Rows that are run again at the prompt's end look back as far as they did the first time.
+  if (needs_.positions == PositionMode::kKeep) DropWindows(end, end < prompt_rows_ ? needs_.rows : 0);
   return {};
-}
-
-int64_t EvictDriver::LongestLane() const {
-  int64_t longest = 0;
-  for (const int layer : layers_) {
-    for (int head = 0; head < model_.spec().kv_heads; ++head)
-      longest = std::max(longest, lanes_.Length(layer, head));
-  }
-  return longest;
-}
-
-void TapHooks::AfterAttention(int layer, std::span<const Row> rows, const float* lse) {
-  for (const Tapped& tapped : taps_) {
-    rows_.clear();
-    for (size_t r = tapped.first; r < tapped.first + tapped.count; ++r) {
-      rows_.push_back({q_ + r * static_cast<size_t>(heads_ * head_dim_),
-                       lse + r * static_cast<size_t>(heads_), rows[r].position});
-    }
-    tapped.driver->Tap(layer, rows_);
-  }
 }
 
 }  // namespace larder

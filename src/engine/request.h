@@ -27,6 +27,11 @@ struct SamplingParams {
   uint64_t seed = 0;  // noise is keyed by (seed, choice, position): batching cannot change it
 };
 
+// A part of a prompt that is worth storing as a chunk (kv/reuse/chunks.h).
+struct PromptPart {
+  int64_t begin = 0, rows = 0;
+};
+
 struct Request {
   std::string id;  // for logs and answers
   std::string tenant;
@@ -47,6 +52,11 @@ struct Request {
   bool read_cache = true;
   CacheHints hints = {};
   std::string evict = {};  // "snapkv:budget=0.25" (kv/evict), "none"; "": as the engine was started
+  std::string reuse = {};  // "blend:ratio=0.15" (kv/reuse), "prefix"; "": as the engine was started
+  // With a method that reuses chunks: parts that are stored first, if they are not yet. Others are not read.
+  std::vector<PromptPart> parts = {};
+  // The prompt's rows from here on become a stored chunk, run behind those before; -1: none do.
+  int64_t chunk_from = -1;
   std::vector<int32_t> forced_output;  // replay: emitted whatever the logits say; ends after the last
 };
 
@@ -81,6 +91,26 @@ struct HeldBytes {
   int64_t entries = 0;              // of its longest lane
 };
 
+// What stored chunks did for a request.
+struct BlendReport {
+  struct Use {
+    std::string chunk;  // its name
+    int64_t begin = 0, rows = 0;
+  };
+  std::string method;     // "": no chunk was used, and the answer is exact
+  std::vector<Use> uses;  // by place in the prompt
+  int64_t covered = 0;    // prompt rows that chunks have
+  int64_t again = 0;      // of these, computed in all layers
+  int64_t fresh = 0;      // prompt rows that nobody had
+  int64_t stored = 0;     // tokens of parts that were stored for it before it began
+};
+
+// A stored chunk, as those see it who asked for it.
+struct ChunkInfo {
+  std::string name;  // "": none
+  uint64_t bytes = 0;
+};
+
 // What the cache did for a request.
 struct CacheReport {
   int64_t read_memory = 0;                                  // rows read from memory
@@ -90,6 +120,9 @@ struct CacheReport {
   int32_t preemptions = 0;
   double queue_ms = 0, prefill_ms = 0;
   CacheOutcome outcome;
+  int64_t read_chunks = 0;  // rows that stored chunks stood in for, approximately
+  BlendReport blend;
+  ChunkInfo chunk;    // that the request stored
   std::string evict;  // the method that shaped what later rows saw; "": none, nothing was dropped
   HeldBytes held;
   std::vector<LeaseReport> leases;  // that it took at its end, or was refused

@@ -26,7 +26,7 @@ int64_t Remaining(const ScheduledSequence& s) { return s.num_tokens - s.num_comp
 
 struct Scheduler::Step {
   std::vector<Work>& work;
-  int64_t budget;          // rows left
+  int64_t budget;          // rows left; negative after rows that had to run together
   int64_t rows = 0;        // planned so far,
   double row_context = 0;  // and what they see together
   bool has_decoders = false;
@@ -87,7 +87,7 @@ void Scheduler::PlanRunning(Step& step, bool decoders) {
   // Preempting shortens running_, so it is walked by index over a copy of what was there.
   order_ = running_;
   for (ScheduledSequence* sequence : order_) {
-    if (step.budget == 0) return;
+    if (step.budget <= 0) return;
     const bool decodes = Remaining(*sequence) == 1;
     if (sequence->state != SequenceState::kRunning || decodes != decoders || Remaining(*sequence) == 0)
       continue;
@@ -99,6 +99,7 @@ void Scheduler::PlanRunning(Step& step, bool decoders) {
 }
 
 int64_t Scheduler::ChunkRows(const Step& step, const ScheduledSequence& sequence) const {
+  if (sequence.whole_rows > 0) return sequence.whole_rows;
   int64_t most = std::min(Remaining(sequence), step.budget);
   if (sequence.chunk_end > sequence.num_computed) {
     most = std::min(most, sequence.chunk_end - sequence.num_computed);

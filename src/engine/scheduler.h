@@ -27,6 +27,7 @@ struct ScheduledSequence {
   int64_t num_tokens = 0;    // prompt + generated
   int64_t num_computed = 0;  // rows done
   int64_t chunk_end = 0;     // no step crosses this row; 0: none
+  int64_t whole_rows = 0;    // its next step has exactly these, whatever the limits; 0: any number
   bool publishes = true;     // others may wait for its rows
   bool reads_cache = true;   // it has something from waiting for theirs
   int32_t preemptions = 0;

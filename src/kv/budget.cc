@@ -216,8 +216,9 @@ struct KvCache::Impl::PageRuns final : RunBudget {
 };
 
 std::unique_ptr<PageSource> KvCache::MakePageSource() {
-  return std::make_unique<RunPageSource>(impl_->shape.page_bytes(),
-                                         std::make_unique<Impl::PageRuns>(impl_.get()));
+  return std::make_unique<RunPageSource>(impl_->shape.page_bytes(), MakeBudget());
 }
+
+std::unique_ptr<RunBudget> KvCache::MakeBudget() { return std::make_unique<Impl::PageRuns>(impl_.get()); }
 
 }  // namespace larder

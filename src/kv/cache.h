@@ -47,6 +47,7 @@ class KvCache;
 class KvEvents;
 class KvLeases;
 class KvRestore;
+class RunBudget;
 enum class EventTier : uint8_t;
 struct KvEvent;
 struct KvNode;
@@ -241,6 +242,8 @@ class KvCache {
   // Pages for private lane tables (kv/lanes.h), counted in this cache's budget in runs of 16. The cache
   // outlives it, and it outlives the tables that took pages from it.
   std::unique_ptr<PageSource> MakePageSource();
+  // The same budget for others in kv (kv/page_source.h). The cache outlives it.
+  std::unique_ptr<RunBudget> MakeBudget();
 
   // Walks everything and checks the invariants above; the error says which one is broken. For tests and debug
   // builds.

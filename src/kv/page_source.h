@@ -14,7 +14,7 @@ namespace larder {
 
 inline constexpr size_t kRunPages = 16;
 
-// Where runs get their bytes from.
+// Where runs, and stored chunks, get their bytes from.
 class RunBudget {
  public:
   virtual ~RunBudget() = default;

@@ -42,17 +42,19 @@ void ForwardPass::Run(std::span<const Row> rows, float* hidden, ForwardHooks* ho
   Embed(rows);
   const int layers = static_cast<int>(spec_.layers.size());
   const size_t width = static_cast<size_t>(spec_.width);
+  left_.assign(rows.size(), 0);
   for (int layer = 0; layer < layers; ++layer) {
     active_.clear();
     active_index_.clear();
     for (size_t r = 0; r < rows.size(); ++r) {
+      if (left_[r] != 0) continue;
       if (layer < rows[r].enter_layer || (rows[r].leave_layer >= 0 && layer > rows[r].leave_layer)) continue;
       active_.push_back(rows[r]);
       active_index_.push_back(static_cast<int>(r));
     }
     if (active_.empty()) continue;
     if (active_.size() == rows.size()) {
-      Layer(layer, rows, x_.data(), hooks);
+      if (Layer(layer, rows, x_.data(), hooks)) left_ = leaves_;
       continue;
     }
     // Only some rows take part: they are gathered, run, and put back.
@@ -61,8 +63,9 @@ void ForwardPass::Run(std::span<const Row> rows, float* hidden, ForwardHooks* ho
       std::memcpy(packed + i * width, &x_[static_cast<size_t>(active_index_[i]) * width],
                   width * sizeof(float));
     }
-    Layer(layer, active_, packed, hooks);
+    const bool some_leave = Layer(layer, active_, packed, hooks);
     for (size_t i = 0; i < active_.size(); ++i) {
+      if (some_leave) left_[static_cast<size_t>(active_index_[i])] = leaves_[i];
       std::memcpy(&x_[static_cast<size_t>(active_index_[i]) * width], packed + i * width,
                   width * sizeof(float));
     }
@@ -89,41 +92,52 @@ void ForwardPass::Embed(std::span<const Row> rows) {
   });
 }
 
-void ForwardPass::Layer(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks) {
+bool ForwardPass::Layer(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks) {
   if (hooks != nullptr) hooks->BeforeLayer(layer, rows, x);
   ProjectQkv(layer, rows, x);
+  if (hooks != nullptr) hooks->BeforeRotation(layer, rows, k_.data(), v_.data());
+  RotateQk(layer, rows);
   if (hooks != nullptr) hooks->AfterQkv(layer, rows, q_.data(), k_.data(), v_.data());
   if (!keys_.nothing()) TransformKeys(layer, std::ssize(rows));
   StoreKv(layer, rows);
+  if (hooks != nullptr && hooks->MayDismiss(layer)) {
+    leaves_.assign(rows.size(), 0);
+    hooks->Dismiss(layer, rows, leaves_);
+    AfterStoreOf(layer, rows, x, hooks, [&](size_t r) { return leaves_[r] == 0; });
+    return true;
+  }
   const bool last = layer + 1 == static_cast<int>(spec_.layers.size());
   if (last && hooks == nullptr) {
-    AfterStoreOfWanted(layer, rows, x);
+    // Of the last layer, most rows of a prompt need only their keys and values.
+    AfterStoreOf(layer, rows, x, nullptr, [&](size_t r) { return rows[r].wants_hidden; });
   } else {
     AfterStore(layer, rows, x, hooks);
   }
+  return false;
 }
 
-// Of the last layer, most rows of a prompt need only their keys and values.
-void ForwardPass::AfterStoreOfWanted(int layer, std::span<const Row> rows, float* x) {
+template <class GoesOn>
+void ForwardPass::AfterStoreOf(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks,
+                               GoesOn&& goes_on) {
   const size_t width = static_cast<size_t>(spec_.width);
   const size_t q_width = static_cast<size_t>(spec_.heads) * static_cast<size_t>(spec_.head_dim);
-  wanted_.clear();
-  wanted_index_.clear();
+  staying_.clear();
+  staying_index_.clear();
   for (size_t r = 0; r < rows.size(); ++r) {
-    if (!rows[r].wants_hidden) continue;
-    wanted_.push_back(rows[r]);
-    wanted_index_.push_back(r);
+    if (!goes_on(r)) continue;
+    staying_.push_back(rows[r]);
+    staying_index_.push_back(r);
   }
-  if (wanted_.empty()) return;
-  if (wanted_.size() == rows.size()) return AfterStore(layer, rows, x, nullptr);
-  float* packed = Room(wanted_x_, wanted_.size() * width);
-  for (size_t i = 0; i < wanted_.size(); ++i) {
-    std::memcpy(packed + i * width, x + wanted_index_[i] * width, width * sizeof(float));
-    std::memmove(&q_[i * q_width], &q_[wanted_index_[i] * q_width], q_width * sizeof(float));
+  if (staying_.empty()) return;
+  if (staying_.size() == rows.size()) return AfterStore(layer, rows, x, hooks);
+  float* packed = Room(staying_x_, staying_.size() * width);
+  for (size_t i = 0; i < staying_.size(); ++i) {
+    std::memcpy(packed + i * width, x + staying_index_[i] * width, width * sizeof(float));
+    std::memmove(&q_[i * q_width], &q_[staying_index_[i] * q_width], q_width * sizeof(float));
   }
-  AfterStore(layer, wanted_, packed, nullptr);
-  for (size_t i = 0; i < wanted_.size(); ++i) {
-    std::memcpy(x + wanted_index_[i] * width, packed + i * width, width * sizeof(float));
+  AfterStore(layer, staying_, packed, hooks);
+  for (size_t i = 0; i < staying_.size(); ++i) {
+    std::memcpy(x + staying_index_[i] * width, packed + i * width, width * sizeof(float));
   }
 }
 
@@ -153,21 +167,27 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
                               MatMulTarget{&w.k, k, kv_width, bias(w.k_bias)},
                               MatMulTarget{&w.v, v, kv_width, bias(w.v_bias)}};
   MatMul(pool_, matmul_scratch_, RowMaker(normed), static_cast<int>(n), targets);
-  const RopeTable& rope = ropes_[static_cast<size_t>(spec_.layers[static_cast<size_t>(layer)].rope)];
+  if (!spec_.qk_norm) return;
   ForRows(static_cast<int64_t>(n), [&](int64_t r) {
-    const int32_t position = rows[static_cast<size_t>(r)].position;
-    float* row_q = q + r * q_width;
-    float* row_k = k + r * kv_width;
-    if (spec_.qk_norm) {
-      for (int i = 0; i < spec_.heads; ++i) {
-        float* head = row_q + i * spec_.head_dim;
-        RmsNorm(head, w.q_norm.data(), spec_.norm_eps, spec_.head_dim, head);
-      }
-      for (int i = 0; i < spec_.kv_heads; ++i) {
-        float* head = row_k + i * spec_.head_dim;
-        RmsNorm(head, w.k_norm.data(), spec_.norm_eps, spec_.head_dim, head);
-      }
+    for (int i = 0; i < spec_.heads; ++i) {
+      float* head = q + r * q_width + i * spec_.head_dim;
+      RmsNorm(head, w.q_norm.data(), spec_.norm_eps, spec_.head_dim, head);
     }
+    for (int i = 0; i < spec_.kv_heads; ++i) {
+      float* head = k + r * kv_width + i * spec_.head_dim;
+      RmsNorm(head, w.k_norm.data(), spec_.norm_eps, spec_.head_dim, head);
+    }
+  });
+}
+
+void ForwardPass::RotateQk(int layer, std::span<const Row> rows) {
+  const int64_t q_width = int64_t{spec_.heads} * spec_.head_dim,
+                kv_width = int64_t{spec_.kv_heads} * spec_.head_dim;
+  const RopeTable& rope = ropes_[static_cast<size_t>(spec_.layers[static_cast<size_t>(layer)].rope)];
+  ForRows(std::ssize(rows), [&](int64_t r) {
+    const int32_t position = rows[static_cast<size_t>(r)].position;
+    float* row_q = &q_[static_cast<size_t>(r * q_width)];
+    float* row_k = &k_[static_cast<size_t>(r * kv_width)];
     const float* cosines = rope.Cosines(position);
     const float* sines = rope.Sines(position);
     Rotate(row_q, spec_.heads, spec_.head_dim, spec_.rotary_dim, cosines, sines);
@@ -179,12 +199,9 @@ void ForwardPass::ProjectQkv(int layer, std::span<const Row> rows, const float* 
 void ForwardPass::TransformKeys(int layer, int64_t rows) {
   const int64_t q_width = int64_t{spec_.heads} * spec_.head_dim,
                 kv_width = int64_t{spec_.kv_heads} * spec_.head_dim;
-  const float* mean = keys_.means.empty() ? nullptr : keys_.means.data() + layer * kv_width;
   ForRows(rows, [&](int64_t r) {
-    float* k = &k_[static_cast<size_t>(r * kv_width)];
-    for (int64_t i = 0; mean != nullptr && i < kv_width; ++i) k[i] -= mean[i];
+    TransformKey(keys_, layer * kv_width, kv_width, &k_[static_cast<size_t>(r * kv_width)]);
     if (keys_.rotation == 1) return;
-    Hadamard(k, kv_width, keys_.rotation);
     Hadamard(&q_[static_cast<size_t>(r * q_width)], q_width, keys_.rotation);
   });
 }

@@ -28,14 +28,18 @@ class ForwardPass {
 
  private:
   void Embed(std::span<const Row> rows);
-  // x_ [n, width] of the rows that take part in this layer, in and out.
-  void Layer(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks);
+  // x_ [n, width] of the rows that take part in this layer, in and out. Answers whether rows leave the pass
+  // here, which are marked in leaves_ then.
+  bool Layer(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks);
   template <class Body>
   void ForRows(int64_t rows, Body&& body);
   // What follows when keys and values are stored: attention, projection, feed forward.
   void AfterStore(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks);
-  void AfterStoreOfWanted(int layer, std::span<const Row> rows, float* x);
+  // Only for the rows that `goes_on` names.
+  template <class GoesOn>
+  void AfterStoreOf(int layer, std::span<const Row> rows, float* x, ForwardHooks* hooks, GoesOn&& goes_on);
   void ProjectQkv(int layer, std::span<const Row> rows, const float* x);
+  void RotateQk(int layer, std::span<const Row> rows);
   void TransformKeys(int layer, int64_t rows);
   void StoreKv(int layer, std::span<const Row> rows);
   void Attend(int layer, std::span<const Row> rows, ForwardHooks* hooks);
@@ -52,12 +56,14 @@ class ForwardPass {
   AttentionScratch attention_scratch_;
   std::vector<RopeTable> ropes_;
   // Activations, [rows, ...]; grow to the largest batch seen.
-  std::vector<float> x_, packed_, q_, k_, v_, attended_, projected_, fed_, lse_, wanted_x_;
+  std::vector<float> x_, packed_, q_, k_, v_, attended_, projected_, fed_, lse_, staying_x_;
   std::vector<AttentionRow> attention_rows_;
-  std::vector<Row> active_, wanted_;
+  std::vector<Row> active_, staying_;
   std::vector<const Row*> completing_;  // rows that fill a page
   std::vector<int> active_index_;
-  std::vector<size_t> wanted_index_;
+  std::vector<size_t> staying_index_;
+  std::vector<uint8_t> left_;    // [rows of the batch] dismissed in an earlier layer
+  std::vector<uint8_t> leaves_;  // [rows of the layer] dismissed in this one
 };
 
 }  // namespace larder

@@ -1,7 +1,10 @@
 // What happens to keys and queries between the rotary embedding and the cache, for codecs (kv/codec/codec.h).
 #pragma once
 
+#include <cstdint>
 #include <vector>
+
+#include "compute/kv_codes.h"
 
 namespace larder {
 
@@ -14,5 +17,13 @@ struct KeyTransform {
 
   bool nothing() const { return rotation == 1 && means.empty(); }
 };
+
+// A part of a row's keys in one layer, whole heads of it: k [n] stands at `first` of all layers' keys, as
+// means has them. With nothing to do it stays as it is.
+inline void TransformKey(const KeyTransform& transform, int64_t first, int64_t n, float* k) {
+  const float* mean = transform.means.empty() ? nullptr : transform.means.data() + first;
+  for (int64_t i = 0; mean != nullptr && i < n; ++i) k[i] -= mean[i];
+  if (transform.rotation != 1) Hadamard(k, n, transform.rotation);
+}
 
 }  // namespace larder

@@ -126,6 +126,7 @@ const ModelSpec& Model::spec() const { return impl_->spec; }
 const Tokenizer& Model::tokenizer() const { return *impl_->tokenizer; }
 const GgufFile& Model::file() const { return *impl_->file; }
 const KvShape& Model::kv_shape() const { return impl_->kv_shape; }
+const KeyTransform& Model::key_transform() const { return impl_->keys; }
 const Digest& Model::weights_digest() const { return impl_->weights_digest; }
 MathMode Model::math() const { return impl_->options.math; }
 uint64_t Model::weight_bytes() const { return impl_->weights.bytes(); }

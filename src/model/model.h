@@ -15,6 +15,7 @@
 #include "kv/row_store.h"
 #include "kv/shape.h"
 #include "model/gguf.h"
+#include "model/key_transform.h"
 #include "model/packed_places.h"
 #include "model/spec.h"
 #include "model/tokenizer.h"
@@ -39,8 +40,15 @@ class ForwardHooks {
   // x [rows, width]: the state of the rows that take part in this layer. The place to wait for the layer's
   // KV.
   virtual void BeforeLayer(int layer, std::span<const Row> rows, float* x) {}
+  // k and v [rows, kv_heads * head_dim], keys not yet rotated.
+  virtual void BeforeRotation(int layer, std::span<const Row> rows, const float* k, const float* v) {}
   // q [rows, heads * head_dim], k and v [rows, kv_heads * head_dim], rotated; may be changed.
   virtual void AfterQkv(int layer, std::span<const Row> rows, float* q, float* k, float* v) {}
+  // Keys and values of this layer are stored. A row marked in `leaves` [rows] goes no further: it takes no
+  // part in the rest of this layer nor in those after it. Called where MayDismiss says so.
+  virtual bool MayDismiss(int layer) const { return false; }
+  virtual void Dismiss(int layer, std::span<const Row> rows, std::span<uint8_t> leaves) {}
+  // `rows` are those that are left.
   virtual void AfterAttention(int layer, std::span<const Row> rows, const float* lse) {}
   virtual bool WantsLse(int layer) const { return false; }
 };
@@ -71,6 +79,7 @@ class Model {
   const GgufFile& file() const;
   const KvShape& kv_shape() const;
   KvIdentity kv_identity() const;
+  const KeyTransform& key_transform() const;
   const Digest& weights_digest() const;
   MathMode math() const;
   uint64_t weight_bytes() const;  // packed

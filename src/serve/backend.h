@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,6 +39,7 @@ class ServeBackend {
   virtual std::vector<KvBlockInfo> Blocks(const std::string& tenant, size_t limit) = 0;
   virtual uint64_t ClearCache(const std::string& tenant) = 0;
   virtual Status Wipe(const std::string& tenant) = 0;
+  virtual std::optional<ChunkInfo> FindChunk(Request request) = 0;
   virtual HintAnswer Apply(Hint hint) = 0;
   virtual std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
                                                               std::vector<int32_t> tokens) = 0;

@@ -59,6 +59,12 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
   json.Field("used_bytes", kv.used_bytes).Field("limit_bytes", kv.limit_bytes);
   json.Field("block_bytes", kv.block_bytes).Field("metadata_bytes", kv.metadata_bytes);
   json.Field("private_bytes", stats.private_bytes).Field("borrowed_bytes", stats.borrowed_bytes).EndObject();
+  const ChunkStats& chunks = stats.chunks;
+  json.Key("chunks").BeginObject().Field("count", chunks.chunks).Field("tokens", chunks.tokens);
+  json.Field("bytes", chunks.bytes).Field("limit_bytes", chunks.limit_bytes);
+  json.Field("below", chunks.below).Field("restored", chunks.restored);
+  json.Field("stored", chunks.stored).Field("evicted", chunks.evicted);
+  json.Field("matches", chunks.matches).Field("matched_tokens", chunks.matched_tokens).EndObject();
   for (const auto& [name, tier] : stats.tiers) {
     json.Key(name);
     WriteTier(json, tier);

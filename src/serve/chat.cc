@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "serve/chat_marks.h"
+#include "serve/chat_parts.h"
 #include "serve/chat_request.h"
 #include "serve/endpoints.h"
 #include "serve/generation.h"
@@ -63,7 +64,7 @@ class ChatGeneration final : public Generation {
   bool parse_tools_;
   std::vector<Choice> choices_;
   int64_t begun_ = 0;                   // streamed: choices [0, begun_) have sent their role
-  std::vector<int64_t> kept_finishes_;  // streamed with explain: sent when everything is known
+  std::vector<int64_t> kept_finishes_;  // streamed, if MayTell: sent when everything is known
 };
 
 void ChatGeneration::OnToken(int64_t index, TokenOutput output) {
@@ -107,7 +108,7 @@ void ChatGeneration::Process(int64_t index, Choice::Event event) {
     SendPieces(index, rest, nullptr);
     const bool called = choice.parser.found() && event.end.reason == FinishReason::kStop;
     choice.finish = called ? "tool_calls" : FinishReasonText(event.end.reason);
-    if (params().explain) {
+    if (MayTell()) {
       kept_finishes_.push_back(index);
     } else {
       SendFinish(index, false);
@@ -280,6 +281,9 @@ ApiResult<Request> PrepareChat(const ServeContext& context, const HttpRequest& h
   const ApiResult<std::vector<Retention>> marks = ChatMarks(context, params.prompt, request->prompt);
   if (!marks) return std::unexpected(marks.error());
   std::ranges::copy(*marks, std::back_inserter(request->hints.retain));
+  ApiResult<std::vector<PromptPart>> parts = ChatParts(context, params.prompt, request->prompt);
+  if (!parts) return std::unexpected(parts.error());
+  request->parts = *std::move(parts);
   const auto size = static_cast<int64_t>(request->prompt.size());
   if (ApiStatus status = CheckLength(context, size, request->max_tokens, request->evict); !status)
     return std::unexpected(status.error());

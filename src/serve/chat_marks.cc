@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "serve/chat_parts.h"
 #include "serve/hint_fields.h"
 
 namespace larder {
@@ -58,19 +59,6 @@ ApiResult<std::vector<Mark>> FindMarks(const Json& messages, const Json& tools) 
   return marks;
 }
 
-// Tokens whose text lies within the first `bytes` of the rendered conversation.
-int64_t RowsWithin(const Tokenizer& tokenizer, const std::vector<int32_t>& prompt, std::string_view text,
-                   size_t bytes) {
-  size_t row = 0, end = 0;
-  // A BOS that the template did not print.
-  if (prompt[0] == tokenizer.bos() && !text.starts_with(tokenizer.TokenBytes(prompt[0], true))) row = 1;
-  for (; row < prompt.size(); ++row) {
-    end += tokenizer.TokenBytes(prompt[row], true).size();
-    if (end > bytes) break;
-  }
-  return static_cast<int64_t>(row);
-}
-
 }  // namespace
 
 ApiResult<std::vector<Retention>> ChatMarks(const ServeContext& context, const ChatPromptParams& params,
@@ -96,7 +84,9 @@ ApiResult<std::vector<Retention>> ChatMarks(const ServeContext& context, const C
     const ApiResult<std::string> text = RenderConversation(context, part);
     if (!text) continue;
     const auto same = std::ranges::mismatch(*whole, *text).in1 - whole->begin();
-    const int64_t rows = RowsWithin(context.backend->tokenizer(), prompt, *whole, static_cast<size_t>(same));
+    const PromptPart until_there =
+        RowsBetween(context.backend->tokenizer(), prompt, *whole, 0, static_cast<size_t>(same));
+    const int64_t rows = until_there.begin + until_there.rows;
     if (rows > 0 && mark.ttl_ms > 0) retain.push_back({.rows = rows, .ttl_ms = mark.ttl_ms});
   }
   return retain;

@@ -45,7 +45,7 @@ class TextGeneration final : public Generation {
 
   void Begin(int64_t index);
   void AddUnscoredPrompt(int64_t index);
-  bool KeepsFinishes() const { return params().explain || prompt_only_; }
+  bool KeepsFinishes() const { return MayTell() || prompt_only_; }
   std::string PromptText(int64_t prompt) const;
   void WriteChoice(JsonWriter& json, int64_t index, std::string_view text, const std::vector<int32_t>& tokens,
                    std::string_view finish);

@@ -27,6 +27,7 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
 HttpResponse HandleCacheBlocks(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheWipe(ServeContext& context, const HttpRequest& request);
+void HandleCacheChunks(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
 HttpResponse HandleCacheHints(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheLeases(ServeContext& context, const HttpRequest& request);
 void HandleCacheEvents(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);

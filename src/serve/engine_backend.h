@@ -31,6 +31,9 @@ class EngineBackend final : public ServeBackend {
   std::vector<KvBlockInfo> Blocks(const std::string& tenant, size_t limit) override;
   uint64_t ClearCache(const std::string& tenant) override { return engine_->ClearCache(tenant); }
   Status Wipe(const std::string& tenant) override { return engine_->Wipe(tenant); }
+  std::optional<ChunkInfo> FindChunk(Request request) override {
+    return engine_->FindChunk(std::move(request));
+  }
   HintAnswer Apply(Hint hint) override { return engine_->Apply(std::move(hint)); }
   std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
                                                       std::vector<int32_t> tokens) override {

@@ -1,5 +1,7 @@
 #include "serve/explain.h"
 
+#include <algorithm>
+
 namespace larder {
 namespace {
 
@@ -22,10 +24,27 @@ void WriteMiss(JsonWriter& json, const Tokenizer& tokenizer, const CacheOutcome&
   json.EndObject();
 }
 
+void WriteBlend(JsonWriter& json, const CacheReport& report) {
+  const BlendReport& blend = report.blend;
+  if (blend.method.empty()) return;
+  json.Key("blend").BeginObject().Field("method", blend.method).Field("approximate", true);
+  json.Field("tokens_from_chunks", blend.covered).Field("recomputed_in_chunks", blend.again);
+  json.Field("ratio", blend.covered == 0
+                          ? 0.0
+                          : static_cast<double>(blend.again) / static_cast<double>(blend.covered));
+  json.Field("fresh", blend.fresh).Field("stored_for_it", blend.stored);
+  json.Key("chunks").BeginArray();
+  for (const BlendReport::Use& use : blend.uses) {
+    json.BeginObject().Field("id", use.chunk).Field("begin", use.begin).Field("tokens", use.rows).EndObject();
+  }
+  json.EndArray().EndObject();
+}
+
 void WriteCache(JsonWriter& json, const Tokenizer& tokenizer, const CacheReport& report) {
   json.Key("cache").BeginObject();
   json.Key("read").BeginObject().Field("memory", report.read_memory);
   for (const auto& [tier, rows] : report.read_tiers) json.Field(tier, rows);
+  if (!report.blend.method.empty()) json.Field("chunks", report.read_chunks);
   json.EndObject();
   json.Field("recomputed", report.recomputed).Field("written", report.written);
   WriteMiss(json, tokenizer, report.outcome);
@@ -36,6 +55,7 @@ void WriteCache(JsonWriter& json, const Tokenizer& tokenizer, const CacheReport&
   json.Field("reclaimable_bytes", report.held.reclaimable_bytes);
   json.Field("entries", report.held.entries).EndObject();
   if (!report.evict.empty()) json.Field("evict", report.evict);
+  WriteBlend(json, report);
   json.EndObject();
 }
 
@@ -72,6 +92,8 @@ PromptReport Sum(const std::vector<PromptReport>& reports) {
     for (size_t tier = 0; tier < report.read_tiers.size(); ++tier)
       sum.report.read_tiers[tier].second += report.read_tiers[tier].second;
     sum.report.recomputed += report.recomputed;
+    sum.report.read_chunks += report.read_chunks;
+    if (sum.report.blend.method.empty()) sum.report.blend = report.blend;
     sum.report.written += report.written;
     sum.report.preemptions += report.preemptions;
     sum.report.queue_ms += report.queue_ms;
@@ -92,8 +114,14 @@ void WriteUsage(JsonWriter& json, const Usage& usage) {
   json.EndObject();
 }
 
+bool IsApproximate(const std::vector<PromptReport>& reports) {
+  return std::ranges::any_of(reports,
+                             [](const PromptReport& prompt) { return !prompt.report.blend.method.empty(); });
+}
+
 void WriteExplain(JsonWriter& json, const Tokenizer& tokenizer, const std::vector<PromptReport>& reports) {
   json.BeginObject();
+  if (IsApproximate(reports)) json.Field("approximate", true);
   WritePrompt(json, tokenizer, reports.size() == 1 ? reports.front() : Sum(reports));
   if (reports.size() > 1) {
     json.Key("prompts").BeginArray();

@@ -18,6 +18,8 @@ struct PromptReport {
 };
 // One report per prompt. What concerns another tenant is told as never seen: that a stranger sent the same
 // text is not for this client to know.
+// Whether rows of stored chunks shaped any of the answers.
+bool IsApproximate(const std::vector<PromptReport>& reports);
 void WriteExplain(JsonWriter& json, const Tokenizer& tokenizer, const std::vector<PromptReport>& reports);
 
 }  // namespace larder

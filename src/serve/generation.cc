@@ -92,6 +92,7 @@ void Generation::Start(std::vector<Request> requests) {
     prompts_.push_back(request.prompt);
     reports_.push_back({.report = {}, .seed = request.sampling.seed});
     usage_.prompt_tokens += static_cast<int64_t>(request.prompt.size());
+    may_be_approximate_ |= !request.reuse.empty() && request.reuse != "prefix";
   }
   exchange_->Post([self = shared_from_this()] {
     self->exchange_->OnGone([self] {
@@ -213,9 +214,12 @@ void Generation::SendChunk(JsonWriter& json) {
 }
 
 void Generation::WriteLarder(JsonWriter& json) const {
-  if (!params_.explain) return;
-  json.Key("larder");
-  WriteExplain(json, tokenizer(), reports_);
+  if (params_.explain) {
+    json.Key("larder");
+    WriteExplain(json, tokenizer(), reports_);
+  } else if (IsApproximate(reports_)) {
+    json.Key("larder").BeginObject().Field("approximate", true).EndObject();
+  }
 }
 
 }  // namespace larder

@@ -51,7 +51,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void WriteHead(JsonWriter& json) const;
   // Ends and sends a chunk whose `choices` are written; adds the usage so far where the client wants it.
   void SendChunk(JsonWriter& json);
-  void WriteLarder(JsonWriter& json) const;  // "larder": {...} if the client asked for it
+  // Whether an answer may have a "larder" object: the client asked for it, or it may be approximate, which is
+  // said in any case. Streams keep their last chunks for it then.
+  bool MayTell() const { return params_.explain || may_be_approximate_; }
+  void WriteLarder(JsonWriter& json) const;  // "larder": {...}, if there is something to tell
   Usage usage_;  // complete when all is done; completion tokens counted as they come
 
  private:
@@ -76,6 +79,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   int64_t unfinished_ = 0;
   bool accepted_ = false;  // all prompts are the engine's
   bool streaming_ = false, done_ = false;
+  bool may_be_approximate_ = false;
   std::vector<std::move_only_function<void(Generation&)>> early_;  // events before that
 
   std::mutex mutex_;  // ids_ and cancelled_: submitted on one thread, cancelled on another

@@ -59,6 +59,8 @@ void DeclareGenerationFields(Fields& fields, GenerationParams& params) {
   larder.Bool("read_cache", &params.read_cache, "false: compute everything again");
   larder.String("evict", &params.evict,
                 "drop part of this request's cache: a method and its parameters, snapkv:budget=0.25; none");
+  larder.String("reuse", &params.reuse,
+                "what stands in for computed rows: prefix (exact), or blend:ratio=0.15 (stored chunks)");
   larder.Tokens("forced_output", &params.forced_output,
                 "replay: these tokens come out whatever the model says");
   DeclareHintFields(fields, larder, params.hints);
@@ -160,6 +162,7 @@ ApiResult<Request> MakeRequest(const ServeContext& context, const GenerationPara
   request.explain = params.explain;
   request.read_cache = params.read_cache;
   request.evict = params.evict;
+  request.reuse = params.reuse.empty() ? context.options.reuse : params.reuse;
   request.forced_output = params.forced_output;
   ApiResult<CacheHints> hints = MakeHints(params.hints);
   if (!hints) return std::unexpected(hints.error());

@@ -32,7 +32,7 @@ struct GenerationParams {
   bool stream = false, include_usage = false, continuous_usage = false;
   bool return_token_ids = false;
   bool explain = false, read_cache = true;
-  std::string evict;
+  std::string evict, reuse;
   std::vector<int32_t> forced_output;
   HintParams hints;
 };

@@ -22,6 +22,7 @@ struct ServeOptions {
   int64_t write_timeout_s = 120;         // without the client taking a single byte
   int64_t idle_timeout_s = 600;          // between requests; clients reuse connections for minutes
   uint64_t max_unsent_bytes = 4u << 20;  // of a stream that the client does not read
+  std::string reuse;                     // of requests that name none, as the engine was started
 };
 
 // Declares the options for the command line and the configuration file.

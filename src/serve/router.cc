@@ -36,6 +36,7 @@ constexpr Route kRoutes[] = {
     {"/cache/blocks", "GET", HandleCacheBlocks, nullptr, false},
     {"/cache/clear", "POST", HandleCacheClear, nullptr, false},
     {"/cache/wipe", "POST", HandleCacheWipe, nullptr, false},
+    {"/cache/chunks", "POST", nullptr, HandleCacheChunks, false},
     {"/cache/hints", "POST", HandleCacheHints, nullptr, false},
     {"/cache/leases", "GET", HandleCacheLeases, nullptr, false},
     {"/cache/events", "GET", nullptr, HandleCacheEvents, false},

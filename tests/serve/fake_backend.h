@@ -80,6 +80,7 @@ class FakeBackend final : public ServeBackend {
   std::vector<KvLeaseInfo> leases;
   std::function<EventPage(const std::string& tenant, bool all, const EventCursor&, size_t limit)> events =
       [](const std::string&, bool, const EventCursor& cursor, size_t) { return EventPage{.next = cursor}; };
+  std::optional<ChunkInfo> FindChunk(Request) override { return std::nullopt; }
   HintAnswer Apply(Hint hint) override {
     hints.push_back(hint);
     return answer_hint(hint);

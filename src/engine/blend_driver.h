@@ -1,0 +1,100 @@
+// A reuse method at work on one sequence: rows of stored chunks (kv/reuse/chunks.h) stand in for rows of its
+// prompt, and some of these are computed again. Its rows are private and nothing of it is published.
+//
+// The covered rows are blended in pieces, between the first and the last covered row of every 2,048 rows of
+// the prompt. A piece runs in one step: all its rows up to the check layer's keys and values; there those
+// that the method does not choose leave, and theirs of later layers come from the chunks. Other rows, and the
+// prompt's last, always go on. What is not covered before, between and behind pieces is computed as ever.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/private_rows.h"
+#include "kv/reuse/chunks.h"
+#include "kv/reuse/method.h"
+#include "model/rope.h"
+
+namespace larder {
+
+inline constexpr int64_t kBlendPiece = 2048;
+
+// What the drivers of an engine share.
+struct BlendResources {
+  explicit BlendResources(Model& model, PageSource& pages);
+  Model& model;
+  PageSource& pages;
+  std::vector<RopeTable> ropes;  // as the model's
+};
+
+// Writes the rows of a request that computes a chunk.
+class ChunkCapture final : public ForwardHooks {
+ public:
+  // Rows of `store` from `first` on are the chunk's.
+  ChunkCapture(Model& model, std::shared_ptr<StoredChunk> chunk, const RowStore* store, int64_t first)
+      : model_(model), chunk_(std::move(chunk)), store_(store), first_(first) {}
+  const std::shared_ptr<StoredChunk>& chunk() const { return chunk_; }
+  void BeforeRotation(int layer, std::span<const Row> rows, const float* k, const float* v) override;
+
+ private:
+  Model& model_;
+  std::shared_ptr<StoredChunk> chunk_;
+  const RowStore* store_;
+  const int64_t first_;
+};
+
+class BlendDriver final : public PrivateRows {
+ public:
+  // `spans`: not empty, ascending, without overlaps, of the prompt. `method` outlives this.
+  BlendDriver(BlendResources& resources, const ReuseMethod& method, std::vector<ChunkSpan> spans,
+              int64_t prompt_rows);
+  ~BlendDriver() override;
+
+  int64_t ReadableRows() const override;
+  int64_t ChunkEnd(int64_t computed) const override;
+  int64_t WholeRows(int64_t computed) const override;
+  ForwardHooks* HooksFor(int64_t computed) override;
+  Status AfterRows(int64_t end, std::span<const int32_t> tokens) override;
+
+  // Rows of the piece that ran last, for measurements.
+  const std::vector<int32_t>& covered_positions() const { return positions_; }
+  const std::vector<float>& deviations() const { return deviations_; }
+
+ private:
+  class Hooks;
+  struct Piece {
+    int64_t begin, end;
+  };
+  struct Covered {
+    const ChunkSpan* span;
+    int64_t row;  // of the chunk
+  };
+  const Piece* PieceAt(int64_t begin) const;
+  void BeginPiece(const Piece& piece);
+  void Measure(std::span<const Row> rows, const float* k, const float* v);
+  void Dismiss(std::span<const Row> rows, std::span<uint8_t> leaves);
+  void FillLayers(int end);
+  void FillRow(int layer, size_t covered);
+  size_t FirstOf(std::span<const Row> rows) const;
+
+  BlendResources& resources_;
+  const ReuseMethod& method_;
+  const ReuseNeeds needs_;
+  const std::vector<ChunkSpan> spans_;
+  const int64_t prompt_rows_;
+  std::vector<Piece> pieces_;
+  std::unique_ptr<Hooks> hooks_;
+
+  // Of the piece that runs.
+  const Piece* piece_ = nullptr;
+  std::vector<Covered> covered_;
+  std::vector<int32_t> positions_;  // [covered]
+  std::vector<int64_t> in_span_;
+  std::vector<float> deviations_;
+  std::vector<uint8_t> again_;
+  int filled_ = 0;  // layers below this have their rows
+};
+
+}  // namespace larder

@@ -1,0 +1,206 @@
+// Stored chunks in the life of a request: they are computed as requests of their own, whose rows are
+// captured, and found in the prompts of others when these are admitted.
+#include "engine/blending.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/core_state.h"
+#include "engine/evict_driver.h"
+
+namespace larder {
+namespace {
+
+// Of requests that only the engine asked for.
+class NobodysSink final : public RequestSink {
+ public:
+  void OnPromptLogprobs(std::vector<TokenOutput>) override {}
+  void OnToken(TokenOutput) override {}
+  void OnChoiceEnd(ChoiceEnd) override {}
+  void OnFinish(const Usage&, const CacheReport&) override {}
+  void OnError(const Error&) override {}
+};
+
+}  // namespace
+
+ReuseModel ReuseModelOf(const Model& model) {
+  return {.layers = static_cast<int>(model.spec().layers.size())};
+}
+
+std::string EngineCore::ReuseOf(const Request& request) const {
+  if (!request.reuse.empty()) return request.reuse;
+  return options_.reuse.empty() ? "prefix" : options_.reuse;
+}
+
+// Called by any thread.
+Status EngineCore::ValidateChunks(const Request& request) const {
+  LARDER_TRY(CreateReuseMethod(ReuseOf(request), ReuseModelOf(*model_)));
+  LARDER_TRY(CheckCombination(ReuseOf(request), EvictOf(request)));
+  const int64_t prompt = std::ssize(request.prompt);
+  for (const PromptPart& part : request.parts) {
+    if (part.begin < 0 || part.rows < 0 || part.begin > prompt - part.rows) {
+      return larder::Fail(ErrorKind::kInvalid, "a part of {} tokens at {} is outside the prompt of {}",
+                          part.rows, part.begin, prompt);
+    }
+  }
+  if (request.chunk_from < 0) return {};
+  if (request.chunk_from >= prompt) {
+    return larder::Fail(ErrorKind::kInvalid, "the chunk has no tokens; give a text");
+  }
+  return chunks_->Check(prompt - request.chunk_from);
+}
+
+Digest EngineCore::ChunkName(const Request& request) const {
+  const std::span<const int32_t> tokens(request.prompt);
+  const auto from = static_cast<size_t>(request.chunk_from);
+  return chunks_->Name(request.tenant, tokens.first(from), tokens.subspan(from));
+}
+
+ChunkInfo EngineCore::InfoOf(const Request& request) const {
+  const int64_t tokens = std::ssize(request.prompt) - request.chunk_from;
+  return {ChunkName(request).Hex(), chunks_->BytesFor(tokens)};
+}
+
+std::optional<ChunkInfo> EngineCore::FindChunk(const Request& request) const {
+  if (!chunks_->Has(ChunkName(request))) return std::nullopt;
+  return InfoOf(request);
+}
+
+void EngineCore::SetSpace(const std::string& tenant, const SpaceId& space) {
+  cache_->SetSpace(tenant, space);
+  if (chunk_tiers_ != nullptr) chunk_tiers_->SetSpace(tenant, space);
+}
+
+bool EngineCore::RoomComing() {
+  return cache_->RoomComing() || (chunk_tiers_ != nullptr && chunk_tiers_->busy());
+}
+
+void EngineCore::Forget(const std::string& tenant) {
+  cache_->Forget(tenant);
+  chunks_->Forget(tenant);
+}
+
+// Parts that nobody has stored or is storing are computed first, alone, behind what the tokenizer begins
+// every text with.
+void EngineCore::StoreParts(Live& live) {
+  const Tokenizer& tokenizer = model_->tokenizer();
+  std::vector<int32_t> prefix;
+  if (tokenizer.add_bos() && tokenizer.bos() != kNoToken) prefix.push_back(tokenizer.bos());
+  for (const PromptPart& part : live.request.parts) {
+    if (!chunks_->Check(part.rows)) continue;  // too short or too long to be one
+    Request store;
+    store.tenant = live.request.tenant;
+    store.space = live.request.space;
+    store.prompt = prefix;
+    const auto begin = live.request.prompt.begin() + part.begin;
+    store.prompt.insert(store.prompt.end(), begin, begin + part.rows);
+    if (std::ssize(store.prompt) > context_) continue;
+    store.chunk_from = std::ssize(prefix);
+    store.max_tokens = 0;
+    store.priority = live.request.priority;
+    store.evict = "none";
+    store.reuse = "prefix";
+    if (chunks_->Has(ChunkName(store))) continue;
+    const auto storing = std::ranges::find_if(requests_, [&](const auto& other) {
+      const Request& r = other.second->request;
+      return r.chunk_from == store.chunk_from && r.tenant == store.tenant && r.prompt == store.prompt;
+    });
+    const bool waits = live.reuse != nullptr;
+    if (waits) live.waits_for.push_back(storing != requests_.end() ? storing->first : next_own_request_);
+    if (storing != requests_.end()) continue;
+    live.report.blend.stored += part.rows;
+    Add(next_own_request_++, std::move(store), std::make_shared<NobodysSink>());
+  }
+}
+
+bool EngineCore::PartsStored(Live& live) {
+  std::erase_if(live.waits_for, [&](Engine::RequestId id) { return !requests_.contains(id); });
+  if (chunk_tiers_ != nullptr && live.reuse != nullptr && !chunk_tiers_->Listed(live.request.tenant))
+    return false;
+  return live.waits_for.empty();
+}
+
+// Finds the chunks in the prompt and begins to read those that are not in memory. false: some are on their
+// way. What there is no room for, and what could not be read, is computed.
+bool EngineCore::FetchSpans(Choice& choice) {
+  if (!std::exchange(choice.matched, true))
+    choice.spans = chunks_->Match(choice.live->request.tenant, choice.live->request.prompt);
+  bool coming = false;
+  std::erase_if(choice.spans, [&](const ChunkSpan& span) {
+    if (span.chunk->ready()) return false;
+    const auto chunk = span.chunk->lost() ? nullptr : chunks_->Find(span.chunk->name());
+    const bool reads = chunk == span.chunk && chunk_tiers_ != nullptr && chunk_tiers_->Read(chunk);
+    coming |= reads;
+    return !reads;
+  });
+  return !coming;
+}
+
+// What the sequence keeps of its own while it runs. `reads`: it may have rows that it did not compute.
+void EngineCore::MakeOwn(Choice& choice, bool reads) {
+  Live& live = *choice.live;
+  if (!live.evict.empty()) {
+    auto method = CreateEvictMethod(live.evict, EvictModelOf(*model_));
+    LARDER_CHECK(method.has_value());  // Validate has seen it
+    choice.own = std::make_unique<EvictDriver>(*evict_, *std::move(method), live.usage.prompt_tokens);
+    return;
+  }
+  if (live.reuse == nullptr || !reads) return;
+  if (choice.spans.empty()) return;
+  choice.own = std::make_unique<BlendDriver>(*blend_, *live.reuse, choice.spans, live.usage.prompt_tokens);
+}
+
+// false: there is no room for the chunk.
+bool EngineCore::BeginCapture(Choice& choice) {
+  const Request& request = choice.live->request;
+  if (request.chunk_from < 0 || choice.index > 0) return true;
+  choice.live->report.chunk = InfoOf(request);
+  if (chunks_->Has(ChunkName(request))) return true;
+  const std::span<const int32_t> tokens(request.prompt);
+  const auto from = static_cast<size_t>(request.chunk_from);
+  auto chunk = chunks_->Begin(request.tenant, tokens.first(from), tokens.subspan(from));
+  if (!chunk) return false;
+  choice.capture =
+      std::make_unique<ChunkCapture>(*model_, *std::move(chunk), choice.kv.get(), request.chunk_from);
+  return true;
+}
+
+void EngineCore::FinishCapture(Choice& choice) {
+  if (choice.capture == nullptr || choice.scheduled.num_computed < choice.live->usage.prompt_tokens) return;
+  chunks_->Finish(choice.capture->chunk());
+  if (chunk_tiers_ != nullptr) chunk_tiers_->Keep(choice.capture->chunk());
+  choice.capture = nullptr;
+}
+
+void EngineCore::ReportBlend(Choice& choice) {
+  if (choice.spans.empty()) return;
+  Live& live = *choice.live;
+  BlendReport& report = live.report.blend;
+  report.method = ReuseOf(live.request);
+  report.uses.clear();
+  report.covered = 0;
+  for (const ChunkSpan& span : choice.spans) {
+    report.uses.push_back({span.chunk->name().Hex(), span.begin, span.rows});
+    report.covered += span.rows;
+  }
+  live.report.read_chunks = choice.own->spared_rows();
+  report.again = report.covered - live.report.read_chunks;
+  report.fresh = live.usage.prompt_tokens - report.covered - live.report.read_memory;
+  for (const auto& [tier, rows] : live.report.read_tiers) report.fresh -= rows;
+}
+
+// Makes room that nobody who runs needs: a chunk that is not in use, else those that waiting requests have
+// found. false: there is none.
+bool EngineCore::DropUnused() {
+  if (chunks_->DropOldest()) return true;
+  bool any = false;
+  for (const auto& [id, choice] : choices_) {
+    if (choice->kv != nullptr || choice->own != nullptr || choice->spans.empty()) continue;
+    choice->spans.clear();
+    choice->matched = false;
+    any = true;
+  }
+  return any && chunks_->DropOldest();
+}
+
+}  // namespace larder

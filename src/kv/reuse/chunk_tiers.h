@@ -1,0 +1,90 @@
+// Stored chunks below memory: what was computed is written to every tier as a derived object under a name of
+// its own, found again after a restart, and read when a prompt wants it. docs/formats/kv-chunks.md has the
+// record to the byte.
+//
+// Everything here runs on the engine's thread. Tiers answer from threads of their own; their answers wait in
+// an inbox until Poll. A chunk that is being written or read is held.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "kv/reuse/chunks.h"
+#include "store/tier.h"
+
+namespace larder {
+
+inline constexpr uint32_t kKvChunkRecord = 2;  // RecordHeader::kind
+
+class ChunkTiers {
+ public:
+  // `notify`, from a tier's thread: Poll has something to do; may be null. `store` and `tiers` outlive this.
+  // `longest`: rows that a chunk and its prefix may have together.
+  ChunkTiers(const KvShape* shape, int64_t longest, ChunkStore* store, std::vector<Tier*> tiers,
+             uint64_t group_bytes, Clock* clock, std::function<void()> notify);
+  ~ChunkTiers();  // waits until what was put is written or given up and nothing is being read any more
+  ChunkTiers(const ChunkTiers&) = delete;
+  ChunkTiers& operator=(const ChunkTiers&) = delete;
+
+  // Where the tenant's records belong. The first time, and with another space, the tiers are asked what they
+  // have of it.
+  void SetSpace(const std::string& tenant, const SpaceId& space);
+  // Whether the tiers have said what they have of the tenant.
+  bool Listed(const std::string& tenant) const;
+  // Writes a chunk that is ready, if its tenant has a space.
+  void Keep(const std::shared_ptr<StoredChunk>& chunk);
+  // Begins to read a chunk that is not ready, or goes on. false: there is no room for it now.
+  bool Read(const std::shared_ptr<StoredChunk>& chunk);
+
+  bool Poll();  // takes the tiers' answers; whether there were any
+  // Memory is held that becomes free as the tiers get on.
+  bool busy() const { return !writes_.empty() || !reads_.empty(); }
+
+ private:
+  struct Inbox {
+    std::mutex mutex;
+    std::vector<std::function<void(ChunkTiers&)>> answers;  // guarded by mutex
+    std::function<void()> notify;
+    void Post(std::function<void(ChunkTiers&)> answer);
+  };
+  struct Space {
+    SpaceId id{};
+    size_t asked = 0;  // tiers that have not answered
+  };
+  struct Write {
+    std::shared_ptr<StoredChunk> chunk;
+    size_t left;  // tiers that have not answered
+  };
+  struct Reading {
+    std::shared_ptr<StoredChunk> chunk;
+    size_t tier = 0;
+    uint64_t ticket = 0;
+  };
+
+  RecordHeader HeaderOf(const StoredChunk& chunk, const SpaceId& space) const;
+  void List(const std::string& tenant);
+  void TakeListed(const std::string& tenant, const SpaceId& space,
+                  const Result<std::vector<RecordHeader>>& headers);
+  void StartReading(const Digest& name);
+  void ReadOver(const Digest& name, bool good);
+
+  const KvShape* shape_;
+  const int64_t longest_;
+  ChunkStore* store_;
+  const std::vector<Tier*> tiers_;
+  const uint64_t group_bytes_;
+  Clock* clock_;
+  std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
+  std::map<std::string, Space> spaces_;  // by tenant
+  std::map<uint64_t, Write> writes_;
+  std::map<Digest, Reading> reads_;  // by the chunk's name
+  uint64_t next_write_ = 1;
+};
+
+}  // namespace larder

@@ -1,0 +1,267 @@
+#include "kv/reuse/chunks.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/params.h"
+#include "kv/pool.h"
+
+namespace larder {
+namespace {
+
+// Tokens, windows of the index, names and lists of a chunk, in memory or not.
+uint64_t TableBytes(int64_t tokens) {
+  constexpr uint64_t kFixed = 1024, kWindow = 96;
+  const auto n = static_cast<uint64_t>(tokens);
+  return kFixed + n * sizeof(int32_t) + n / static_cast<uint64_t>(kChunkWindow) * kWindow;
+}
+
+int64_t PagesOf(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+}  // namespace
+
+StoredChunk::~StoredChunk() {
+  taken_->budget->Refund(TableBytes(rows()));
+  taken_->tables -= TableBytes(rows());
+  if (data_.size() == 0) return;
+  taken_->budget->Refund(AllocationCost(data_.size()));
+  taken_->memory -= data_.size();
+}
+
+std::byte* StoredChunk::PageOf(int layer, int kv_head, int64_t row) {
+  LARDER_CHECK(row >= 0 && row < rows() && data_.size() > 0);
+  const int64_t lane = int64_t{layer} * shape_->kv_heads() + kv_head;
+  const int64_t page = lane * PagesOf(rows()) + row / kPageTokens;
+  return data_.data() + static_cast<size_t>(page) * shape_->page_bytes();
+}
+
+void StoredChunk::Write(int layer, int kv_head, int64_t row, const float* k, const float* v) {
+  StoreKvRow(shape_->type(), shape_->head_dim(), k, v, PageOf(layer, kv_head, row),
+             static_cast<int>(row % kPageTokens));
+}
+
+void StoredChunk::Read(int layer, int kv_head, int64_t row, float* k, float* v) const {
+  LoadKvRow(shape_->type(), shape_->head_dim(), const_cast<StoredChunk*>(this)->PageOf(layer, kv_head, row),
+            static_cast<int>(row % kPageTokens), k, v);
+}
+
+ChunkStore::ChunkStore(const KvShape* shape, const KvIdentity& identity, std::unique_ptr<RunBudget> budget,
+                       uint64_t cache_bytes)
+    : shape_(shape),
+      names_(*shape, identity, nullptr),
+      limit_bytes_(static_cast<uint64_t>(kShare * static_cast<double>(cache_bytes))),
+      taken_{.budget = std::move(budget)} {}
+
+Digest ChunkStore::Name(const std::string& tenant, std::span<const int32_t> prefix,
+                        std::span<const int32_t> tokens) const {
+  return FieldHasher()
+      .Add("larder", std::string_view("kv-chunk"))
+      .Add("version", kBlockNameVersion)
+      .Add("keys", std::string_view("unrotated"))
+      .Add("root", names_.Root(0, tenant))
+      .Add("prefix", prefix)
+      .Add("tokens", tokens)
+      .Finish();
+}
+
+uint64_t ChunkStore::BytesFor(int64_t tokens) const {
+  const auto lanes = static_cast<uint64_t>(shape_->layers()) * static_cast<uint64_t>(shape_->kv_heads());
+  return lanes * static_cast<uint64_t>(PagesOf(tokens)) * shape_->page_bytes();
+}
+
+Status ChunkStore::Check(int64_t tokens) const {
+  if (tokens < kChunkWindow) {
+    return Fail(ErrorKind::kInvalid, "a chunk needs at least {} tokens, this one has {}; give a longer text",
+                kChunkWindow, tokens);
+  }
+  const uint64_t bytes = BytesFor(tokens);
+  if (bytes > limit_bytes_) {
+    return Fail(
+        ErrorKind::kInvalid,
+        "a chunk of {} tokens takes {}, and {} of the cache are for chunks; cut it, or give the cache "
+        "more memory",
+        tokens, FormatSize(bytes), FormatSize(limit_bytes_));
+  }
+  return {};
+}
+
+// Without memory for its rows.
+Result<std::shared_ptr<StoredChunk>> ChunkStore::Make(const std::string& tenant, const Digest& name,
+                                                      int64_t prefix_rows, std::vector<int32_t> tokens) {
+  LARDER_TRY(Check(std::ssize(tokens)));
+  const uint64_t tables = TableBytes(std::ssize(tokens));
+  Status charged = taken_.budget->Charge(tables);
+  while (!charged && DropOldest()) charged = taken_.budget->Charge(tables);
+  if (!charged) return std::unexpected(charged.error());
+  std::shared_ptr<StoredChunk> chunk(new StoredChunk);
+  chunk->shape_ = shape_;
+  chunk->taken_ = &taken_;
+  taken_.tables += tables;
+  chunk->name_ = name;
+  chunk->tenant_ = tenant;
+  chunk->prefix_rows_ = prefix_rows;
+  chunk->tokens_ = std::move(tokens);
+  chunk->begun_ = ++clock_;
+  return chunk;
+}
+
+Result<std::shared_ptr<StoredChunk>> ChunkStore::Begin(const std::string& tenant,
+                                                       std::span<const int32_t> prefix,
+                                                       std::span<const int32_t> tokens) {
+  LARDER_ASSIGN(auto chunk, Make(tenant, Name(tenant, prefix, tokens), std::ssize(prefix),
+                                 std::vector<int32_t>(tokens.begin(), tokens.end())));
+  LARDER_TRY(TakeMemory(*chunk));
+  return chunk;
+}
+
+Status ChunkStore::TakeMemory(StoredChunk& chunk) {
+  const uint64_t bytes = BytesFor(chunk.rows());
+  while (taken_.memory + bytes > limit_bytes_) {
+    if (!DropOldest()) return Fail(ErrorKind::kExhausted, "the room for chunks is held by running requests");
+  }
+  // Where there is no room, blocks that nobody holds have gone already; older chunks are next.
+  Status charged = taken_.budget->Charge(AllocationCost(bytes));
+  while (!charged && DropOldest()) charged = taken_.budget->Charge(AllocationCost(bytes));
+  LARDER_TRY(charged);
+  auto data = AlignedBuffer::Allocate(bytes, LargePages::kNo);
+  if (!data) {
+    taken_.budget->Refund(AllocationCost(bytes));
+    return std::unexpected(data.error());
+  }
+  chunk.data_ = *std::move(data);
+  taken_.memory += bytes;
+  return {};
+}
+
+void ChunkStore::ReturnMemory(StoredChunk& chunk) {
+  chunk.ready_ = false;
+  if (chunk.data_.size() == 0) return;
+  taken_.budget->Refund(AllocationCost(chunk.data_.size()));
+  taken_.memory -= chunk.data_.size();
+  chunk.data_.Reset();
+}
+
+void ChunkStore::Index(const std::shared_ptr<StoredChunk>& chunk) {
+  chunk->number_ = chunk->last_use_ = ++clock_;
+  chunks_[chunk->number_] = chunk;
+  by_name_[chunk->name()] = chunk->number_;
+  indexes_[chunk->tenant()].Add(chunk->number_, chunk->tokens(), &chunk->name());
+}
+
+void ChunkStore::Finish(const std::shared_ptr<StoredChunk>& chunk) {
+  for (const std::string& tenant : {chunk->tenant(), std::string()}) {
+    const auto forgotten = forgotten_.find(tenant);
+    if (forgotten != forgotten_.end() && forgotten->second > chunk->begun_) return;
+  }
+  const auto known = by_name_.find(chunk->name());
+  if (known != by_name_.end()) {
+    if (chunks_.at(known->second)->ready()) return;  // somebody else was faster
+    Drop(known->second);
+  }
+  chunk->ready_ = true;
+  Index(chunk);
+  ++stats_.stored;
+}
+
+std::shared_ptr<StoredChunk> ChunkStore::Find(const Digest& name) const {
+  const auto known = by_name_.find(name);
+  return known == by_name_.end() ? nullptr : chunks_.at(known->second);
+}
+
+void ChunkStore::Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows,
+                       std::vector<int32_t> tokens) {
+  if (const auto known = Find(name)) return KeptBelow(*known);
+  if (taken_.tables > limit_bytes_ / kTablesShare) return;
+  auto chunk = Make(tenant, name, prefix_rows, std::move(tokens));
+  if (!chunk) return;
+  (*chunk)->kept_below_ = true;
+  Index(*chunk);
+}
+
+void ChunkStore::Arrived(StoredChunk& chunk) {
+  chunk.ready_ = true;
+  ++stats_.restored;
+}
+
+void ChunkStore::Lose(StoredChunk& chunk) {
+  ReturnMemory(chunk);
+  chunk.lost_ = true;
+  if (Has(chunk.name()) && by_name_.at(chunk.name()) == chunk.number_) Drop(chunk.number_);
+}
+
+std::vector<ChunkSpan> ChunkStore::Match(const std::string& tenant, std::span<const int32_t> prompt) {
+  std::vector<ChunkSpan> spans;
+  const auto index = indexes_.find(tenant);
+  if (index == indexes_.end()) return spans;
+  for (const ChunkMatch& match : index->second.Find(prompt)) {
+    const auto& chunk = chunks_.at(match.chunk);
+    chunk->last_use_ = ++clock_;
+    spans.push_back({chunk, match.begin, match.rows, match.first});
+    ++stats_.matches;
+    stats_.matched_tokens += static_cast<uint64_t>(match.rows);
+  }
+  return spans;
+}
+
+bool ChunkStore::DropOldest() {
+  StoredChunk* oldest = nullptr;
+  for (const auto& [number, chunk] : chunks_) {
+    if (chunk.use_count() > 1 || !chunk->ready()) continue;
+    if (oldest == nullptr || chunk->last_use_ < oldest->last_use_) oldest = chunk.get();
+  }
+  if (oldest == nullptr) return false;
+  ++stats_.evicted;
+  if (oldest->kept_below_ && taken_.tables <= limit_bytes_ / kTablesShare) {
+    ReturnMemory(*oldest);
+  } else {
+    Drop(oldest->number_);
+  }
+  return true;
+}
+
+void ChunkStore::Drop(uint64_t number) {
+  const std::shared_ptr<StoredChunk> chunk = chunks_.at(number);
+  const auto index = indexes_.find(chunk->tenant());
+  index->second.Remove(number);
+  if (index->second.empty()) indexes_.erase(index);
+  by_name_.erase(chunk->name());
+  chunks_.erase(number);
+}
+
+void ChunkStore::Clear(const std::string& tenant) {
+  std::vector<std::shared_ptr<StoredChunk>> chunks;
+  for (const auto& [number, chunk] : chunks_) {
+    if (tenant.empty() || chunk->tenant() == tenant) chunks.push_back(chunk);
+  }
+  for (const auto& chunk : chunks) {
+    const bool held = chunk.use_count() > 2;  // by others than the map and this list
+    if (!chunk->kept_below_) {
+      Drop(chunk->number_);
+    } else if (!held) {
+      ReturnMemory(*chunk);
+    }
+  }
+}
+
+void ChunkStore::Forget(const std::string& tenant) {
+  forgotten_[tenant] = ++clock_;
+  std::vector<uint64_t> numbers;
+  for (const auto& [number, chunk] : chunks_) {
+    if (tenant.empty() || chunk->tenant() == tenant) numbers.push_back(number);
+  }
+  for (const uint64_t number : numbers) Drop(number);
+}
+
+ChunkStats ChunkStore::stats() const {
+  ChunkStats stats = stats_;
+  stats.chunks = chunks_.size();
+  for (const auto& [number, chunk] : chunks_) {
+    stats.tokens += static_cast<uint64_t>(chunk->rows());
+    stats.below += chunk->ready() ? 0 : 1;
+  }
+  stats.bytes = taken_.memory;
+  stats.limit_bytes = limit_bytes_;
+  return stats;
+}
+
+}  // namespace larder

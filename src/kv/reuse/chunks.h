@@ -1,0 +1,151 @@
+// Stored chunks: keys and values of a text that was run alone behind a declared prefix, to stand in for rows
+// of prompts that have the text somewhere else. A chunk is approximate wherever it is used, so it has a name
+// of its own, and none of its rows is ever found under a block's name.
+//
+// Keys are stored un-rotated, 16 bits an element (or floats, as the cache has them), so that they can be
+// rotated once to any position. Memory comes out of the cache's limit; at most half of it is for chunks, and
+// within that the chunk goes first that was not used for longest and that nobody holds. What a tier below has
+// stays known by its tokens, without memory, and is read again when it is wanted (kv/reuse/chunk_tiers.h). A
+// chunk belongs to one tenant and is found by nobody else.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/result.h"
+#include "kv/names.h"
+#include "kv/page_source.h"
+#include "kv/reuse/chunk_index.h"
+#include "kv/shape.h"
+
+namespace larder {
+
+// What all chunks of a store take together, those included that were dropped while somebody held them.
+struct ChunkBytes {
+  std::unique_ptr<RunBudget> budget;
+  uint64_t memory = 0;  // for rows
+  uint64_t tables = 0;
+};
+
+class StoredChunk {
+ public:
+  ~StoredChunk();
+  StoredChunk(const StoredChunk&) = delete;
+  StoredChunk& operator=(const StoredChunk&) = delete;
+
+  const Digest& name() const { return name_; }
+  const std::string& tenant() const { return tenant_; }
+  const std::vector<int32_t>& tokens() const { return tokens_; }
+  int64_t rows() const { return std::ssize(tokens_); }
+  int64_t prefix_rows() const { return prefix_rows_; }  // that it was run behind
+  bool ready() const { return ready_; }                 // its rows are here and final
+  bool lost() const { return lost_; }                   // nobody has its rows any more
+
+  // One row of a lane, [head_dim] each, the key un-rotated. From several threads for different rows.
+  // REQUIRES: it has memory.
+  void Write(int layer, int kv_head, int64_t row, const float* k, const float* v);
+  void Read(int layer, int kv_head, int64_t row, float* k, float* v) const;
+  // Pages of rows, by layer, KV head and place; empty: not in memory.
+  std::span<std::byte> bytes() { return {data_.data(), data_.size()}; }
+
+ private:
+  friend class ChunkStore;
+  StoredChunk() = default;
+  std::byte* PageOf(int layer, int kv_head, int64_t row);
+
+  const KvShape* shape_ = nullptr;
+  ChunkBytes* taken_ = nullptr;
+  Digest name_;
+  std::string tenant_;
+  int64_t prefix_rows_ = 0;
+  std::vector<int32_t> tokens_;
+  AlignedBuffer data_;
+  bool ready_ = false, lost_ = false;
+  bool kept_below_ = false;
+  uint64_t begun_ = 0, number_ = 0, last_use_ = 0;
+};
+
+// A part of a prompt that a chunk has rows for.
+struct ChunkSpan {
+  std::shared_ptr<const StoredChunk> chunk;
+  int64_t begin, rows;  // of the prompt
+  int64_t first;        // row of the chunk at `begin`
+};
+
+struct ChunkStats {
+  uint64_t chunks = 0, tokens = 0, bytes = 0, limit_bytes = 0;
+  uint64_t stored = 0, evicted = 0;  // so far
+  uint64_t matches = 0, matched_tokens = 0;
+  uint64_t below = 0, restored = 0;  // known but not in memory; read from below so far
+};
+
+// One thread at a time, the engine's. Outlives the chunks that it made.
+class ChunkStore {
+ public:
+  static constexpr double kShare = 0.5;  // of the cache's limit
+  static constexpr uint64_t kTablesShare =
+      16;  // one part in so many of that: chunks without memory are known
+
+  // `budget`: of the cache, whose limit is `cache_bytes`.
+  ChunkStore(const KvShape* shape, const KvIdentity& identity, std::unique_ptr<RunBudget> budget,
+             uint64_t cache_bytes);
+
+  // What a chunk of these tokens, run behind these, is called.
+  Digest Name(const std::string& tenant, std::span<const int32_t> prefix,
+              std::span<const int32_t> tokens) const;
+  // kInvalid: shorter than a window, or it could never be stored.
+  Status Check(int64_t tokens) const;
+  // A chunk to be written; found from Finish on. kExhausted: others hold the room.
+  Result<std::shared_ptr<StoredChunk>> Begin(const std::string& tenant, std::span<const int32_t> prefix,
+                                             std::span<const int32_t> tokens);
+  // Unless its tenant was forgotten meanwhile.
+  void Finish(const std::shared_ptr<StoredChunk>& chunk);
+  bool Has(const Digest& name) const { return by_name_.contains(name); }
+  std::shared_ptr<StoredChunk> Find(const Digest& name) const;  // null: not here
+  uint64_t BytesFor(int64_t tokens) const;
+
+  // Chunks in a prompt, ascending, without overlaps. Holding a span keeps its chunk. Those that are not ready
+  // are to be read from below.
+  std::vector<ChunkSpan> Match(const std::string& tenant, std::span<const int32_t> prompt);
+
+  // Drops the memory of the chunk that was not used for longest, and the chunk with it unless it is kept
+  // below. false: all are held, or there is none.
+  bool DropOldest();
+  void Clear(const std::string& tenant);   // of memory; "": of all
+  void Forget(const std::string& tenant);  // altogether; what is held ends with its holder; "": of all
+  ChunkStats stats() const;
+
+  // --- for those below (kv/reuse/chunk_tiers.h)
+  // A tier has this chunk. Nothing if it is known already, or there is no room to know it.
+  void Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows, std::vector<int32_t> tokens);
+  Status TakeMemory(StoredChunk& chunk);  // for a chunk that is to be read; kExhausted
+  void Arrived(StoredChunk& chunk);       // it was read
+  void Lose(StoredChunk& chunk);          // it could not be read
+  void KeptBelow(StoredChunk& chunk) { chunk.kept_below_ = true; }
+
+ private:
+  Result<std::shared_ptr<StoredChunk>> Make(const std::string& tenant, const Digest& name,
+                                            int64_t prefix_rows, std::vector<int32_t> tokens);
+  void Index(const std::shared_ptr<StoredChunk>& chunk);
+  void ReturnMemory(StoredChunk& chunk);
+  void Drop(uint64_t number);
+
+  const KvShape* shape_;
+  NameChain names_;
+  const uint64_t limit_bytes_;
+  ChunkBytes taken_;
+  std::map<uint64_t, std::shared_ptr<StoredChunk>> chunks_;  // by number
+  std::map<Digest, uint64_t> by_name_;
+  std::map<std::string, ChunkIndex> indexes_;  // by tenant
+  std::map<std::string, uint64_t> forgotten_;  // by tenant: when
+  uint64_t clock_ = 0;                         // of uses, and of numbers
+  ChunkStats stats_;
+};
+
+}  // namespace larder

@@ -1,0 +1,301 @@
+// Stored chunks: found at every offset and nowhere else, whatever their hashes are; kept to their share; the
+// choice of rows that are computed again.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <random>
+
+#include "kv/cache.h"
+#include "kv/reuse/chunks.h"
+#include "kv/reuse/method.h"
+
+namespace larder {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+
+Tokens Text(uint32_t seed, size_t n, uint32_t vocabulary = 50000) {
+  std::mt19937 random(seed);
+  Tokens out(n);
+  for (auto& t : out) t = static_cast<int32_t>(random() % vocabulary);
+  return out;
+}
+Tokens operator+(Tokens a, const Tokens& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+Digest NameOf(uint64_t chunk) { return FieldHasher().Add("chunk", chunk).Finish(); }
+
+struct Indexed {
+  explicit Indexed(std::vector<Tokens> texts, std::function<uint64_t(uint64_t)> weaken = nullptr)
+      : tokens(std::move(texts)), index(std::move(weaken)) {
+    for (size_t i = 0; i < tokens.size(); ++i) names.push_back(NameOf(i));
+    for (size_t i = 0; i < tokens.size(); ++i) index.Add(i, tokens[i], &names[i]);
+  }
+  // Every match stands where it says, as far as it goes.
+  std::vector<ChunkMatch> Find(const Tokens& prompt) const {
+    const auto found = index.Find(prompt);
+    int64_t end = 0;
+    for (const ChunkMatch& match : found) {
+      const Tokens& text = tokens[match.chunk];
+      EXPECT_GE(match.begin, end);
+      EXPECT_GE(match.rows, kChunkWindow);
+      end = match.begin + match.rows;
+      for (int64_t i = 0; i < match.rows; ++i)
+        EXPECT_EQ(prompt.at(static_cast<size_t>(match.begin + i)),
+                  text.at(static_cast<size_t>(match.first + i)));
+    }
+    return found;
+  }
+  std::vector<Tokens> tokens;
+  std::vector<Digest> names;
+  ChunkIndex index;
+};
+
+void ExpectMatch(const std::vector<ChunkMatch>& found, size_t at, int64_t begin, int64_t rows, uint64_t chunk,
+                 int64_t first) {
+  ASSERT_LT(at, found.size());
+  EXPECT_EQ(found[at].begin, begin);
+  EXPECT_EQ(found[at].rows, rows);
+  EXPECT_EQ(found[at].chunk, chunk);
+  EXPECT_EQ(found[at].first, first);
+}
+
+TEST(ChunkIndexTest, FindsChunksAtEveryOffset) {
+  const Indexed indexed({Text(1, 64), Text(2, 200), Text(3, 129)});
+  for (size_t offset = 0; offset < 140; ++offset) {
+    const Tokens before = Text(100, offset), between = Text(101, 3);
+    const auto found =
+        indexed.Find(before + indexed.tokens[1] + between + indexed.tokens[0] + indexed.tokens[2]);
+    ASSERT_EQ(found.size(), 3u) << offset;
+    const auto at = static_cast<int64_t>(offset);
+    ExpectMatch(found, 0, at, 200, 1, 0);
+    ExpectMatch(found, 1, at + 203, 64, 0, 0);
+    ExpectMatch(found, 2, at + 267, 129, 2, 0);
+  }
+  EXPECT_TRUE(indexed.Find(Text(9, 500)).empty());
+  EXPECT_TRUE(indexed.Find(Text(1, 63)).empty());
+  EXPECT_TRUE(indexed.Find({}).empty());
+}
+
+TEST(ChunkIndexTest, PartsOfAChunkMatchAsFarAsTheyGo) {
+  const Indexed indexed({Text(1, 300)});
+  const Tokens& text = indexed.tokens[0];
+  // From the middle of a window to the middle of another one.
+  const Tokens part(text.begin() + 30, text.begin() + 250);
+  ExpectMatch(indexed.Find(Text(5, 11) + part + Text(6, 11)), 0, 11, 220, 0, 30);
+  // A token in the middle is another one.
+  Tokens broken = text;
+  broken[150] ^= 1;
+  const auto found = indexed.Find(broken);
+  ASSERT_EQ(found.size(), 2u);
+  ExpectMatch(found, 0, 0, 150, 0, 0);
+  ExpectMatch(found, 1, 151, 149, 0, 151);
+}
+
+TEST(ChunkIndexTest, OverlapsAreResolvedTheSameWayWhateverTheOrder) {
+  const Tokens a = Text(1, 128), b = Text(2, 128);
+  const std::vector<Tokens> texts = {a + b, a, b, b + a};
+  const Tokens prompt = Text(7, 5) + a + b + a;
+  const auto expected = Indexed(texts).Find(prompt);
+  ASSERT_EQ(expected.size(), 2u);
+  ExpectMatch(expected, 0, 5, 256, 0, 0);
+  std::vector<uint64_t> order = {0, 1, 2, 3};
+  do {
+    ChunkIndex index;
+    std::vector<Digest> names;
+    for (uint64_t i = 0; i < 4; ++i) names.push_back(NameOf(i));
+    for (const uint64_t i : order) index.Add(i, texts[i], &names[i]);
+    const auto found = index.Find(prompt);
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t i = 0; i < found.size(); ++i)
+      ExpectMatch(found, i, expected[i].begin, expected[i].rows, expected[i].chunk, expected[i].first);
+  } while (std::ranges::next_permutation(order).found);
+}
+
+TEST(ChunkIndexTest, CollisionsNeverGiveOtherRows) {
+  for (const uint64_t kept : {uint64_t{0}, uint64_t{1}, uint64_t{7}}) {
+    const auto weaken = [kept](uint64_t hash) { return hash & kept; };
+    // Few different tokens, so that much is alike.
+    std::vector<Tokens> texts;
+    for (uint32_t i = 0; i < 8; ++i) texts.push_back(Text(i, 64 + 31 * i, 2));
+    const Indexed weak(texts, weaken);
+    const Indexed strong(texts);
+    for (uint32_t seed = 0; seed < 20; ++seed) {
+      const Tokens prompt =
+          Text(50 + seed, 40, 2) + texts[seed % 8] + Text(90 + seed, 70, 2) + texts[(seed + 3) % 8];
+      const auto expected = strong.Find(prompt);
+      EXPECT_GE(expected.size(), 2u);
+      const auto found = weak.Find(prompt);
+      ASSERT_EQ(found.size(), expected.size());
+      for (size_t i = 0; i < found.size(); ++i)
+        ExpectMatch(found, i, expected[i].begin, expected[i].rows, expected[i].chunk, expected[i].first);
+    }
+  }
+}
+
+TEST(ChunkIndexTest, WhatIsRemovedIsNotFound) {
+  Indexed indexed({Text(1, 130), Text(1, 130) + Text(2, 70), Tokens(512, 3)});
+  const Tokens prompt = Text(1, 130) + Tokens(300, 3);
+  ASSERT_EQ(indexed.Find(prompt).size(), 2u);
+  indexed.index.Remove(0);
+  ASSERT_EQ(indexed.Find(prompt).size(), 2u);
+  EXPECT_EQ(indexed.Find(prompt)[0].chunk, 1u);
+  indexed.index.Remove(1);
+  indexed.index.Remove(2);
+  indexed.index.Remove(2);
+  EXPECT_TRUE(indexed.Find(prompt).empty());
+  EXPECT_TRUE(indexed.index.empty());
+}
+
+class ChunkStoreTest : public ::testing::Test {
+ protected:
+  ChunkStoreTest() {
+    cache_ =
+        *KvCache::Create(*KvShape::Create({0, 0}, 2, 32, KvType::kI16), {}, {.limit_bytes = kLimit}, &clock_);
+    store_ = std::make_unique<ChunkStore>(&cache_->shape(), KvIdentity{}, cache_->MakeBudget(), kLimit);
+  }
+  std::shared_ptr<StoredChunk> Put(const std::string& tenant, const Tokens& tokens,
+                                   const Tokens& prefix = {}) {
+    auto chunk = store_->Begin(tenant, prefix, tokens);
+    EXPECT_TRUE(chunk) << (chunk ? "" : chunk.error().message);
+    if (!chunk) return nullptr;
+    store_->Finish(*chunk);
+    EXPECT_LE(cache_->used_bytes(), kLimit);
+    return *chunk;
+  }
+
+  static constexpr uint64_t kLimit = 4 << 20;
+  SystemClock clock_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<ChunkStore> store_;
+};
+
+TEST_F(ChunkStoreTest, RowsComeBackAsTheyWereWritten) {
+  const auto chunk = Put("t", Text(1, 100));
+  float k[32], v[32], got_k[32], got_v[32];
+  for (const int64_t row : {0, 63, 64, 99}) {
+    for (int i = 0; i < 32; ++i) {
+      k[i] = static_cast<float>(row + i);
+      v[i] = static_cast<float>(row - i);
+    }
+    chunk->Write(1, 1, row, k, v);
+    chunk->Read(1, 1, row, got_k, got_v);
+    for (int i = 0; i < 32; ++i) {
+      EXPECT_NEAR(got_k[i], k[i], 0.02);
+      EXPECT_NEAR(got_v[i], v[i], 0.02);
+    }
+  }
+}
+
+TEST_F(ChunkStoreTest, ATenantFindsItsOwn) {
+  Put("t", Text(1, 100));
+  EXPECT_EQ(store_->Match("t", Text(1, 100)).size(), 1u);
+  EXPECT_TRUE(store_->Match("u", Text(1, 100)).empty());
+  EXPECT_TRUE(store_->Match("", Text(1, 100)).empty());
+  Put("u", Text(1, 100));
+  store_->Forget("t");
+  EXPECT_TRUE(store_->Match("t", Text(1, 100)).empty());
+  EXPECT_EQ(store_->Match("u", Text(1, 100)).size(), 1u);
+}
+
+TEST_F(ChunkStoreTest, NamesTellEverythingApart) {
+  const Tokens a = Text(1, 100), b = Text(2, 100);
+  const std::vector<Digest> names = {store_->Name("t", {}, a), store_->Name("u", {}, a),
+                                     store_->Name("t", {}, b), store_->Name("t", b, a),
+                                     store_->Name("t", {}, b + a)};
+  for (size_t i = 0; i < names.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) EXPECT_NE(names[i], names[j]) << i << " and " << j;
+  }
+}
+
+TEST_F(ChunkStoreTest, TheOldestGoesAndWhatIsHeldStays) {
+  const auto held = Put("t", Text(0, 200));
+  std::vector<ChunkSpan> used;
+  for (uint32_t i = 1; i < 200; ++i) {
+    Put("t", Text(i, 200));
+    EXPECT_EQ(store_->Match("t", Text(1, 200)).size(), 1u) << "it was used just now";
+    const ChunkStats stats = store_->stats();
+    EXPECT_LE(stats.bytes, stats.limit_bytes);
+  }
+  EXPECT_EQ(store_->Match("t", Text(0, 200)).size(), 1u);
+  EXPECT_TRUE(store_->Match("t", Text(2, 200)).empty());
+  EXPECT_GT(store_->stats().evicted, 100u);
+  // All of the share is held: nothing more comes in, and nothing is lost.
+  std::vector<std::shared_ptr<StoredChunk>> all;
+  for (uint32_t i = 1000; i < 1200; ++i) {
+    auto chunk = store_->Begin("t", {}, Text(i, 200));
+    if (!chunk) {
+      EXPECT_EQ(chunk.error().kind, ErrorKind::kExhausted);
+      break;
+    }
+    store_->Finish(*chunk);
+    all.push_back(*chunk);
+  }
+  EXPECT_LT(all.size(), 200u);
+  EXPECT_EQ(store_->stats().chunks, all.size() + 1);
+  // Its pages go when the last holder lets go.
+  const uint64_t bytes = store_->stats().bytes;
+  store_->Forget("");
+  EXPECT_EQ(store_->stats().bytes, bytes);
+  all.clear();
+  EXPECT_EQ(store_->stats().bytes, held->bytes().size());
+}
+
+TEST_F(ChunkStoreTest, RefusesWhatCannotBeAChunk) {
+  EXPECT_EQ(store_->Check(63).error().kind, ErrorKind::kInvalid);
+  EXPECT_TRUE(store_->Check(64));
+  EXPECT_EQ(store_->Check(1 << 20).error().kind, ErrorKind::kInvalid);
+  EXPECT_FALSE(store_->Begin("t", {}, Text(1, 10)));
+  EXPECT_EQ(store_->stats().bytes, 0u);
+}
+
+TEST(BlendMethodTest, ChoosesTheLargestDeviationsAndTheLowerOfEqualOnes) {
+  const auto choose = [](const std::string& spec, const std::vector<float>& deviations) {
+    const auto method = CreateReuseMethod(spec, {.layers = 4});
+    EXPECT_TRUE(method) << (method ? "" : method.error().message);
+    std::vector<int32_t> positions;
+    std::vector<int64_t> in_span;
+    for (size_t i = 0; i < deviations.size(); ++i) {
+      positions.push_back(static_cast<int32_t>(100 + i));
+      in_span.push_back(static_cast<int64_t>(i % 4));
+    }
+    std::vector<uint8_t> again(deviations.size());
+    (*method)->Choose({positions, in_span, deviations}, again);
+    std::string chosen;
+    for (const uint8_t one : again) chosen += one != 0 ? 'x' : '.';
+    return chosen;
+  };
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> some = {1, 5, 5, 0, 9, 5, 2, 3};
+  EXPECT_EQ(choose("blend:ratio=0.4", some), ".xx.x...");  // 3 of 8
+  EXPECT_EQ(choose("blend:ratio=0", some), "........");
+  EXPECT_EQ(choose("blend:ratio=1", some), "xxxxxxxx");
+  EXPECT_EQ(choose("blend:ratio=0.12", some), "........");
+  EXPECT_EQ(choose("blend:ratio=0.25", {1, nan, 2, 3, 0, 0, 0, 7}), ".x.....x");
+  EXPECT_EQ(choose("blend:ratio=0.5,select=first", some), "xx..xx..");
+  const std::string random = choose("blend:ratio=0.5,select=random", some);
+  EXPECT_EQ(std::ranges::count(random, 'x'), 4);
+  EXPECT_EQ(random, choose("blend:ratio=0.5,select=random", {0, 0, 0, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(choose("blend", {}), "");
+}
+
+TEST(BlendMethodTest, DeclaresWhatItNeedsAndRefusesWhatCannotBe) {
+  const auto needs = (*CreateReuseMethod("blend:by=kv,check=3,reposition=false", {.layers = 4}))->needs();
+  EXPECT_TRUE(needs.chunks && needs.keys && needs.values && !needs.reposition);
+  EXPECT_EQ(needs.check_layer, 3);
+  EXPECT_FALSE((*CreateReuseMethod("prefix", {}))->needs().chunks);
+  for (const char* bad : {"blend:check=4", "blend:check=0", "blend:ratio=-1", "blend:by=q", "blend:nosuch=1",
+                          "prefix:ratio=1", "nosuch", ""}) {
+    EXPECT_FALSE(CreateReuseMethod(bad, {.layers = 4})) << bad;
+  }
+  EXPECT_TRUE(CheckCombination("prefix", "h2o:budget=0.5"));
+  EXPECT_TRUE(CheckCombination("blend:ratio=0.5", ""));
+  EXPECT_FALSE(CheckCombination("blend:ratio=0.5", "h2o:budget=0.5"));
+  EXPECT_FALSE(CheckCombination("blend", "streaming"));
+}
+
+}  // namespace
+}  // namespace larder
