@@ -1,34 +1,22 @@
 // The KV codecs. One line each.
-#include <array>
-
 #include "compute/attention.h"
 #include "compute/kv_codes.h"
 #include "kv/codec/codec.h"
 
 namespace larder {
 
-Result<std::unique_ptr<KvCodec>> CreateT4(std::string_view parameters, int head_dim);
-Result<std::unique_ptr<KvCodec>> CreateQ80(std::string_view parameters, int head_dim);
-Result<std::unique_ptr<KvCodec>> CreateQ40(std::string_view parameters, int head_dim);
+// The function in its file that describes it.
+KvCodecEntry T4Codec();
+KvCodecEntry Q80Codec();
+KvCodecEntry Q40Codec();
 
-namespace {
-
-constexpr std::array kCodecs = {
-    KvCodecEntry{"t4", "4 bits, a scale and a zero point for each key and value; keys rotated and centred",
-                 &CreateT4},
-    KvCodecEntry{"q8_0", "8 bits, a scale for every 32 dimensions", &CreateQ80},
-    KvCodecEntry{"q4_0", "4 bits, a scale for every 32 dimensions", &CreateQ40},
-};
-
-}  // namespace
-
-std::span<const KvCodecEntry> KvCodecs() { return kCodecs; }
+std::vector<KvCodecEntry> KvCodecs() { return {T4Codec(), Q80Codec(), Q40Codec()}; }
 
 std::string KvCodecNames() {
   std::string names;
-  for (const KvCodecEntry& entry : kCodecs) {
+  for (const KvCodecEntry& entry : KvCodecs()) {
     if (!names.empty()) names += ", ";
-    names += entry.name;
+    names += entry.info.name;
   }
   return names;
 }
@@ -37,8 +25,10 @@ Result<std::unique_ptr<KvCodec>> CreateKvCodec(std::string_view spec, int head_d
   const size_t colon = spec.find(':');
   const std::string_view name = spec.substr(0, colon);
   const std::string_view parameters = colon == std::string_view::npos ? "" : spec.substr(colon + 1);
-  for (const KvCodecEntry& entry : kCodecs) {
-    if (entry.name == name) return entry.create(parameters, head_dim);
+  for (const KvCodecEntry& entry : KvCodecs()) {
+    if (entry.info.name != name) continue;
+    Params params{std::string(name)};
+    return entry.create(params, parameters, head_dim);
   }
   return Fail(ErrorKind::kInvalid, "unknown KV codec \"{}\"; known are {}, and f16 and f32 without one", name,
               KvCodecNames());
