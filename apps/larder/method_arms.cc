@@ -112,19 +112,21 @@ Result<std::vector<int32_t>> ArmRunner::Greedy(int64_t tokens) {
   return out;
 }
 
-// The full cache reads prompt and continuation; what the continuation looks at is the oracle's knowledge. The
-// sequence that is returned ends with the prompt.
+// The full cache reads prompt and continuation; what the rows that predict look at is the oracle's knowledge.
+// The sequence that is returned ends with the prompt.
 Result<std::unique_ptr<KvSequence>> ArmRunner::Impl::Full(const Text& text) {
   future.Reset(model.spec(), text.rows());
-  const auto before = static_cast<int64_t>(context.size());
+  const bool oracle = std::ranges::count(arms, ArmKind::kOracle, &Arm::kind) > 0;
+  const auto append = [&](KvSequence& sequence, int64_t from, int64_t end) {
+    FutureAttention::Capture capture(future, model, resources.scratch, sequence, text.first);
+    return session->Append(sequence, text.Rows(from, end), text.first, Into(base()),
+                           oracle ? &capture : nullptr);
+  };
   LARDER_ASSIGN(auto full, session->Fork(*shared));
-  LARDER_TRY(session->Append(*full, text.Rows(before, text.prompt), text.first, Into(base())));
+  LARDER_TRY(append(*full, static_cast<int64_t>(context.size()), text.prompt));
   full_bytes = session->cache().Held(*full).bytes;
   LARDER_ASSIGN(auto ahead, session->Fork(*full));
-  FutureAttention::Capture capture(future, model, resources.scratch, *ahead, text.prompt);
-  const bool oracle = std::ranges::count(arms, ArmKind::kOracle, &Arm::kind) > 0;
-  LARDER_TRY(session->Append(*ahead, text.Rows(text.prompt, text.rows()), text.first, Into(base()),
-                             oracle ? &capture : nullptr));
+  LARDER_TRY(append(*ahead, text.prompt, text.rows()));
   session->cache().Close(std::move(ahead));
   return full;
 }

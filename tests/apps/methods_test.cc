@@ -97,7 +97,8 @@ TEST(ArmRunner, ReadsTheLastRowOfAPromptAgain) {
       for (size_t arm = 0; arm < parts->size(); ++arm) {
         const bool exact = one == all->get() || arm == 0;
         EXPECT_EQ((*parts)[arm].tokens[0].kl == 0, exact) << name << arm;
-        if (one == all->get()) continue;
+        // The oracle knows one row more here.
+        if (one == all->get() || arms->at(arm).kind == ArmKind::kOracle) continue;
         for (size_t i = 0; i < 20; ++i)
           EXPECT_EQ((*parts)[arm].tokens[i + 1].candidate_nll, (*once)[arm].tokens[i].candidate_nll)
               << name << arm;
@@ -126,6 +127,7 @@ TEST(ArmRunner, HasCodecsBesideMethods) {
   EXPECT_LT(KlOf((*out)[0]), KlOf((*out)[2]));
   EXPECT_LT((*out)[2].private_bytes, (*out)[0].private_bytes);
   EXPECT_LT((*out)[0].private_bytes, (*runner)->full_bytes());
+  EXPECT_GT((*out)[2].private_bytes, (*runner)->full_bytes() / 2);  // the last of three blocks is rows
   EXPECT_NE(KlOf((*out)[2]), KlOf((*out)[3]));
 }
 
