@@ -13,7 +13,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // A line a method.
-Plot PlotOf(const MethodsResult& result, Fidelity ArmSummary::*which) {
+Plot PlotOf(const MethodsResult& result, Fidelity ArmSummary::* which) {
   Plot plot{"mean KL to the full cache, nats a token", true, {}};
   for (const ArmSummary& s : result.arms) {
     auto line = std::ranges::find(plot.lines, s.arm.method, &PlotLine::name);

@@ -20,7 +20,7 @@ std::vector<std::string> TasksOf(const TasksResult& result) {
   return tasks;
 }
 
-Plot PlotOf(const TasksResult& result, const std::string& task, TaskScore TaskCell::*which) {
+Plot PlotOf(const TasksResult& result, const std::string& task, TaskScore TaskCell::* which) {
   Plot plot{"share of right answers", false, {}};
   for (const TaskCell& cell : result.cells) {
     if (cell.task != task) continue;
