@@ -62,7 +62,6 @@ Result<std::unique_ptr<KvCodec>> Create(Params& params, std::string_view paramet
   params.Choice("sinks", &sinks, {"0", "4"}, "leading tokens of a text that stay exact");
   LARDER_TRY(params.ParseList(parameters));
   if (head_dim == 0) return std::unique_ptr<KvCodec>();  // only to describe it
-  LARDER_TRY(CheckCodedHead("t4", head_dim));
   T4Options options;
   options.rotate = rotate == "auto" ? WidestRotation(head_dim) : std::max(1, std::stoi(rotate));
   options.center = center == "1";
