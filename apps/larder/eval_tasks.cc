@@ -16,7 +16,7 @@ struct Form {
   const char* budgets;
 };
 constexpr Form kTable[] = {
-    {2, 2, 192, "0.5"}, {40, 5, 1024, "0.5,0.25,0.125"}, {100, 5, 1024, "0.5,0.25,0.125,0.0625"}};
+    {2, 2, 256, "0.5"}, {40, 5, 1024, "0.5,0.25,0.125"}, {100, 5, 1024, "0.5,0.25,0.125,0.0625"}};
 constexpr const char* kMethods =
     "full,random,streaming,keynorm,h2o:decode=false,h2o,snapkv,lacache,oracle,q8_0,q4_0,t4:center=0";
 
