@@ -1,6 +1,6 @@
 """The paragraphs of a folder's HTML pages as plain text, pages in the order of their names.
 
-    html_text.py FOLDER
+    html_text.py FOLDER [PATTERN]        pages whose names are like PATTERN; all by default
 """
 
 import html.parser
@@ -43,7 +43,8 @@ class Text(html.parser.HTMLParser):
 
 def main():
     shortest = 80  # characters; shorter paragraphs are headings, menus and commands
-    for page in sorted(pathlib.Path(sys.argv[1]).rglob("*.html"), key=lambda path: path.name):
+    pattern = sys.argv[2] if len(sys.argv) > 2 else "*.html"
+    for page in sorted(pathlib.Path(sys.argv[1]).rglob(pattern), key=lambda path: path.name):
         text = Text()
         text.feed(page.read_text(encoding="utf-8"))
         text.flush()

@@ -11,9 +11,8 @@ std::span<const CommandEntry> Commands() {
        "prefill|decode|batch|serve|load|attention|matmul|schedule|pool|memory|restore|store|neighbour",
        "what to measure", CreateBench},
       {"eval",
-       "measure quality on a text: perplexity, KL divergence between two settings, eviction methods, "
-       "blending",
-       "ppl|kl|methods|blend", "what to measure", CreateEval},
+       "measure quality: perplexity, KL divergence between two settings, or methods that shape the cache",
+       "ppl|kl|methods|tasks|stream|blend", "what to measure", CreateEval},
       {"methods", "list the published methods that can shape the cache, with their parameters", "[NAME]",
        "one of them; without it all are listed", CreateMethods},
       {"quantize", "write a GGUF file with its weights in another format", "IN", "the GGUF file to read",

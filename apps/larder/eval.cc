@@ -1,10 +1,10 @@
-// larder eval ppl|kl|methods|blend: quality on a text.
+// larder eval ppl|kl|methods|tasks|stream|blend: quality on a text.
 //
 // ppl: perplexity of one setting. kl: the candidate setting against the base setting on the same tokens: how
 // far its predictions are from the base's, beside what each costs in bytes and time. KL divergence sees what
-// perplexity does not: errors that happen to help are errors too. methods: eval_methods.h. blend:
-// eval_blend.h. Rows read their context from the cache in the cache's own precision, exactly as they do when
-// serving.
+// perplexity does not: errors that happen to help are errors too. The others: eval_methods.h, eval_tasks.h,
+// eval_stream.h, eval_blend.h. Rows read their context from the cache in the cache's own precision, exactly
+// as they do when serving.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -15,6 +15,8 @@
 #include "larder/command.h"
 #include "larder/eval_blend.h"
 #include "larder/eval_methods.h"
+#include "larder/eval_stream.h"
+#include "larder/eval_tasks.h"
 #include "larder/evaluation.h"
 #include "larder/model_flags.h"
 #include "larder/terminal.h"
@@ -77,22 +79,31 @@ class Eval final : public Command {
     DeclareKvType(params, "base-", &base_kv_type_, "kl: elements of the base setting's cache");
     params.OptionalString("json", &json_, "-",
                           "one JSON object instead of text, to standard output or into this file");
+    params.String("evict", &evict_,
+                  "ppl, kl: eviction method of the (candidate) setting, such as snapkv:budget=0.25");
+    params.Float("prompt-share", &prompt_share_, 0.01, 0.99,
+                 "with --evict: of each window, behind which the method chooses; the rest is scored");
+    bench_.Declare(params);
     methods_.Declare(params);
+    tasks_.Declare(params);
     blend_.Declare(params);
   }
 
   Status Run(const std::string& what) override {
+    if (what != "ppl" && what != "kl" && !evict_.empty())
+      return Fail(ErrorKind::kInvalid, "--evict is of ppl and kl; {} takes --methods", what);
+    if (what == "methods") return methods_.Run(flags_, bench_, text_, max_tokens_, json_);
+    if (what == "tasks") return tasks_.Run(flags_, bench_, json_);
+    if (what == "stream") return stream_.Run(flags_, bench_, text_, max_tokens_, json_);
     if (what == "blend") {
       LARDER_ASSIGN(auto model, flags_.Load());
       return blend_.Run(*model, text_, json_);
     }
-    if (what == "methods") {
-      LARDER_ASSIGN(auto model, flags_.Load());
-      return methods_.Run(*model, text_, max_tokens_, json_);
+    if (what != "ppl" && what != "kl") {
+      return Fail(ErrorKind::kInvalid, "'{}' is not known; write ppl, kl, methods, tasks, stream or blend",
+                  what);
     }
-    if (what != "ppl" && what != "kl")
-      return Fail(ErrorKind::kInvalid, "'{}' is not known; write ppl, kl, methods or blend", what);
-    if (stride_ == 0) stride_ = window_ / 2;
+    LARDER_TRY(PlanStride());
     try {
       return what == "ppl" ? RunPerplexity() : RunDivergence();
     } catch (const Json::exception& error) {
@@ -101,9 +112,44 @@ class Eval final : public Command {
   }
 
  private:
+  // With a method the scored tokens are those behind the prompt.
+  Status PlanStride() {
+    if (evict_.empty()) {
+      if (stride_ == 0) stride_ = window_ / 2;
+      return {};
+    }
+    if (stride_ != 0)
+      return Fail(
+          ErrorKind::kInvalid,
+          "with --evict all tokens behind the prompt are scored; give --prompt-share instead of --stride");
+    stride_ = window_ - std::llround(prompt_share_ * static_cast<double>(window_));
+    if (stride_ > 0 && stride_ < window_) return {};
+    return Fail(ErrorKind::kInvalid, "a share of {} leaves no prompt or nothing else in a window of {}",
+                prompt_share_, window_);
+  }
+
+  Result<EvaluationText> Read(const Model& model) const {
+    LARDER_ASSIGN(EvaluationText text,
+                  ReadEvaluationText(text_, model.tokenizer(), window_, stride_, max_tokens_));
+    // A shorter text is one window, all of which is scored.
+    if (!evict_.empty() && std::ssize(text.tokens) <= window_)
+      return Fail(ErrorKind::kInvalid,
+                  "--evict needs a text of more than one window, and {} has {} tokens; lower --window", text_,
+                  text.tokens.size());
+    return text;
+  }
+
   Result<Subject> Load(const std::string& math, const std::string& kv_type) const {
     LARDER_ASSIGN(auto model, flags_.LoadAs(math, kv_type));
     return Subject::Create(math + "/" + kv_type, std::move(model), window_ + 1);  // + 1: BOS
+  }
+  // The setting that is measured, with its method.
+  Result<Subject> LoadCandidate() const {
+    LARDER_ASSIGN(auto model, flags_.LoadAs(flags_.math, flags_.kv_type));
+    const std::string label = flags_.math + "/" + flags_.kv_type + (evict_.empty() ? "" : "/" + evict_);
+    LARDER_ASSIGN(Subject subject, Subject::Create(label, std::move(model), window_ + 1));
+    if (!evict_.empty()) LARDER_TRY(subject.Evict(evict_));
+    return subject;
   }
 
   Json Head(const char* what, const EvaluationText& text, Subject& subject) const {
@@ -125,9 +171,8 @@ class Eval final : public Command {
   }
 
   Status RunPerplexity() {
-    LARDER_ASSIGN(Subject subject, Load(flags_.math, flags_.kv_type));
-    LARDER_ASSIGN(const EvaluationText text,
-                  ReadEvaluationText(text_, subject.model().tokenizer(), window_, stride_, max_tokens_));
+    LARDER_ASSIGN(Subject subject, LoadCandidate());
+    LARDER_ASSIGN(const EvaluationText text, Read(subject.model()));
     ProgressBar bar("scoring");
     LARDER_ASSIGN(const std::vector<double> nll, ScoreText(subject, text, [&](double f) { bar.Update(f); }));
     bar.Clear();
@@ -144,9 +189,8 @@ class Eval final : public Command {
 
   Status RunDivergence() {
     LARDER_ASSIGN(Subject base, Load(base_math_, base_kv_type_));
-    LARDER_ASSIGN(const EvaluationText text,
-                  ReadEvaluationText(text_, base.model().tokenizer(), window_, stride_, max_tokens_));
-    LARDER_ASSIGN(Subject candidate, Load(flags_.math, flags_.kv_type));
+    LARDER_ASSIGN(const EvaluationText text, Read(base.model()));
+    LARDER_ASSIGN(Subject candidate, LoadCandidate());
     ProgressBar bar("comparing");
     LARDER_ASSIGN(const std::vector<ScoredToken> scored,
                   CompareOnText(base, candidate, text, [&](double f) { bar.Update(f); }));
@@ -209,9 +253,13 @@ class Eval final : public Command {
   }
 
   ModelFlags flags_;
+  BenchFlags bench_;
   MethodsEval methods_;
+  TasksEval tasks_;
+  StreamEval stream_;
   BlendEval blend_;
-  std::string text_, base_math_ = "f32", base_kv_type_ = "f32", json_;
+  std::string text_, base_math_ = "f32", base_kv_type_ = "f32", evict_, json_;
+  double prompt_share_ = 0.5;
   int64_t window_ = 512, stride_ = 0, max_tokens_ = 0;
 };
 

@@ -3,155 +3,206 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <random>
+#include <numeric>
 
 #include <fmt/format.h>
 
-#include "base/file.h"
 #include "larder/evaluation.h"
+#include "larder/measure.h"
 #include "larder/terminal.h"
 
 namespace larder {
 namespace {
 
-constexpr int kDraws = 1000;
+struct Form {
+  int64_t documents, prompt, scored;
+  const char* budgets;
+};
+constexpr Form kTable[] = {
+    {2, 96, 24, "0.5"}, {32, 512, 96, "0.5,0.25,0.125"}, {64, 1024, 128, "0.5,0.25,0.125,0.0625"}};
+constexpr const char* kMethods =
+    "random,streaming:sinks=0,streaming,keynorm,h2o:decode=false,h2o,snapkv,lacache,oracle,q8_0,q4_0,"
+    "t4:center=0";
+constexpr int64_t kGram = 16;  // tokens that, once repeated, end a greedy text: small models loop
 
-double MeanKl(const std::vector<std::vector<ArmDocument>>& documents, size_t document, size_t arm) {
+double MeanKl(const std::vector<Divergence>& tokens) {
   double sum = 0;
-  const auto& tokens = documents[document][arm].tokens;
   for (const Divergence& d : tokens) sum += d.kl;
   return sum / static_cast<double>(tokens.size());
 }
 
-void Bootstrap(const std::vector<std::vector<ArmDocument>>& documents, size_t arm, ArmSummary& out) {
-  std::vector<double> kl, draws;
-  for (size_t d = 0; d < documents.size(); ++d) kl.push_back(MeanKl(documents, d, arm));
-  out.kl_mean = MeanOf(kl).mean;
-  std::mt19937 random(1);  // the same for each arm: the same documents are drawn
-  for (int i = 0; i < kDraws; ++i) {
-    double sum = 0;
-    for (size_t d = 0; d < kl.size(); ++d) sum += kl[random() % kl.size()];
-    draws.push_back(sum / static_cast<double>(kl.size()));
+void PrintTable(const MethodsResult& r) {
+  fmt::print("{} on {}: {} documents of {} + {} tokens, sinks {}, last {}; full cache {}\n", r.model, r.text,
+             r.documents, r.prompt_tokens, r.scored_tokens, r.sinks, r.last, FormatSize(r.full_bytes));
+  fmt::print(
+      "greedy: what the full cache chooses, before it repeats itself: {} documents, {:.0f} tokens each\n\n",
+      r.greedy_documents, r.greedy_tokens);
+  fmt::print("{:<22} {:>7} {:>8} {:>19} {:>9} {:>9} {:>7} {:>9} {:>9} {:>7} {:>10} {:>10}\n", "method",
+             "budget", "KL mean", "95 %", "median", "99 %", "top-1", "ppl ratio", "greedy KL", "top-1",
+             "bytes", "peak");
+  for (const ArmSummary& s : r.arms) {
+    fmt::print(
+        "{:<22} {:>7} {:>8.4f} {:>19} {:>9.5f} {:>9.4f} {:>6.1f}% {:>9.4f} {:>9.4f} {:>6.1f}% {:>10} "
+        "{:>10}\n",
+        s.arm.method, s.arm.budget, s.text.kl_mean,
+        fmt::format("{:.4f}..{:.4f}", s.text.kl_low, s.text.kl_high), s.text.kl_median, s.text.kl_99,
+        100 * s.text.same_top, s.text.perplexity_ratio, s.greedy.kl_mean, 100 * s.greedy.same_top,
+        FormatSize(static_cast<uint64_t>(s.private_bytes)), FormatSize(static_cast<uint64_t>(s.peak_bytes)));
   }
-  out.kl_low = Quantile(draws, 0.025);
-  out.kl_high = Quantile(draws, 0.975);
 }
 
-void PrintTable(const MethodsResult& result) {
-  fmt::print("{} on {}: {} documents of {} + {} tokens, sinks {}, last {}; full cache {}\n\n", result.model,
-             result.text, result.documents, result.prompt_tokens, result.scored_tokens, result.sinks,
-             result.last, FormatSize(result.full_bytes));
-  fmt::print("{:<22} {:>7} {:>8} {:>19} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}\n", "method", "budget",
-             "KL mean", "95 %", "median", "99 %", "top-1", "ppl ratio", "bytes", "peak");
-  for (const ArmSummary& s : result.arms) {
-    fmt::print("{:<22} {:>7} {:>8.4f} {:>19} {:>9.5f} {:>9.4f} {:>6.1f}% {:>9.4f} {:>10} {:>10}\n",
-               s.arm.method, s.arm.budget, s.kl_mean, fmt::format("{:.4f}..{:.4f}", s.kl_low, s.kl_high),
-               s.kl_median, s.kl_99, 100 * s.same_top, s.perplexity_ratio,
-               FormatSize(static_cast<uint64_t>(s.private_bytes)),
-               FormatSize(static_cast<uint64_t>(s.peak_bytes)));
+// Documents of `each` tokens spread over the whole text, so that more of its subjects are seen.
+std::vector<std::vector<int32_t>> CutDocuments(const EvaluationText& text, int64_t count, int64_t each,
+                                               const Tokenizer& tokenizer) {
+  std::vector<std::vector<int32_t>> out;
+  for (int64_t d = 0; d < count; ++d) {
+    out.emplace_back();
+    if (text.bos) out.back().push_back(tokenizer.bos());
+    const int64_t begin =
+        d * (static_cast<int64_t>(text.tokens.size()) - each) / std::max<int64_t>(1, count - 1);
+    out.back().insert(out.back().end(), text.tokens.begin() + begin, text.tokens.begin() + begin + each);
   }
+  return out;
+}
+
+std::vector<int64_t> From(int64_t first, int64_t end) {
+  std::vector<int64_t> out(static_cast<size_t>(end - first));
+  std::iota(out.begin(), out.end(), first);
+  return out;
 }
 
 }  // namespace
 
+Fidelity FidelityOf(const std::vector<std::vector<ArmDocument>>& documents, size_t arm) {
+  Fidelity out;
+  if (documents.empty()) return out;
+  std::vector<double> means, kl;
+  double change = 0;
+  for (const auto& document : documents) {
+    means.push_back(MeanKl(document[arm].tokens));
+    for (const Divergence& d : document[arm].tokens) {
+      kl.push_back(d.kl);
+      out.same_top += d.same_top;
+      change += d.candidate_nll - d.base_nll;
+    }
+  }
+  const Interval interval = Bootstrap(means);
+  out.kl_mean = MeanOf(means).mean;
+  out.kl_low = interval.low, out.kl_high = interval.high;
+  out.kl_median = Quantile(kl, 0.5);
+  out.kl_99 = Quantile(kl, 0.99);
+  out.same_top /= static_cast<double>(kl.size());
+  out.perplexity_ratio = std::exp(change / static_cast<double>(kl.size()));
+  return out;
+}
+
 std::vector<ArmSummary> Summarise(const std::vector<Arm>& arms,
-                                  const std::vector<std::vector<ArmDocument>>& documents) {
+                                  const std::vector<std::vector<ArmDocument>>& text,
+                                  const std::vector<std::vector<ArmDocument>>& greedy) {
   std::vector<ArmSummary> out;
   for (size_t arm = 0; arm < arms.size(); ++arm) {
-    ArmSummary s{.arm = arms[arm]};
-    Bootstrap(documents, arm, s);
-    std::vector<double> kl;
-    double change = 0;
-    for (const auto& document : documents) {
+    ArmSummary s{.arm = arms[arm], .text = FidelityOf(text, arm), .greedy = FidelityOf(greedy, arm)};
+    for (const auto& document : text) {
       const ArmDocument& one = document[arm];
-      for (const Divergence& d : one.tokens) {
-        kl.push_back(d.kl);
-        s.same_top += d.same_top;
-        change += d.candidate_nll - d.base_nll;
-      }
       s.private_bytes += static_cast<double>(one.private_bytes);
       s.peak_bytes += static_cast<double>(one.peak_bytes);
       s.entries += static_cast<double>(one.entries);
       s.method_ms += one.method_ms;
     }
-    const auto tokens = static_cast<double>(kl.size()), n = static_cast<double>(documents.size());
-    s.kl_median = Quantile(kl, 0.5);
-    s.kl_99 = Quantile(kl, 0.99);
-    s.same_top /= tokens;
-    s.perplexity_ratio = std::exp(change / tokens);
+    const auto n = static_cast<double>(text.size());
     s.private_bytes /= n, s.peak_bytes /= n, s.entries /= n, s.method_ms /= n;
     out.push_back(std::move(s));
   }
   return out;
 }
 
-Status WriteText(const std::string& where, const std::string& text) {
-  if (where != "-") return WriteFileAtomically(where, text + "\n");
-  fmt::print("{}\n", text);
-  return {};
+int64_t BeforeRepetition(std::span<const int32_t> tokens, int64_t gram) {
+  const auto at = [&](int64_t begin) {
+    return tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(gram));
+  };
+  const auto size = static_cast<int64_t>(tokens.size());
+  for (int64_t later = 1; later + gram <= size; ++later) {
+    for (int64_t earlier = 0; earlier < later; ++earlier) {
+      if (std::ranges::equal(at(earlier), at(later))) return later;
+    }
+  }
+  return size;
 }
 
 void MethodsEval::Declare(Params& params) {
-  params.String("methods", &methods_,
-                "methods: which, each with parameters of its own if it needs them, joined by '+': "
-                "snapkv:window=16+kernel=5; oracle knows what will be looked at");
-  params.String("budgets", &budgets_, "methods: shares of the prompt, entries of a lane, or bytes");
-  params.Int("prompt-tokens", &prompt_tokens_, 16, 1 << 20, "methods: of each document");
-  params.Int("scored-tokens", &scored_tokens_, 1, 1 << 16, "methods: that follow the prompt");
-  params.Int("documents", &documents_, 1, 1 << 20, "methods: at most");
-  params.Int("sinks", &sinks_, 0, 1 << 16, "methods: first tokens that every arm keeps");
-  params.Int("last", &last_, 0, 1 << 16, "methods: newest tokens that every arm keeps");
-  params.String("report", &report_, "methods: a page with plots, into this file");
+  params.Int("prompt-tokens", &prompt_tokens_, 0, 1 << 20, "methods: of each document; 0: as the form says");
+  params.Int("scored-tokens", &scored_tokens_, 0, 1 << 16,
+             "methods: that follow the prompt; 0: as the form says");
+  params.Int("documents", &documents_, 0, 1 << 20, "methods: at most; 0: as the form says");
 }
 
-Status MethodsEval::Run(Model& model, const std::string& text_path, int64_t max_tokens,
-                        const std::string& json) {
-  if (model.kv_shape().codec() != nullptr) {
-    return Fail(ErrorKind::kUnsupported,
-                "methods are compared with a full cache of rows; leave the codec out of --kv-type");
+Status MethodsEval::Measure(ArmRunner& runner, const std::vector<std::vector<int32_t>>& documents,
+                            MethodsResult& out) {
+  std::vector<std::vector<ArmDocument>> text, greedy;
+  const Stopwatch watch;
+  ProgressBar bar("comparing");
+  for (const auto& document : documents) {
+    const std::span tokens(document);
+    const auto rest = tokens.subspan(static_cast<size_t>(prompt_tokens_));
+    LARDER_TRY(runner.Read(tokens.first(static_cast<size_t>(prompt_tokens_))));
+    // The first token of the rest is predicted by the prompt's last row, which read the full cache.
+    LARDER_ASSIGN(auto real, runner.Run(rest, 0, From(1, scored_tokens_ + 1)));
+    text.push_back(std::move(real));
+    LARDER_ASSIGN(auto chosen, runner.Greedy(scored_tokens_ + 1));
+    chosen.resize(static_cast<size_t>(BeforeRepetition(chosen, kGram)));
+    if (chosen.size() >= 2) {
+      LARDER_ASSIGN(auto own, runner.Run(chosen, 0, From(1, std::ssize(chosen))));
+      out.greedy_tokens += static_cast<double>(chosen.size() - 1);
+      greedy.push_back(std::move(own));
+    }
+    bar.Update(static_cast<double>(text.size()) / static_cast<double>(documents.size()));
   }
-  LARDER_ASSIGN(std::vector<Arm> arms, PlanArms(methods_, budgets_, sinks_, last_, model));
-  // BOS, where the model wants one, is part of the prompt.
-  const int64_t bos = model.tokenizer().add_bos() && model.tokenizer().bos() != kNoToken ? 1 : 0;
-  const int64_t each = prompt_tokens_ - bos + scored_tokens_ + 1;
+  bar.Clear();
+  out.greedy_documents = std::ssize(greedy);
+  out.greedy_tokens /= static_cast<double>(std::max<size_t>(1, greedy.size()));
+  out.full_bytes = runner.full_bytes();
+  out.seconds = watch.WallSeconds();
+  out.arms = Summarise(runner.arms(), text, greedy);
+  return {};
+}
+
+Status MethodsEval::Run(const ModelFlags& flags, const BenchFlags& bench, const std::string& text_path,
+                        int64_t max_tokens, const std::string& json) {
+  const Form& form = FormOf(kTable, bench.form);
+  if (prompt_tokens_ == 0) prompt_tokens_ = form.prompt;
+  if (scored_tokens_ == 0) scored_tokens_ = form.scored;
+  if (documents_ == 0) documents_ = form.documents;
+  const std::string methods = bench.methods.empty() ? kMethods : bench.methods;
+  const std::string budgets = bench.budgets.empty() ? form.budgets : bench.budgets;
+  LARDER_ASSIGN(auto model, LoadBase(flags));
+  LARDER_ASSIGN(std::vector<Arm> arms, PlanArms(methods, budgets, bench.sinks, bench.last, *model));
   LARDER_ASSIGN(const EvaluationText text,
-                ReadEvaluationText(text_path, model.tokenizer(), 2, 1, max_tokens));
-  const int64_t documents = std::min(documents_, static_cast<int64_t>(text.tokens.size()) / each);
-  if (documents < 1) {
+                ReadEvaluationText(text_path, model->tokenizer(), 2, 1, max_tokens));
+  // BOS, where the model wants one, is part of the prompt.
+  const int64_t each = prompt_tokens_ - (text.bos ? 1 : 0) + scored_tokens_ + 1;
+  const int64_t count = std::min(documents_, static_cast<int64_t>(text.tokens.size()) / each);
+  if (count < 1) {
     return Fail(ErrorKind::kInvalid, "{} has {} tokens, and a document needs {}; lower --prompt-tokens",
                 text_path, text.tokens.size(), each);
   }
-  LARDER_ASSIGN(auto runner, ArmRunner::Create(model, std::move(arms), prompt_tokens_, scored_tokens_));
-  std::vector<std::vector<ArmDocument>> measured;
-  ProgressBar bar("comparing");
-  for (int64_t d = 0; d < documents; ++d) {
-    std::vector<int32_t> tokens;
-    if (bos == 1) tokens.push_back(model.tokenizer().bos());
-    // Spread over the whole text, so that more of its subjects are seen.
-    const int64_t begin =
-        d * (static_cast<int64_t>(text.tokens.size()) - each) / std::max<int64_t>(1, documents - 1);
-    tokens.insert(tokens.end(), text.tokens.begin() + begin, text.tokens.begin() + begin + each);
-    LARDER_ASSIGN(auto one, runner->Run(tokens));
-    measured.push_back(std::move(one));
-    bar.Update(static_cast<double>(d + 1) / static_cast<double>(documents));
-  }
-  bar.Clear();
-  MethodsResult result{
-      .model = model.name(),
-      .weights = model.weights_digest().Hex(),
-      .text = text_path,
-      .command = fmt::format("larder eval methods --methods {} --budgets {} --prompt-tokens {} "
-                             "--scored-tokens {} --documents {} --sinks {} --last {} --text {}",
-                             methods_, budgets_, prompt_tokens_, scored_tokens_, documents_, sinks_, last_,
-                             text_path),
-      .documents = documents,
-      .prompt_tokens = prompt_tokens_,
-      .scored_tokens = scored_tokens_,
-      .sinks = sinks_,
-      .last = last_,
-      .full_bytes = runner->full_bytes(),
-      .arms = Summarise(runner->arms(), measured)};
-  if (!report_.empty()) LARDER_TRY(WriteText(report_, MethodsHtml(result)));
+  LARDER_ASSIGN(auto codecs, LoadCodecs(flags, arms));
+  LARDER_ASSIGN(auto runner, ArmRunner::Create(*model, std::move(arms), std::move(codecs),
+                                               prompt_tokens_ + scored_tokens_ + 1));
+  MethodsResult result{.model = model->name(),
+                       .weights = model->weights_digest().Hex(),
+                       .text = text_path,
+                       .form = bench.form,
+                       .command = fmt::format(
+                           "larder eval methods --methods {} --budgets {} --prompt-tokens {} "
+                           "--scored-tokens {} --documents {} --sinks {} --last {} --model FILE --text FILE",
+                           methods, budgets, prompt_tokens_, scored_tokens_, count, bench.sinks, bench.last),
+                       .documents = count,
+                       .prompt_tokens = prompt_tokens_,
+                       .scored_tokens = scored_tokens_,
+                       .sinks = bench.sinks,
+                       .last = bench.last};
+  LARDER_TRY(Measure(*runner, CutDocuments(text, count, each, model->tokenizer()), result));
+  if (!bench.report.empty()) LARDER_TRY(WriteText(bench.report, MethodsHtml(result)));
   if (!json.empty()) return WriteText(json, MethodsJson(result));
   PrintTable(result);
   return {};

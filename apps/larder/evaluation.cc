@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "larder/measure.h"
+#include "larder/method_run.h"
 
 namespace larder {
 namespace {
@@ -40,7 +41,37 @@ Result<Subject> Subject::Create(std::string label, std::unique_ptr<Model> model,
   return subject;
 }
 
+Status Subject::Evict(const std::string& spec) {
+  if (model_->kv_shape().codec() != nullptr) {
+    return Fail(
+        ErrorKind::kUnsupported,
+        "a method's own pages are 16-bit rows, so the codec would not be measured; leave it out of --kv-type "
+        "or --evict out");
+  }
+  LARDER_TRY(CreateEvictMethod(spec, EvictModelOf(*model_)));
+  evict_ = spec;
+  evict_resources_ = std::make_unique<EvictResources>(*model_, session_->cache().MakePageSource());
+  return {};
+}
+
+Result<std::vector<float>> Subject::HiddenBehindMethod(std::span<const int32_t> tokens, int64_t first_row) {
+  std::vector<float> out;
+  const auto width = model_->spec().width;
+  const Stopwatch watch;
+  LARDER_ASSIGN(auto method, CreateEvictMethod(evict_, EvictModelOf(*model_)));
+  MethodRun run(*evict_resources_, std::move(method), first_row);
+  LARDER_TRY(run.Prompt(nullptr, tokens));
+  LARDER_TRY(run.Append(tokens, first_row, [&](int64_t, int rows, const float* hidden) {
+    out.insert(out.end(), hidden, hidden + int64_t{rows} * width);
+  }));
+  kv_bytes_ = std::max(kv_bytes_, run.driver().private_bytes());
+  seconds_ += watch.WallSeconds();
+  tokens_ += static_cast<int64_t>(tokens.size());
+  return out;
+}
+
 Result<std::vector<float>> Subject::Hidden(std::span<const int32_t> tokens, int64_t first_row) {
+  if (!evict_.empty()) return HiddenBehindMethod(tokens, first_row);
   std::vector<float> out;
   const auto width = static_cast<size_t>(model_->spec().width);
   const Stopwatch watch;

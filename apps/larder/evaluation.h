@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/evict_driver.h"
 #include "larder/scoring.h"
 #include "larder/session.h"
 
@@ -17,6 +18,10 @@ class Subject {
  public:
   // window: the most tokens of one pass.
   static Result<Subject> Create(std::string label, std::unique_ptr<Model> model, int64_t window);
+  // From now on windows go through an eviction method ("snapkv:budget=0.25"): the rows before the first one
+  // that is asked for are the prompt, and the others read what the method has left. What cannot be is
+  // refused.
+  Status Evict(const std::string& spec);
 
   // Hidden states of rows [first_row, tokens.size()) of a window: [rows, width]. The cache is empty again
   // afterwards.
@@ -25,13 +30,18 @@ class Subject {
 
   const std::string& label() const { return label_; }
   Model& model() { return *model_; }
-  uint64_t kv_bytes() const { return kv_bytes_; }  // of the cache's blocks, at the end of the longest window
+  uint64_t kv_bytes() const {
+    return kv_bytes_;
+  }  // of blocks or private pages, at the end of the longest window
   double tokens_per_s() const { return seconds_ > 0 ? static_cast<double>(tokens_) / seconds_ : 0; }
 
  private:
-  std::string label_;
+  Result<std::vector<float>> HiddenBehindMethod(std::span<const int32_t> tokens, int64_t first_row);
+
+  std::string label_, evict_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Session> session_;
+  std::unique_ptr<EvictResources> evict_resources_;  // with evict_
   uint64_t kv_bytes_ = 0;
   int64_t tokens_ = 0;
   double seconds_ = 0;  // passes and heads; not the comparison

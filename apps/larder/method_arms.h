@@ -1,51 +1,48 @@
-// Eviction methods beside each other on the same documents: each prompt is computed once, every arm goes on
-// from it, and all are held against the full cache, token by token, on the text that really follows.
+// Methods beside each other on the same texts: each prompt is computed once, every arm goes on from it, and
+// all are held against the full cache, token by token, on tokens that are given.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <string>
+#include <span>
 #include <vector>
 
+#include "larder/arm.h"
 #include "larder/scoring.h"
 #include "larder/session.h"
 
 namespace larder {
 
-// One line of the table: a method with its budget.
-struct Arm {
-  std::string method;  // "snapkv", "oracle", "full"
-  std::string budget;  // as it was given
-  std::string spec;    // what the method is made from
-};
-
-// Every method of `methods` ("h2o,snapkv:window=16") at every budget of `budgets`; each keeps `sinks` first
-// and `last` newest tokens, unless it says something else itself or knows better. "oracle" scores by the
-// attention that will really come. kInvalid names what is wrong.
-Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
-                                  int64_t last, const Model& model);
-
-// What one document did to one arm.
+// What one text did to one arm.
 struct ArmDocument {
   std::vector<Divergence> tokens;  // from the full cache to the arm's, for each scored token
   uint64_t private_bytes = 0,
            peak_bytes = 0;  // after the choice; the most before it, what is shared included
   int64_t entries = 0;      // of the longest lane
-  double method_ms = 0;     // choosing, and what the method computes for it
+  double method_ms = 0;     // choosing, and what the method computes for it; of a codec, its whole prompt
 };
 
 class ArmRunner {
  public:
-  // For documents of `prompt` + `scored` + 1 tokens.
-  static Result<std::unique_ptr<ArmRunner>> Create(Model& model, std::vector<Arm> arms, int64_t prompt,
-                                                   int64_t scored);
+  // `codecs`: the model once more for each arm with a codec, in their order. Texts have at most `rows`
+  // tokens.
+  static Result<std::unique_ptr<ArmRunner>> Create(Model& model, std::vector<Arm> arms,
+                                                   std::vector<std::unique_ptr<Model>> codecs, int64_t rows);
   ~ArmRunner();
 
   const std::vector<Arm>& arms() const;
-  // One entry an arm. `tokens`: prompt, scored, and one that is only predicted.
-  Result<std::vector<ArmDocument>> Run(std::span<const int32_t> tokens);
-  uint64_t full_bytes() const;  // of the full cache behind the prompt
+  // What the following texts begin with. At least one token.
+  Status Read(std::span<const int32_t> context);
+  // What the full cache chooses behind it, up to where the text ends by itself.
+  Result<std::vector<int32_t>> Greedy(int64_t tokens);
+  // Context and `rest` are a text, whose prompt ends behind the first `prompt` tokens of the rest; there the
+  // methods choose. `targets` are the scored tokens of the rest, by index, ascending: at least 1, because the
+  // context's last row is shared, and at least `prompt`. The one right behind the prompt is predicted by the
+  // prompt's last row, which is run again on what the choice has left. One entry an arm.
+  Result<std::vector<ArmDocument>> Run(std::span<const int32_t> rest, int64_t prompt,
+                                       std::span<const int64_t> targets);
+  uint64_t full_bytes() const;  // of the full cache at the end of the last prompt
 
  private:
   struct Impl;

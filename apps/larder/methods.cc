@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "kv/codec/codec.h"
 #include "kv/evict/method.h"
 #include "kv/reuse/method.h"
 #include "larder/command.h"
@@ -14,7 +15,7 @@ namespace larder {
 namespace {
 
 struct Listed {
-  std::string_view kind;  // the option that takes it: "evict"
+  std::string_view kind;  // the option that takes it: "evict", "kv-type"
   MethodInfo info;
   std::vector<ParamSpec> params;
 };
@@ -32,11 +33,16 @@ std::vector<Listed> AllMethods() {
     if (!entry.create(params, "", {})) continue;
     all.push_back({"reuse", entry.info, {params.specs().begin(), params.specs().end()}});
   }
+  for (const KvCodecEntry& entry : KvCodecs()) {
+    Params params{std::string(entry.info.name)};
+    if (!entry.create(params, "", 0)) continue;
+    all.push_back({"kv-type", entry.info, {params.specs().begin(), params.specs().end()}});
+  }
   return all;
 }
 
 void PrintLine(const Listed& method) {
-  fmt::print("--{} {:10}  {:3} {:5} {}\n", method.kind, method.info.name, method.info.leaf,
+  fmt::print("--{:7} {:10}  {:3} {:5} {}\n", method.kind, method.info.name, method.info.leaf,
              method.info.memory, method.info.help);
 }
 

@@ -43,6 +43,8 @@ Divergence Compare(std::span<const float> base, std::span<const float> candidate
   out.base_nll = std::log(a_sum) + a_max - base[static_cast<size_t>(target)];
   out.candidate_nll = std::log(b_sum) + b_max - candidate[static_cast<size_t>(target)];
   out.same_top = base_top - base.begin() == candidate_top - candidate.begin();
+  out.base_right = base_top - base.begin() == target;
+  out.candidate_right = candidate_top - candidate.begin() == target;
   return out;
 }
 

@@ -23,7 +23,8 @@ double NegativeLogLikelihood(std::span<const float> logits, int32_t target);
 struct Divergence {
   double kl = 0;  // KL(base || candidate), nats
   double base_nll = 0, candidate_nll = 0;
-  bool same_top = false;  // both would choose the same token
+  bool same_top = false;                             // both would choose the same token
+  bool base_right = false, candidate_right = false;  // and it would be the target
 };
 Divergence Compare(std::span<const float> base, std::span<const float> candidate, int32_t target);
 

@@ -48,7 +48,9 @@ HeldBlocks KvCache::Held(const KvSequence& sequence) const {
   for (size_t i = 0; i < sequence.path_.size(); ++i) {
     const KvNode& node = *sequence.path_[i];
     for (int kind = 0; kind < impl_->kinds(); ++kind) {
-      if (sequence.blocks_[static_cast<size_t>(kind)][i] == nullptr) continue;
+      const auto k = static_cast<size_t>(kind);
+      const bool coded = !sequence.codes_.empty() && sequence.codes_[k][i] != nullptr;
+      if (sequence.blocks_[k][i] == nullptr && !coded) continue;
       const uint64_t bytes = impl_->KindBytes(node, kind);
       held.bytes += bytes;
       if (node.holders == 1) held.alone += bytes;

@@ -93,6 +93,43 @@ TEST(Evaluation, ScoresEqualAPlainPass) {
   }
 }
 
+// Behind a method that keeps everything scores are those of the full cache; behind one that does not, others.
+TEST(Evaluation, MethodsAreScoredFromTheFirstRowBehindThem) {
+  for (const char* name : kModels) {
+    auto base = Subject::Create("a", Load(name, MathMode::kFast, KvType::kI16), 121);
+    auto candidate = Subject::Create("b", Load(name, MathMode::kFast, KvType::kI16), 121);
+    ASSERT_TRUE(base && candidate);
+    const EvaluationText text = TextOf(base->model(), 300, 120, 40);
+    for (const char* method : {"snapkv:window=8", "h2o", "streaming"}) {
+      ASSERT_TRUE(candidate->Evict(std::string(method) + (method[0] == 's' && method[1] == 'n' ? "," : ":") +
+                                   "budget=1000"));
+      const auto same = CompareOnText(*base, *candidate, text, Ignore);
+      ASSERT_TRUE(same) << same.error().message;
+      for (const ScoredToken& token : *same) ASSERT_EQ(token.divergence.kl, 0) << name << method;
+    }
+    ASSERT_TRUE(candidate->Evict("streaming:budget=16"));
+    const auto other = CompareOnText(*base, *candidate, text, Ignore);
+    ASSERT_TRUE(other);
+    EXPECT_GT(other->front().divergence.kl, 0) << "the first scored row reads what is left";
+    EXPECT_FALSE(candidate->Evict("nosuch"));
+  }
+  auto full = Subject::Create("a", Load(kModels[0], MathMode::kFast, KvType::kI16), 121),
+       some = Subject::Create("b", Load(kModels[0], MathMode::kFast, KvType::kI16), 121);
+  ASSERT_TRUE(full && some && some->Evict("streaming:budget=16"));
+  ASSERT_TRUE(CompareOnText(*full, *some, TextOf(full->model(), 300, 120, 40), Ignore));
+  EXPECT_LT(some->kv_bytes(), full->kv_bytes());
+  auto coded = Subject::Create(
+      "c",
+      [] {
+        ModelOptions options;
+        options.kv_codec = "q8_0";
+        return *Model::Load(std::string(LARDER_TEST_DATA) + "/models/tiny-llama.gguf", std::move(options));
+      }(),
+      100);
+  ASSERT_TRUE(coded);
+  EXPECT_FALSE(coded->Evict("streaming"));
+}
+
 TEST(Evaluation, TextsThatCannotBeScoredAreRefused) {
   const auto model = Load("tiny-llama.gguf", MathMode::kFast, KvType::kI16);
   const std::string path = testing::TempDir() + "larder-eval-" + std::to_string(getpid());

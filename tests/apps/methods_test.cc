@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 #include <random>
 
 #include "larder/eval_methods.h"
@@ -24,6 +25,14 @@ double KlOf(const ArmDocument& document) {
   return sum / static_cast<double>(document.tokens.size());
 }
 
+// 150 tokens of prompt, 20 scored ones from the first row that reads an arm's own cache.
+Result<std::vector<ArmDocument>> Continue(ArmRunner& runner, std::span<const int32_t> tokens) {
+  LARDER_TRY(runner.Read(tokens.first(150)));
+  std::vector<int64_t> targets(20);
+  std::iota(targets.begin(), targets.end(), 1);
+  return runner.Run(tokens.subspan(150), 0, targets);
+}
+
 class MethodArms : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
@@ -37,10 +46,10 @@ TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
   const auto cut = PlanArms(methods, "0.25", 4, 8, *model);
   ASSERT_TRUE(cut);
   const auto tokens = Text(150 + 20 + 1);
-  auto all = ArmRunner::Create(*model, *whole, 150, 20);
-  auto some = ArmRunner::Create(*model, *cut, 150, 20);
+  auto all = ArmRunner::Create(*model, *whole, {}, 171);
+  auto some = ArmRunner::Create(*model, *cut, {}, 171);
   ASSERT_TRUE(all && some);
-  const auto kept = (*all)->Run(tokens), dropped = (*some)->Run(tokens);
+  const auto kept = Continue(**all, tokens), dropped = Continue(**some, tokens);
   ASSERT_TRUE(kept && dropped);
   for (size_t arm = 0; arm < whole->size(); ++arm) {
     const std::string& name = (*whole)[arm].method;
@@ -58,12 +67,96 @@ TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
     EXPECT_GT((*dropped)[arm].private_bytes, 0u);
   }
   // A second document starts anew.
-  const auto again = (*some)->Run(tokens);
+  const auto again = Continue(**some, tokens);
   ASSERT_TRUE(again);
   for (size_t arm = 0; arm < cut->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*dropped)[arm]));
 }
 
 INSTANTIATE_TEST_SUITE_P(, MethodArms, ::testing::Values("tiny-llama.gguf", "tiny-gemma3.gguf"));
+
+// A prompt that ends within the text is the same as a context that ends there; and the token right behind the
+// prompt is predicted by its last row, run again on what is left.
+TEST(ArmRunner, ReadsTheLastRowOfAPromptAgain) {
+  for (const char* name : {"tiny-llama.gguf", "tiny-gemma3.gguf"}) {
+    const auto model = testing::LoadModel(testing::DataPath(std::string("models/") + name), MathMode::kFast,
+                                          KvType::kI16, 2);
+    const auto arms = PlanArms("full,snapkv:window=8+kernel=3,h2o,oracle", "0.25", 4, 8, *model);
+    const auto whole = PlanArms("snapkv:window=8,h2o,streaming", "1000", 4, 8, *model);
+    ASSERT_TRUE(arms && whole);
+    const auto tokens = Text(171);
+    auto runner = ArmRunner::Create(*model, *arms, {}, 171), all = ArmRunner::Create(*model, *whole, {}, 171);
+    ASSERT_TRUE(runner && all);
+    const auto once = Continue(**runner, tokens);
+    ASSERT_TRUE(once) << once.error().message;
+    std::vector<int64_t> targets(21);
+    std::iota(targets.begin(), targets.end(), 50);
+    for (ArmRunner* one : {runner->get(), all->get()}) {
+      ASSERT_TRUE(one->Read(std::span(tokens).first(100)));
+      const auto parts = one->Run(std::span(tokens).subspan(100), 50, targets);
+      ASSERT_TRUE(parts) << parts.error().message;
+      for (size_t arm = 0; arm < parts->size(); ++arm) {
+        const bool exact = one == all->get() || arm == 0;
+        EXPECT_EQ((*parts)[arm].tokens[0].kl == 0, exact) << name << arm;
+        // The oracle knows one row more here.
+        if (one == all->get() || arms->at(arm).kind == ArmKind::kOracle) continue;
+        for (size_t i = 0; i < 20; ++i)
+          EXPECT_EQ((*parts)[arm].tokens[i + 1].candidate_nll, (*once)[arm].tokens[i].candidate_nll)
+              << name << arm;
+      }
+    }
+  }
+}
+
+TEST(ArmRunner, HasCodecsBesideMethods) {
+  const auto load = [](const std::string& codec) {
+    return testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2,
+                              codec);
+  };
+  const auto model = load("");
+  const auto arms = PlanArms("q8_0,snapkv:window=8,q4_0,t4:center=0+rotate=16", "0.5", 4, 8, *model);
+  ASSERT_TRUE(arms) << arms.error().message;
+  ASSERT_EQ(arms->size(), 4u);
+  EXPECT_EQ((*arms)[3].spec, "t4:center=0,rotate=16");
+  std::vector<std::unique_ptr<Model>> codecs;
+  for (const size_t arm : {0, 2, 3}) codecs.push_back(load((*arms)[arm].spec));
+  auto runner = ArmRunner::Create(*model, *arms, std::move(codecs), 171);
+  ASSERT_TRUE(runner);
+  const auto out = Continue(**runner, Text(171));
+  ASSERT_TRUE(out) << out.error().message;
+  EXPECT_GT(KlOf((*out)[0]), 0);
+  EXPECT_LT(KlOf((*out)[0]), KlOf((*out)[2]));
+  EXPECT_LT((*out)[2].private_bytes, (*out)[0].private_bytes);
+  EXPECT_LT((*out)[0].private_bytes, (*runner)->full_bytes());
+  EXPECT_GT((*out)[2].private_bytes, (*runner)->full_bytes() / 2);  // the last of three blocks is rows
+  EXPECT_NE(KlOf((*out)[2]), KlOf((*out)[3]));
+}
+
+TEST(ArmRunner, GreedyTextIsTheFullCachesOwn) {
+  const auto model =
+      testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2);
+  auto runner = ArmRunner::Create(*model, *PlanArms("full", "1", 0, 0, *model), {}, 171);
+  ASSERT_TRUE(runner);
+  const auto tokens = Text(100);
+  ASSERT_TRUE((*runner)->Read(tokens));
+  const auto chosen = (*runner)->Greedy(20);
+  ASSERT_TRUE(chosen);
+  ASSERT_GE(chosen->size(), 2u);
+  std::vector<int64_t> targets(chosen->size() - 1);
+  std::iota(targets.begin(), targets.end(), 1);
+  const auto out = (*runner)->Run(*chosen, 0, targets);
+  ASSERT_TRUE(out);
+  for (const Divergence& d : out->front().tokens) EXPECT_TRUE(d.base_right && d.candidate_right);
+}
+
+TEST(BeforeRepetition, CutsWhereALoopBegins) {
+  const std::vector<int32_t> none = {1, 2, 3, 4, 5, 1, 2, 6}, loop = {9, 1, 2, 3, 1, 2, 3, 1, 2, 3},
+                             same(10, 7);
+  EXPECT_EQ(BeforeRepetition(none, 3), 8);
+  EXPECT_EQ(BeforeRepetition(none, 2), 5);
+  EXPECT_EQ(BeforeRepetition(loop, 3), 4);
+  EXPECT_EQ(BeforeRepetition(same, 4), 1);
+  EXPECT_EQ(BeforeRepetition({}, 4), 0);
+}
 
 TEST(PlanArms, SaysWhatIsWrong) {
   const auto model =
@@ -71,6 +164,7 @@ TEST(PlanArms, SaysWhatIsWrong) {
   EXPECT_FALSE(PlanArms("nosuch", "0.5", 0, 0, *model));
   EXPECT_FALSE(PlanArms("snapkv", "much", 0, 0, *model));
   EXPECT_FALSE(PlanArms("", "0.5", 0, 0, *model));
+  EXPECT_FALSE(PlanArms("t4:rotate=3", "0.5", 0, 0, *model));
   const auto arms = PlanArms("h2o,snapkv:window=8", "0.5,64", 4, 32, *model);
   ASSERT_TRUE(arms);
   ASSERT_EQ(arms->size(), 4u);
@@ -85,16 +179,18 @@ TEST(Summarise, TakesMeansOverDocuments) {
     d.private_bytes = bytes;
     return d;
   };
-  const auto out = Summarise({{"a", "0.5", ""}}, {{document(0.1, true, 100)}, {document(0.3, false, 300)}});
+  const auto out = Summarise({{"a", "0.5", ""}}, {{document(0.1, true, 100)}, {document(0.3, false, 300)}},
+                             {{document(0.4, true, 900)}});
   ASSERT_EQ(out.size(), 1u);
-  EXPECT_NEAR(out[0].kl_mean, 0.2, 1e-12);
-  EXPECT_NEAR(out[0].same_top, 0.75, 1e-12);
-  EXPECT_NEAR(out[0].perplexity_ratio, std::exp(0.2), 1e-12);
+  EXPECT_NEAR(out[0].text.kl_mean, 0.2, 1e-12);
+  EXPECT_NEAR(out[0].text.same_top, 0.75, 1e-12);
+  EXPECT_NEAR(out[0].text.perplexity_ratio, std::exp(0.2), 1e-12);
   EXPECT_NEAR(out[0].private_bytes, 200, 1e-9);
-  EXPECT_GE(out[0].kl_low, 0.1 - 1e-12);
-  EXPECT_LE(out[0].kl_high, 0.3 + 1e-12);
-  MethodsResult result{.model = "m", .full_bytes = 1000, .arms = out};
-  EXPECT_NE(MethodsJson(result).find("\"kl_mean\":0.2"), std::string::npos);
+  EXPECT_GE(out[0].text.kl_low, 0.1 - 1e-12);
+  EXPECT_LE(out[0].text.kl_high, 0.3 + 1e-12);
+  EXPECT_NEAR(out[0].greedy.kl_mean, 0.4, 1e-12);
+  MethodsResult result{.model = "m", .greedy_documents = 1, .full_bytes = 1000, .arms = out};
+  EXPECT_NE(MethodsJson(result).find("\"greedy\":{\"kl_mean\":0.4"), std::string::npos);
   EXPECT_NE(MethodsHtml(result).find("<svg"), std::string::npos);
 }
 

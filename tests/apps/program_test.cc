@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "tests/apps/program.h"
 
@@ -92,6 +94,85 @@ TEST(Program, EvalReportsPerplexityAndDivergence) {
   ASSERT_EQ(same.code, 0) << same.out;
   EXPECT_EQ(json::parse(same.out)["kl_worst"].get<double>(), 0);
   EXPECT_EQ(Program("eval kl --text " + text.path + " --model " + ModelPath("tiny-llama.gguf")).code, 0);
+}
+
+TEST(Program, EvalMeasuresBehindAMethod) {
+  const TextFile text(LongText());
+  const std::string common = " --json --text " + text.path + " --window 64 --max-tokens 300 --model " +
+                             ModelPath("tiny-llama-q4_1.gguf");
+  const std::string same = " --base-math fast --base-kv-type f16";
+  const Outcome all = Program("eval kl --evict snapkv:budget=1000,window=8" + same + common);
+  ASSERT_EQ(all.code, 0) << all.out;
+  EXPECT_EQ(json::parse(all.out)["kl_worst"].get<double>(), 0);
+  EXPECT_EQ(json::parse(all.out)["stride"], 32);
+  const Outcome some = Program("eval kl --evict streaming:budget=8 --prompt-share 0.75" + same + common);
+  ASSERT_EQ(some.code, 0) << some.out;
+  EXPECT_GT(json::parse(some.out)["kl_mean"].get<double>(), 0);
+  EXPECT_EQ(json::parse(some.out)["stride"], 16);
+  EXPECT_EQ(
+      json::parse(
+          Program("eval ppl --evict streaming:budget=8 --prompt-share 0.75" + common).out)["perplexity"],
+      json::parse(some.out)["candidate"]["perplexity"]);
+  for (const char* wrong : {"--evict nosuch", "--evict snapkv --stride 8", "--evict snapkv --kv-type q8_0",
+                            "--evict snapkv --max-tokens 60"}) {
+    EXPECT_EQ(Program("eval ppl " + std::string(wrong) + " --text " + text.path + " --window 64 --model " +
+                      ModelPath("tiny-llama-q4_1.gguf"))
+                  .code,
+              1)
+        << wrong;
+  }
+}
+
+// The quick forms of all comparisons, as CI runs them.
+TEST(Program, EvalComparesMethodsInItsQuickForm) {
+  const TextFile text(LongText());
+  const std::string report = text.path + ".html", retrieval = ModelPath("retr-tiny.gguf");
+  const std::string quick = " --form quick --json --text " + text.path + " --report " + report + " --model ";
+  const Outcome methods = Program("eval methods" + quick + ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(methods.code, 0) << methods.out;
+  const json fidelity = json::parse(methods.out);
+  EXPECT_EQ(fidelity["arms"].size(), 12u);
+  for (const json& arm : fidelity["arms"])
+    EXPECT_GT(arm["text"]["kl_mean"].get<double>(), 0) << arm["method"];
+  EXPECT_TRUE(std::filesystem::exists(report));
+
+  const Outcome tasks = Program("eval tasks --style symbols" + quick + retrieval);
+  ASSERT_EQ(tasks.code, 0) << tasks.out;
+  const json cells = json::parse(tasks.out)["cells"];
+  EXPECT_EQ(cells.size(), 3u * 12);
+  for (const json& cell : cells) {
+    if (cell["method"] != "full") continue;
+    EXPECT_EQ(cell["hidden"]["right"], 1) << cell["task"];
+  }
+  const Outcome stream = Program(
+      "eval stream --max-tokens 700 --methods streaming:positions=rank+chunk=64,"
+      "lacache:chunk=64+span=1" +
+      quick + ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(stream.code, 0) << stream.out;
+  const json passes = json::parse(stream.out)["passes"];
+  ASSERT_EQ(passes.size(), 3u);
+  for (const json& pass : passes) EXPECT_EQ(pass["bytes_low"], pass["bytes_high"]) << pass["method"];
+  std::filesystem::remove(report);
+  EXPECT_EQ(Program("eval tasks --tasks nosuch --model " + retrieval).code, 1);
+  EXPECT_EQ(Program("eval methods --evict snapkv --model " + retrieval).code, 1);
+  EXPECT_EQ(Program("eval methods --kv-type q8_0 --model " + retrieval).code, 1);
+}
+
+TEST(Program, MethodsListsEvictionAndCodecs) {
+  std::istringstream lines(Program("methods --json").out);
+  std::set<std::string> kinds, names;
+  for (std::string line; std::getline(lines, line);) {
+    const json method = json::parse(line);
+    kinds.insert(method["kind"].get<std::string>());
+    names.insert(method["name"].get<std::string>());
+    for (const char* field : {"help", "leaf", "memory"})
+      EXPECT_FALSE(method[field].get<std::string>().empty()) << line;
+  }
+  EXPECT_EQ(kinds, (std::set<std::string>{"evict", "kv-type"}));
+  for (const char* name : {"h2o", "snapkv", "lacache", "t4", "q8_0", "q4_0"})
+    EXPECT_TRUE(names.contains(name)) << name;
+  EXPECT_NE(Program("methods t4").out.find("rotate"), std::string::npos);
+  EXPECT_EQ(Program("methods nosuch").code, 1);
 }
 
 TEST(Program, BenchReportsEachLength) {

@@ -12,11 +12,13 @@
 
 #include <cstddef>
 #include <memory>
-#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "base/params.h"
 #include "base/result.h"
+#include "kv/method_info.h"
 
 namespace larder {
 
@@ -44,18 +46,16 @@ class KvCodec {
 };
 
 struct KvCodecEntry {
-  std::string_view name;
-  std::string_view help;
-  Result<std::unique_ptr<KvCodec>> (*create)(std::string_view parameters, int head_dim);
+  MethodInfo info;
+  // Declares its parameters, reads "key=value,...", and makes a codec for heads of this size, which can be
+  // coded; of size 0 it only declares them.
+  Result<std::unique_ptr<KvCodec>> (*create)(Params& params, std::string_view parameters, int head_dim);
 };
-std::span<const KvCodecEntry> KvCodecs();
+std::vector<KvCodecEntry> KvCodecs();
 std::string KvCodecNames();  // "t4, q8_0, ...", for help texts
 // "q8_0" or "name:key=value,..." for heads of this size. kInvalid: unknown names and keys, listing the known
 // ones; kUnsupported: heads that it cannot do.
 Result<std::unique_ptr<KvCodec>> CreateKvCodec(std::string_view spec, int head_dim);
-
-// For the codecs: kUnsupported if heads of this size cannot be coded.
-Status CheckCodedHead(std::string_view codec, int head_dim);
 
 // A page of a text's first block: the coded page, then the sinks' plane.
 size_t FirstPageBytes(const KvCodec& codec, int head_dim);

@@ -19,12 +19,22 @@ class Q80 final : public KvCodec {
   }
 };
 
+Result<std::unique_ptr<KvCodec>> Create(Params& params, std::string_view parameters, int head_dim) {
+  LARDER_TRY(params.ParseList(parameters));
+  if (head_dim == 0) return std::unique_ptr<KvCodec>();  // only to describe it
+  return std::make_unique<Q80>();
+}
+
 }  // namespace
 
-Result<std::unique_ptr<KvCodec>> CreateQ80(std::string_view parameters, int head_dim) {
-  LARDER_TRY(CheckCodedHead("q8_0", head_dim));
-  LARDER_TRY(Params("q8_0").ParseList(parameters));
-  return std::make_unique<Q80>();
+KvCodecEntry Q80Codec() {
+  return {{.name = "q8_0",
+           .help = "8 bits, a scale for every 32 dimensions",
+           .paper = "",
+           .leaf = "A8",
+           .memory = "O(n)",
+           .needs = "heads of a multiple of 16"},
+          Create};
 }
 
 }  // namespace larder

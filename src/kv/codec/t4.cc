@@ -54,17 +54,14 @@ int WidestRotation(int head_dim) {
   return block;
 }
 
-}  // namespace
-
-Result<std::unique_ptr<KvCodec>> CreateT4(std::string_view parameters, int head_dim) {
-  LARDER_TRY(CheckCodedHead("t4", head_dim));
+Result<std::unique_ptr<KvCodec>> Create(Params& params, std::string_view parameters, int head_dim) {
   std::string rotate = "auto", center = "1", sinks = "4";
-  Params params("t4");
   params.Choice("rotate", &rotate, {"auto", "0", "16", "32", "64", "128"},
                 "size of the Hadamard blocks; auto: the largest that divides the head, 0: none");
   params.Choice("center", &center, {"0", "1"}, "1: keys less the means that larder calibrate has found");
   params.Choice("sinks", &sinks, {"0", "4"}, "leading tokens of a text that stay exact");
   LARDER_TRY(params.ParseList(parameters));
+  if (head_dim == 0) return std::unique_ptr<KvCodec>();  // only to describe it
   T4Options options;
   options.rotate = rotate == "auto" ? WidestRotation(head_dim) : std::max(1, std::stoi(rotate));
   options.center = center == "1";
@@ -73,6 +70,18 @@ Result<std::unique_ptr<KvCodec>> CreateT4(std::string_view parameters, int head_
     return Fail(ErrorKind::kInvalid, "t4: rotate={} does not divide heads of {} elements; at most {} does",
                 options.rotate, head_dim, WidestRotation(head_dim));
   return std::make_unique<T4>(options);
+}
+
+}  // namespace
+
+KvCodecEntry T4Codec() {
+  return {{.name = "t4",
+           .help = "4 bits, a scale and a zero point for each key and value; keys rotated and centred",
+           .paper = "SAW-INT4: System-Aware 4-Bit KV-Cache Quantization for Real-World LLM Serving (2026)",
+           .leaf = "A8",
+           .memory = "O(n)",
+           .needs = "heads of a multiple of 16; with center=1 the key means that larder calibrate has found"},
+          Create};
 }
 
 }  // namespace larder

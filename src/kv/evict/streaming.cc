@@ -1,16 +1,26 @@
 // StreamingLLM (Efficient Streaming Language Models with Attention Sinks, 2023): the first tokens, which all
 // attention leans on, and the newest. Here with true positions, so that it is the plain baseline of
-// everything that scores; sinks=0 is recency alone.
+// everything that scores; sinks=0 is recency alone. With positions=rank as published: streams without end.
 #include "kv/evict/select.h"
 
 namespace larder {
 namespace {
 
+struct StreamingParams : EvictCommon {
+  std::string positions = "true";
+  int64_t chunk = 0;
+};
+
 class Streaming final : public EvictMethod {
  public:
-  explicit Streaming(EvictCommon params) : params_(std::move(params)) {}
+  explicit Streaming(StreamingParams params) : params_(std::move(params)) {}
 
-  EvictNeeds needs() const override { return {.every_token = true}; }
+  EvictNeeds needs() const override {
+    return {.positions = params_.positions == "rank" ? PositionMode::kCompact : PositionMode::kKeep,
+            .every_token = true,
+            .chunk = params_.chunk};
+  }
+  Status AfterChunk(EvictView& view) override { return AfterPrompt(view); }
 
   Status AfterPrompt(EvictView& view) override {
     budget_ = params_.parsed.Entries(view.shape, view.lane_count(), view.prompt_rows);
@@ -32,14 +42,24 @@ class Streaming final : public EvictMethod {
     return {};
   }
 
-  const EvictCommon params_;
+  const StreamingParams params_;
   int64_t budget_ = 0;
 };
 
-Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view parameters, const EvictModel&) {
-  EvictCommon p;
+Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view parameters,
+                                            const EvictModel& model) {
+  StreamingParams p;
   p.sinks = 4;
+  params.Choice("positions", &p.positions, {"true", "rank"}, "rank: those within the cache, as published");
+  params.Int("chunk", &p.chunk, 0, 1 << 20,
+             "trim the prompt at every multiple of this many rows; 0: at its end");
   LARDER_TRY(ReadEvictParams(params, parameters, p));
+  if (p.positions == "rank" && (model.windows || model.transformed_keys)) {
+    return Fail(
+        ErrorKind::kUnsupported,
+        "streaming with positions=rank needs a model without window layers and a cache without a codec; "
+        "take positions=true");
+  }
   return std::make_unique<Streaming>(std::move(p));
 }
 

@@ -1,0 +1,77 @@
+#include "larder/arm.h"
+
+#include <algorithm>
+
+#include "engine/evict_driver.h"
+#include "kv/codec/codec.h"
+#include "kv/evict/method.h"
+
+namespace larder {
+namespace {
+
+bool IsCodec(std::string_view name) {
+  return std::ranges::any_of(KvCodecs(), [&](const KvCodecEntry& entry) { return entry.info.name == name; });
+}
+
+struct Protected {
+  int64_t sinks, last;
+};
+
+Result<Arm> EvictArm(const std::string& text, const std::string& name, const std::string& own,
+                     const std::string& budget, Protected kept, const Model& model) {
+  Arm arm{text, budget, "", name == "oracle" ? ArmKind::kOracle : ArmKind::kEvict};
+  arm.spec = fmt::format("{}:budget={}", name, budget);
+  if (own.find("sinks=") == std::string::npos) arm.spec += fmt::format(",sinks={}", kept.sinks);
+  if (own.find("last=") == std::string::npos && name != "lacache")
+    arm.spec += fmt::format(",last={}", kept.last);
+  if (!own.empty()) arm.spec += "," + own;
+  if (arm.kind == ArmKind::kOracle) {
+    EvictCommon common;
+    Params params("oracle");
+    LARDER_TRY(ReadEvictParams(params, std::string_view(arm.spec).substr(name.size() + 1), common));
+  } else {
+    LARDER_TRY(CreateEvictMethod(arm.spec, EvictModelOf(model)));
+  }
+  return arm;
+}
+
+}  // namespace
+
+std::vector<std::string> Split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(separator, begin), text.size());
+    if (end > begin) parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
+                                  int64_t last, const Model& model) {
+  std::vector<Arm> arms;
+  // A comma between methods; inside one, semicolons would be unusual, so "name:a=1" may have one parameter,
+  // or more with '+': "name:a=1+b=2".
+  for (const std::string& text : Split(methods, ',')) {
+    const std::string name = text.substr(0, text.find(':'));
+    std::string own = name.size() < text.size() ? text.substr(name.size() + 1) : "";
+    std::ranges::replace(own, '+', ',');
+    if (IsCodec(name)) {
+      Arm arm{text, "", own.empty() ? name : name + ":" + own, ArmKind::kCodec};
+      LARDER_TRY(CreateKvCodec(arm.spec, model.spec().head_dim));
+      arms.push_back(std::move(arm));
+    } else if (text == "full") {
+      arms.push_back({text, "", "", ArmKind::kFull});
+    } else {
+      for (const std::string& budget : Split(budgets, ',')) {
+        LARDER_ASSIGN(Arm arm, EvictArm(text, name, own, budget, {sinks, last}, model));
+        arms.push_back(std::move(arm));
+      }
+    }
+  }
+  if (arms.empty())
+    return Fail(ErrorKind::kInvalid, "no methods or no budgets; add --methods snapkv,h2o --budgets 0.25");
+  return arms;
+}
+
+}  // namespace larder

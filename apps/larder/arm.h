@@ -1,0 +1,34 @@
+// The arms of a comparison: the full cache, eviction methods at their budgets, codecs.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "model/model.h"
+
+namespace larder {
+
+enum class ArmKind : uint8_t { kEvict, kOracle, kCodec, kFull };
+
+// One line of the table.
+struct Arm {
+  std::string method;  // "snapkv", "oracle", "t4:rotate=0", "full"
+  std::string budget;  // as it was given; "": a codec's bytes are its own
+  std::string spec;    // what the method or codec is made from
+  ArmKind kind = ArmKind::kEvict;
+};
+
+// Every eviction method of `methods` ("h2o,snapkv:window=16+kernel=5,t4:center=0") at every budget of
+// `budgets`; each keeps `sinks` first and `last` newest tokens, unless it says something else itself or knows
+// better. "oracle" scores by the attention that will really come; codecs, and "full", are one arm each.
+// kInvalid names what is wrong.
+Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
+                                  int64_t last, const Model& model);
+
+// The parts between separators, without empty ones.
+std::vector<std::string> Split(const std::string& text, char separator);
+
+}  // namespace larder

@@ -1,0 +1,70 @@
+#include "larder/bench_form.h"
+
+#include <cstdio>
+#include <random>
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "larder/scoring.h"
+
+namespace larder {
+
+void BenchFlags::Declare(Params& params) {
+  params.Choice(
+      "form", &form, {"quick", "full", "nightly"},
+      "methods, tasks, stream: how much is measured where nothing else is said; quick: seconds with a "
+      "tiny model, full: less than an hour on two cores");
+  params.String("methods", &methods,
+                "methods, tasks, stream: which, each with parameters of its own if it needs them, joined by "
+                "'+': snapkv:window=16+kernel=5; codecs as --kv-type has them; oracle knows what will be "
+                "looked at; full; empty: those of the form");
+  params.String("budgets", &budgets,
+                "methods, tasks, stream: shares of the prompt, entries of a lane, or bytes; empty: those of "
+                "the form");
+  params.Int("sinks", &sinks, 0, 1 << 16, "methods, tasks: first tokens that every arm keeps");
+  params.Int("last", &last, 0, 1 << 16, "methods, tasks: newest tokens that every arm keeps");
+  params.String("report", &report, "methods, tasks: a page with plots, into this file");
+}
+
+Result<std::unique_ptr<Model>> LoadBase(const ModelFlags& flags) {
+  if (flags.kv_type != "f16" && flags.kv_type != "f32") {
+    return Fail(
+        ErrorKind::kUnsupported,
+        "methods are compared with a full cache of rows; leave --kv-type {} out, and name the codec in "
+        "--methods",
+        flags.kv_type);
+  }
+  return flags.Load();
+}
+
+Result<std::vector<std::unique_ptr<Model>>> LoadCodecs(const ModelFlags& flags,
+                                                       const std::vector<Arm>& arms) {
+  std::vector<std::unique_ptr<Model>> models;
+  for (const Arm& arm : arms) {
+    if (arm.kind != ArmKind::kCodec) continue;
+    LARDER_ASSIGN(auto model, flags.LoadAs(flags.math, arm.spec));
+    models.push_back(std::move(model));
+  }
+  return models;
+}
+
+Status WriteText(const std::string& where, const std::string& text) {
+  if (where != "-") return WriteFileAtomically(where, text + "\n");
+  fmt::print("{}\n", text);
+  return {};
+}
+
+Interval Bootstrap(const std::vector<double>& values) {
+  constexpr int kDraws = 1000;
+  std::mt19937 random(1);
+  std::vector<double> draws;
+  for (int i = 0; i < kDraws; ++i) {
+    double sum = 0;
+    for (size_t d = 0; d < values.size(); ++d) sum += values[random() % values.size()];
+    draws.push_back(sum / static_cast<double>(values.size()));
+  }
+  return {Quantile(draws, 0.025), Quantile(draws, 0.975)};
+}
+
+}  // namespace larder

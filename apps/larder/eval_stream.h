@@ -1,0 +1,51 @@
+// larder eval stream: a text that is read in one go with a cache that does not grow, beyond the context that
+// the model was trained on. Methods that compact while they read, each at each budget, and beside them
+// windows of as many tokens that begin anew: what one would do without a method.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "larder/bench_form.h"
+#include "larder/evaluation.h"
+
+namespace larder {
+
+// One way through the stream.
+struct StreamPass {
+  std::string method, budget;
+  int64_t first = 0;                       // the token of the text that nll begins with
+  std::vector<double> nll;                 // of each token from there on
+  uint64_t bytes_low = 0, bytes_high = 0;  // held after a piece, in the stream's second half
+  uint64_t peak_bytes = 0;
+  double seconds = 0;
+};
+
+// A method over the whole text. kInvalid, kUnsupported: it would have to keep all of it.
+Result<StreamPass> RunStream(Model& model, Session& session, const Arm& arm, const EvaluationText& text);
+// Windows of `tokens`, each beginning in the middle of the one before.
+Result<StreamPass> RunWindows(Subject& subject, const EvaluationText& text, int64_t tokens);
+
+struct StreamLine {
+  StreamPass pass;
+  double perplexity = 0;               // over the tokens that all passes score
+  std::vector<double> parts;           // of the eighths of these
+  double less = 0, low = 0, high = 0;  // log-perplexity below the first pass of the same budget, 95 %
+};
+struct StreamResult {
+  std::string model, weights, text, form, command;
+  int64_t tokens = 0, first = 0;  // scored from this one on
+  std::vector<StreamLine> lines;
+};
+std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes);
+std::string StreamJson(const StreamResult& result);
+
+class StreamEval {
+ public:
+  Status Run(const ModelFlags& model, const BenchFlags& bench, const std::string& text_path,
+             int64_t max_tokens, const std::string& json);
+};
+
+}  // namespace larder

@@ -1,0 +1,45 @@
+// Retrieval tasks: a context with facts in it, and questions that have one right answer each. Everything
+// follows from a seed. Two languages:
+//
+//   symbols    what scripts/train_retrieval teaches: " kan Ri." is a fact, "? kan" asks for it
+//   sentences  plain English, for models that were trained on text
+//
+//   kv         some facts among filler
+//   multi      nothing but facts: which of them is asked for
+//   vt         chains of two facts among filler; the answer is the rest of the chain
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace larder {
+
+struct TaskTurn {
+  std::string question, answer;
+};
+struct TaskSession {
+  std::string context;
+  std::vector<TaskTurn> turns;
+  std::string separator;  // between an answer and the next question
+};
+
+struct TaskOptions {
+  std::string style = "sentences";
+  int64_t tokens = 1024;  // of the context, at most
+  int64_t turns = 5;
+  uint64_t seed = 1;
+};
+
+inline constexpr std::string_view kTasks[] = {"kv", "multi", "vt"};
+
+// The session `index` of a task. `count`: how many tokens a text has. kInvalid: the turns' facts do not fit
+// into the context.
+Result<TaskSession> MakeTaskSession(std::string_view task, const TaskOptions& options, uint64_t index,
+                                    const std::function<int64_t(std::string_view)>& count);
+
+}  // namespace larder

@@ -1,0 +1,96 @@
+"""Writes the figures of larder eval into a page, between its two marks.
+
+    methods_report.py FOLDER PAGE        FOLDER has the JSON files of scripts/methods_report
+"""
+import datetime
+import json
+import pathlib
+import sys
+
+BEGIN, END = "<!-- figures, written by scripts/methods_report -->", "<!-- end of figures -->"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def command(result):
+    return f"```\n{result['command']}\n```"
+
+
+def fidelity(result):
+    rows = []
+    for arm in result["arms"]:
+        text, greedy = arm["text"], arm["greedy"]
+        rows.append([arm["method"], arm["budget"] or "-", f"{100 * arm['private_bytes'] / result['full_bytes']:.0f} %",
+                     f"{text['kl_mean']:.4f}", f"{text['kl_low']:.4f} .. {text['kl_high']:.4f}", f"{text['kl_median']:.4f}",
+                     f"{text['kl_99']:.3f}", f"{100 * text['same_top']:.1f} %", f"{text['perplexity_ratio']:.4f}",
+                     f"{greedy['kl_mean']:.4f}", f"{100 * greedy['same_top']:.1f} %"])
+    head = ["method", "budget", "bytes", "KL", "95 %", "median", "99 %", "same first choice", "perplexity ratio", "KL, greedy",
+            "same first choice, greedy"]
+    return (f"### Fidelity\n\n{result['model']}, {result['documents']} documents of {result['prompt_tokens']} + "
+            f"{result['scored_tokens']} tokens of `scripts/eval_text`; greedy: the full cache's own continuation before it "
+            f"repeats 16 tokens, {result['greedy_tokens']:.0f} tokens in each of {result['greedy_documents']} documents. Full "
+            f"cache {result['full_bytes'] / 2**20:.1f} MiB; bytes are shares of it.\n\n{command(result)}\n\n{table(head, rows)}")
+
+
+def score(cell, which, admitted):
+    value = cell[which]
+    return f"{100 * value['right']:.0f} %" if admitted else f"{value['log_probability']:.2f}"
+
+
+def retrieval(result, title):
+    tasks = list(dict.fromkeys(cell["task"] for cell in result["cells"]))
+    full = {cell["task"]: cell for cell in result["cells"] if cell["method"] == "full"}
+    admitted = {task: task in full and full[task]["hidden"]["right"] >= result["admitted"] for task in tasks}
+    arms = {}
+    for cell in result["cells"]:
+        arms.setdefault((cell["method"], cell["budget"] or "-"), {})[cell["task"]] = cell
+    rows = []
+    for (method, budget), cells in arms.items():
+        row = [method, budget, f"{100 * cells[tasks[0]]['bytes']:.0f} %"]
+        rows.append(row + [score(cells[t], w, admitted[t]) for t in tasks for w in ("first", "later", "hidden")])
+    head = ["method", "budget", "bytes"] + [f"{t}: {w}" for t in tasks for w in ("seen", "later", "hidden")]
+    left_out = [f"{t} (full cache: {100 * full[t]['hidden']['right']:.0f} % right)" for t in tasks if t in full and not admitted[t]]
+    note = ("\n\nMean log-probability of the right answer instead of right answers, because the model does not solve the task: "
+            + ", ".join(left_out) + ".") if left_out else ""
+    return (f"### {title}\n\n{result['model']}, {result['sessions']} sessions a task, contexts of {result['tokens']} tokens, "
+            f"{result['turns']} questions each.\n\n{command(result)}\n\n{table(head, rows)}{note}")
+
+
+def stream(result):
+    rows = [[p["method"], p["budget"], f"{p['perplexity']:.2f}",
+             f"{p['log_perplexity_less']:+.4f} ({p['less_low']:+.4f} .. {p['less_high']:+.4f})",
+             f"{p['perplexity_by_eighths'][0]:.2f} .. {p['perplexity_by_eighths'][-1]:.2f}",
+             f"{p['bytes_high']}" if p["bytes_low"] == p["bytes_high"] else f"{p['bytes_low']} to {p['bytes_high']}",
+             f"{p['peak_bytes']}", f"{p['tokens_per_s']:.0f}"] for p in result["passes"]]
+    head = ["method", "budget", "perplexity", "log-perplexity below the first, 95 %", "first .. last eighth", "bytes", "peak",
+            "tokens/s"]
+    return (f"### Streams\n\n{result['model']}, {result['tokens']} tokens in one go. Windows begin anew every half of their "
+            f"length, and each computes its tokens again. The bytes are those held after every piece of the second half.\n\n"
+            f"{command(result)}\n\n{table(head, rows)}")
+
+
+SECTIONS = {"fidelity": fidelity, "retrieval": lambda r: retrieval(r, "Retrieval: a constructed model that only looks up"),
+            "sentences": lambda r: retrieval(r, "Retrieval: a real model"), "stream": stream}
+
+
+def main():
+    folder, page = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    parts = []
+    for name, write in SECTIONS.items():
+        if (folder / f"{name}.json").exists():
+            parts.append(write(json.loads((folder / f"{name}.json").read_text())))
+    if not parts:
+        sys.exit(f"{folder} has no results; run scripts/methods_report without --only-write")
+    before, begin, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{page} has no place for figures: the lines {BEGIN} and {END}")
+    measured = datetime.date.fromtimestamp(max(f.stat().st_mtime for f in folder.glob("*.json")))
+    page.write_text(f"{before}{BEGIN}\n\nMeasured {measured}.\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

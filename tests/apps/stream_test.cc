@@ -1,0 +1,95 @@
+// Streams: memory is constant to the byte, a budget that holds the whole stream is the full cache, what
+// cannot stream is refused, and the figures are those of passes made by hand.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "larder/eval_stream.h"
+#include "larder/measure.h"
+#include "tests/testing/model_session.h"
+
+namespace larder {
+namespace {
+
+class Streams : public ::testing::Test {
+ protected:
+  Streams()
+      : model_(testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16,
+                                  2)) {
+    auto session = Session::Create(*model_, 2048, 2);
+    LARDER_CHECK(session.has_value());
+    session_ = *std::move(session);
+  }
+  EvaluationText TextOf(int64_t tokens) const {
+    EvaluationText text;
+    text.tokens = FillerTokens(tokens, model_->spec().vocabulary, 3);
+    return text;
+  }
+  Result<StreamPass> Run(const std::string& method, const std::string& budget, int64_t tokens) {
+    LARDER_ASSIGN(const auto arms, PlanArms(method, budget, 4, 8, *model_));
+    return RunStream(*model_, *session_, arms.front(), TextOf(tokens));
+  }
+
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Session> session_;
+};
+
+TEST_F(Streams, HoldTheSameBytesAllAlong) {
+  // Beyond the context that the model was made for.
+  for (const char* method : {"lacache:chunk=64+span=1", "streaming:positions=rank+chunk=64"}) {
+    const auto pass = Run(method, "100", model_->spec().context + 1000);
+    ASSERT_TRUE(pass) << pass.error().message;
+    EXPECT_EQ(std::ssize(pass->nll), model_->spec().context + 999);
+    EXPECT_EQ(pass->bytes_low, pass->bytes_high) << method;
+    EXPECT_LT(pass->peak_bytes, 2 * pass->bytes_high + 100000);
+    for (const double nll : pass->nll) ASSERT_TRUE(std::isfinite(nll));
+    const auto shorter = Run(method, "100", 1000);
+    EXPECT_EQ(shorter->peak_bytes, pass->peak_bytes) << method;
+  }
+}
+
+TEST_F(Streams, WithRoomForAllAreTheFullCache) {
+  auto subject = Subject::Create(
+      "full",
+      testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2), 401);
+  ASSERT_TRUE(subject);
+  const auto full = RunWindows(*subject, TextOf(400), 400);
+  ASSERT_TRUE(full);
+  for (const char* method : {"lacache:chunk=64+span=1", "streaming:positions=rank+chunk=64"}) {
+    const auto pass = Run(method, "1000", 400);
+    ASSERT_TRUE(pass);
+    ASSERT_EQ(pass->nll.size(), full->nll.size());
+    for (size_t i = 0; i < pass->nll.size(); ++i)
+      ASSERT_NEAR(pass->nll[i], full->nll[i], 1e-2) << method << i;
+  }
+  const auto kept = Run("streaming:chunk=64", "1000", 400);  // true positions: to the bit
+  ASSERT_TRUE(kept);
+  EXPECT_EQ(kept->nll, full->nll);
+}
+
+TEST_F(Streams, WhatCannotStreamIsRefused) {
+  EXPECT_FALSE(Run("snapkv", "100", 1000));
+  EXPECT_FALSE(Run("lacache:span=1", "100", 1000));
+  EXPECT_FALSE(Run("full", "100", 1000));
+  EXPECT_FALSE(Run("streaming:chunk=64", "100", model_->spec().context + 100));
+  EXPECT_TRUE(Run("streaming:chunk=64", "100", 1000));
+}
+
+TEST(StreamSummary, ComparesWhatAllHaveScored) {
+  StreamPass a{.method = "a", .budget = "8", .first = 1, .nll = std::vector<double>(1000, 2.0), .seconds = 1};
+  StreamPass b{.method = "b", .budget = "8", .first = 5, .nll = std::vector<double>(996, 1.5), .seconds = 1};
+  a.nll[0] = 100;  // scored by a alone
+  const auto lines = SummariseStream({a, b});
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0].pass.first, 5);
+  EXPECT_NEAR(lines[0].perplexity, std::exp(2.0), 1e-9);
+  EXPECT_NEAR(lines[1].perplexity, std::exp(1.5), 1e-9);
+  EXPECT_NEAR(lines[1].less, 0.5, 1e-12);
+  EXPECT_NEAR(lines[1].low, 0.5, 1e-12);
+  EXPECT_EQ(lines[0].parts.size(), 8u);
+  EXPECT_NE(StreamJson({.model = "m", .lines = lines}).find("\"log_perplexity_less\":0.5"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace larder

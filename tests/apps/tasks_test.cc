@@ -1,0 +1,178 @@
+// Retrieval tasks: their texts follow from the seed, have one right answer, and are the same tokens in one
+// piece as in parts; the constructed model solves them with the full cache, and a method that has dropped the
+// answer does not.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "larder/eval_tasks.h"
+#include "tests/testing/model_session.h"
+
+namespace larder {
+namespace {
+
+int64_t Letters(std::string_view text) { return static_cast<int64_t>(text.size()); }
+
+std::string Whole(const TaskSession& session) {
+  std::string text = session.context;
+  for (const TaskTurn& turn : session.turns) text += turn.question + turn.answer + session.separator;
+  return text;
+}
+
+TEST(TaskText, FollowsFromItsSeed) {
+  for (const auto task : kTasks) {
+    for (const char* style : {"symbols", "sentences"}) {
+      const TaskOptions options{style, 4000, 3, 7};
+      const auto one = MakeTaskSession(task, options, 5, Letters),
+                 again = MakeTaskSession(task, options, 5, Letters),
+                 other = MakeTaskSession(task, options, 6, Letters);
+      ASSERT_TRUE(one && again && other) << one.error().message;
+      EXPECT_EQ(Whole(*one), Whole(*again));
+      EXPECT_NE(Whole(*one), Whole(*other));
+      EXPECT_LE(Letters(one->context), 4000);
+      EXPECT_GT(Letters(one->context), 3000);  // all keys of the symbols
+    }
+  }
+}
+
+// Every key that is asked for stands in the context once as a key, and its answer right behind it.
+TEST(TaskText, HasOneRightAnswer) {
+  for (const auto task : kTasks) {
+    const auto session = MakeTaskSession(task, {"symbols", 2000, 5, 1}, 0, Letters);
+    ASSERT_TRUE(session);
+    std::set<std::string> asked;
+    for (const TaskTurn& turn : session->turns) {
+      const std::string key = turn.question.substr(1);
+      EXPECT_TRUE(asked.insert(key).second) << "asked twice: " << key;
+      const std::string first = turn.answer.substr(0, turn.answer.find(' ', 1));
+      EXPECT_NE(session->context.find(key + first + "."), std::string::npos) << key << first;
+      EXPECT_EQ(session->context.find(key + " "), session->context.rfind(key + " ")) << key;
+      EXPECT_EQ(std::ranges::count(turn.answer, ' '), task == "vt" ? 2 : 1);
+    }
+  }
+  EXPECT_EQ(
+      MakeTaskSession("vt", {"sentences", 4000, 1, 1}, 0, Letters)->turns[0].answer.find(" that of the "),
+      0u);
+}
+
+TEST(TaskText, RefusesWhatDoesNotFit) {
+  EXPECT_FALSE(MakeTaskSession("kv", {"symbols", 20, 5, 1}, 0, Letters));
+  EXPECT_FALSE(MakeTaskSession("multi", {"symbols", 20, 5, 1}, 0, Letters));
+}
+
+class Retrieval : public ::testing::Test {
+ protected:
+  static constexpr int64_t kTokens = 400;
+  Retrieval()
+      : model_(testing::LoadModel(testing::DataPath("models/retr-tiny.gguf"), MathMode::kFast, KvType::kI16,
+                                  2)) {}
+
+  std::vector<int32_t> Encode(const std::string& text) const {
+    return model_->tokenizer().Encode(text, {.add_special = false, .parse_special = false});
+  }
+  int64_t Count(std::string_view text) const { return std::ssize(Encode(std::string(text))); }
+
+  std::vector<std::vector<SessionScore>> Ask(const std::string& methods, const std::string& budgets,
+                                             std::string_view task, int sessions) {
+    auto arms = PlanArms(methods, budgets, 4, 32, *model_);
+    LARDER_CHECK(arms.has_value());
+    std::vector<std::unique_ptr<Model>> codecs;
+    for (const Arm& arm : *arms) {
+      if (arm.kind == ArmKind::kCodec)
+        codecs.push_back(testing::LoadModel(testing::DataPath("models/retr-tiny.gguf"), MathMode::kFast,
+                                            KvType::kI16, 1, arm.spec));
+    }
+    auto runner = ArmRunner::Create(*model_, *arms, std::move(codecs), kTokens + 100);
+    LARDER_CHECK(runner.has_value());
+    std::vector<std::vector<SessionScore>> out;
+    for (int s = 0; s < sessions; ++s) {
+      const auto session = MakeTaskSession(task, {"symbols", kTokens, 3, 2}, static_cast<uint64_t>(s),
+                                           [&](std::string_view text) { return Count(text); });
+      LARDER_CHECK(session.has_value());
+      auto scores = RunTaskSession(**runner, *session, model_->tokenizer());
+      LARDER_CHECK(scores.has_value());
+      out.push_back(*std::move(scores));
+    }
+    arms_ = *arms;
+    return out;
+  }
+  TaskCell Cell(size_t arm, const std::vector<std::vector<SessionScore>>& scores) {
+    return CellOf(arms_[arm], "kv", arm, scores);
+  }
+
+  std::unique_ptr<Model> model_;
+  std::vector<Arm> arms_;
+};
+
+TEST_F(Retrieval, TextsAreTheSameTokensInParts) {
+  for (const auto task : kTasks) {
+    const auto session = MakeTaskSession(task, {"symbols", kTokens, 3, 2}, 0,
+                                         [&](std::string_view text) { return Count(text); });
+    ASSERT_TRUE(session);
+    std::vector<int32_t> parts = Encode(session->context);
+    EXPECT_LE(std::ssize(parts), kTokens);
+    for (const TaskTurn& turn : session->turns) {
+      for (const std::string& text : {turn.question, turn.answer, session->separator}) {
+        const auto some = Encode(text);
+        parts.insert(parts.end(), some.begin(), some.end());
+      }
+    }
+    EXPECT_EQ(parts, Encode(Whole(*session)));
+  }
+}
+
+TEST_F(Retrieval, TheFullCacheAndExactCodecsSolveAllTasks) {
+  for (const auto task : kTasks) {
+    const auto scores = Ask("full,q8_0,snapkv", "100000", task, 2);
+    for (size_t arm = 0; arm < arms_.size(); ++arm) {
+      const TaskCell cell = Cell(arm, scores);
+      EXPECT_EQ(cell.first.right, 1) << task << arms_[arm].method;
+      EXPECT_EQ(cell.later.right, 1) << task << arms_[arm].method;
+      EXPECT_EQ(cell.hidden.right, 1) << task << arms_[arm].method;
+      EXPECT_GT(cell.hidden.log_probability, -0.2);
+    }
+  }
+}
+
+// With room for a tenth, recency has lost what the context said; a method that has seen the question keeps
+// its answer and loses those of the others; who knows the future keeps what is asked for.
+TEST_F(Retrieval, WhatIsDroppedIsNotAnswered) {
+  const auto scores = Ask("streaming,snapkv:window=4,oracle", "48", "multi", 4);
+  const TaskCell recency = Cell(0, scores), snapkv = Cell(1, scores), oracle = Cell(2, scores);
+  EXPECT_LE(recency.first.right, 0.25);
+  EXPECT_LE(recency.hidden.right, 0.25);
+  EXPECT_EQ(snapkv.first.right, 1);
+  EXPECT_LE(snapkv.later.right, 0.4);
+  EXPECT_LE(snapkv.hidden.right, 0.4);
+  EXPECT_EQ(oracle.first.right, 1);
+  EXPECT_EQ(oracle.hidden.right, 1);
+  EXPECT_LT(recency.hidden.log_probability, oracle.hidden.log_probability);
+  EXPECT_LT(recency.bytes, 0.5);
+}
+
+TEST(TaskScores, AreMadeByHand) {
+  const auto session = [](std::vector<bool> directed, std::vector<bool> hidden) {
+    SessionScore score;
+    for (const bool right : directed) score.directed.push_back({right ? -0.5 : -3, right});
+    for (const bool right : hidden) score.hidden.push_back({-1, right});
+    score.private_bytes = 25, score.full_bytes = 100;
+    return std::vector<SessionScore>{score};
+  };
+  const TaskCell cell =
+      CellOf({"a", "0.5", ""}, "kv", 0,
+             {session({true, true, false}, {false, false}), session({true, false, false}, {true, false})});
+  EXPECT_EQ(cell.first.right, 1);
+  EXPECT_EQ(cell.later.right, 0.25);
+  EXPECT_EQ(cell.hidden.right, 0.25);
+  EXPECT_EQ(cell.first.log_probability, -0.5);
+  EXPECT_EQ(cell.later.log_probability, (-0.5 - 9) / 4);
+  EXPECT_EQ(cell.bytes, 0.25);
+  EXPECT_LE(cell.later.low, 0.25);
+  EXPECT_GE(cell.later.high, 0.25);
+  TasksResult result{.model = "m", .cells = {cell}};
+  EXPECT_NE(TasksJson(result).find("\"later\":{\"right\":0.25"), std::string::npos);
+  EXPECT_NE(TasksHtml(result).find("<svg"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace larder
