@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes retr-tiny, a llama model that looks things up in its context. It is constructed by hand, not trained.
 
-    scripts/make_retrieval OUT.gguf       the file kept as tests/data/models/retr-tiny.gguf
+    scripts/make_retrieval.py OUT.gguf        the file kept as tests/data/models/retr-tiny.gguf
 
 A language model of 135 M parameters hardly solves key-value lookup over a thousand tokens, so with it a cache method that
 loses the looked-up entry cannot be told from one that keeps it. This model does nothing else. It reads the "symbols"

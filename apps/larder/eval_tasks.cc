@@ -141,7 +141,7 @@ Result<std::vector<SessionScore>> RunTaskSession(ArmRunner& runner, const TaskSe
 void TasksEval::Declare(Params& params) {
   params.String("tasks", &tasks_, "tasks: which, of kv, multi and vt, separated by commas");
   params.Choice("style", &style_, {"sentences", "symbols"},
-                "tasks: English, or the language of scripts/train_retrieval");
+                "tasks: English, or the language of scripts/make_retrieval.py");
   params.Int("task-tokens", &tokens_, 0, 1 << 20, "tasks: of a context, at most; 0: as the form says");
   params.Int("sessions", &sessions_, 0, 1 << 20, "tasks: contexts of each task; 0: as the form says");
   params.Int("turns", &turns_, 0, 64, "tasks: questions of each context; 0: as the form says");

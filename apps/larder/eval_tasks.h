@@ -51,7 +51,7 @@ struct TasksResult {
 // scores[session][arm].
 TaskCell CellOf(const Arm& arm, const std::string& task, size_t index,
                 const std::vector<std::vector<SessionScore>>& scores);
-// One session through all arms. `bos`: kNoToken for none.
+// One session through all arms.
 Result<std::vector<SessionScore>> RunTaskSession(ArmRunner& runner, const TaskSession& session,
                                                  const Tokenizer& tokenizer);
 

@@ -1,7 +1,7 @@
 // Retrieval tasks: a context with facts in it, and questions that have one right answer each. Everything
 // follows from a seed. Two languages:
 //
-//   symbols    what scripts/train_retrieval teaches: " kan Ri." is a fact, "? kan" asks for it
+//   symbols    what the model of scripts/make_retrieval.py reads: " kan Ri." is a fact, "? kan" asks for it
 //   sentences  plain English, for models that were trained on text
 //
 //   kv         some facts among filler

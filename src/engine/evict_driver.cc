@@ -112,6 +112,8 @@ ForwardHooks* EvictDriver::HooksFor(int64_t) { return all_rows_.get(); }
 
 int64_t EvictDriver::ReadableRows() const {
   if (needs_.tap == ScoreTap::kAllRows || needs_.positions == PositionMode::kCompact) return 0;
+  // Rows behind a chunk that was compacted have seen less than those of the cache.
+  if (needs_.chunk > 0) return 0;
   // Private pages hold rows, and codes are not turned back into rows.
   if (model_.kv_shape().codec() != nullptr) return 0;
   // A window layer of the cache holds the rows that the next one needs, not those of rows that are run again.
