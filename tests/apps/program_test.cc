@@ -158,7 +158,7 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   EXPECT_EQ(Program("eval methods --kv-type q8_0 --model " + retrieval).code, 1);
 }
 
-TEST(Program, MethodsListsEvictionAndCodecs) {
+TEST(Program, MethodsListsAllKinds) {
   std::istringstream lines(Program("methods --json").out);
   std::set<std::string> kinds, names;
   for (std::string line; std::getline(lines, line);) {
@@ -168,7 +168,7 @@ TEST(Program, MethodsListsEvictionAndCodecs) {
     for (const char* field : {"help", "leaf", "memory"})
       EXPECT_FALSE(method[field].get<std::string>().empty()) << line;
   }
-  EXPECT_EQ(kinds, (std::set<std::string>{"evict", "kv-type"}));
+  EXPECT_EQ(kinds, (std::set<std::string>{"evict", "kv-type", "reuse"}));
   for (const char* name : {"h2o", "snapkv", "lacache", "t4", "q8_0", "q4_0"})
     EXPECT_TRUE(names.contains(name)) << name;
   EXPECT_NE(Program("methods t4").out.find("rotate"), std::string::npos);
