@@ -32,10 +32,14 @@ void ModelFlags::Declare(Params& params) {
       "packed", &packed,
       "folder where weights are kept as they are computed with, for the next start; auto: the model's "
       "own, else the cache directory; off: nowhere");
+  params.Choice("packed-pages", &packed_pages, {"mapped", "large"},
+                "mapped: packed weights are read from the file's pages, which processes share; large: from a "
+                "copy in large pages of this process, for faster decoding");
 }
 
 PackedOptions ModelFlags::Packed() const {
   PackedOptions options;
+  if (packed_pages == "large") options.pages = PackedPages::kLarge;
   if (packed == "off") return options;
   if (packed != "auto") {
     options.folders.push_back(packed);

@@ -16,7 +16,7 @@ struct ModelFlags {
   std::string math = "fast";
   std::string kv_type = "f16";
   std::string key_means = "auto";
-  std::string packed = "auto";
+  std::string packed = "auto", packed_pages = "mapped";
 
   void Declare(Params& params);
   Result<std::unique_ptr<Model>> Load() const;

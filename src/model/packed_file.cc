@@ -191,6 +191,16 @@ bool PiecesAreWhole(std::span<const std::byte> data, std::span<const std::byte> 
   return whole.load(std::memory_order_relaxed);
 }
 
+// Reads a file's matrices in the order of its pieces, whole ones side by side.
+Result<AlignedBuffer> CopyOf(std::span<const std::byte> data, ThreadPool& pool) {
+  LARDER_ASSIGN(AlignedBuffer copy, AlignedBuffer::Allocate(data.size(), LargePages::kYes));
+  pool.Run(static_cast<int64_t>((data.size() + kPieceBytes - 1) / kPieceBytes), [&](int64_t i, int) {
+    const uint64_t begin = static_cast<uint64_t>(i) * kPieceBytes;
+    std::memcpy(copy.data() + begin, data.data() + begin, std::min(kPieceBytes, data.size() - begin));
+  });
+  return copy;
+}
+
 // Somebody else's file beside the model would decide what this process computes. Whoever may write the model
 // may do that anyway.
 bool MayTrustOwner(uint32_t owner, const MappedFile& source) {
@@ -204,8 +214,9 @@ uint64_t ChecksumOfOrder(std::span<const int32_t> permutation) {
 }
 
 Result<std::unique_ptr<PackedFile>> PackedFile::Open(const std::string& path, const MappedFile& source,
-                                                     ThreadPool& pool) {
+                                                     ThreadPool& pool, PackedPages pages) {
   std::unique_ptr<PackedFile> out(new PackedFile);
+  out->path_ = path;
   LARDER_ASSIGN(out->file_, MappedFile::Open(path));
   if (!MayTrustOwner(out->file_->owner(), source))
     return Fail(ErrorKind::kUnsupported, "it belongs to another user");
@@ -214,13 +225,18 @@ Result<std::unique_ptr<PackedFile>> PackedFile::Open(const std::string& path, co
   LARDER_ASSIGN(const Head head, ReadHead(file));
   if (head.source != source.identity())
     return Fail(ErrorKind::kUnsupported, "the model's file has changed since");
-  const auto data = file.last(head.data_bytes);
+  auto data = file.last(head.data_bytes);
+  if (pages == PackedPages::kLarge) {
+    LARDER_ASSIGN(out->copy_, CopyOf(data, pool));
+    data = {out->copy_.data(), out->copy_.size()};
+  }
   const uint64_t table_bytes = head.matrices * kEntryBytes;
   LARDER_ASSIGN(out->matrices_, ReadTable(file.subspan(kFixedBytes, table_bytes), data));
   const auto checksums =
       file.subspan(kFixedBytes + table_bytes, head.bytes - kFixedBytes - table_bytes - kChecksumBytes);
   if (!PiecesAreWhole(data, checksums, pool)) return Fail(ErrorKind::kCorrupt, "its matrices are damaged");
   out->digest_ = head.digest;
+  if (pages == PackedPages::kLarge) out->file_ = nullptr;
   return out;
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/hash.h"
+#include "base/memory.h"
 #include "base/result.h"
 #include "compute/matmul.h"
 #include "compute/thread_pool.h"
@@ -32,22 +33,31 @@ struct PackedMatrix {
 inline constexpr size_t kPackedNameBytes = 64;
 uint64_t ChecksumOfOrder(std::span<const int32_t> permutation);  // 0 for none
 
+// Where the matrices of a packed file are read from.
+enum class PackedPages : uint8_t {
+  kMapped,  // the file's own pages, which processes share
+  kLarge    // a copy in large pages: few rows, which wait for memory alone, come quicker
+};
+
 class PackedFile {
  public:
-  // Maps and checks all of it. kNotFound; kCorrupt: damaged; kUnsupported: another version, layout or source;
-  // kIo.
+  // Maps and checks all of it. kLargePages: matrices are read from a copy in memory of this process.
+  // kNotFound; kCorrupt: damaged; kUnsupported: another version, layout or source; kIo; kExhausted: no memory
+  // for a copy.
   static Result<std::unique_ptr<PackedFile>> Open(const std::string& path, const MappedFile& source,
-                                                  ThreadPool& pool);
+                                                  ThreadPool& pool, PackedPages pages = PackedPages::kMapped);
 
   // A view of the matrix, valid as long as this object. kCorrupt where there is none that was made from this.
   Result<Matrix> Get(std::string_view name, TensorType type, int64_t outputs, int64_t inputs,
                      std::span<const int32_t> permutation) const;
   const Digest& source_digest() const { return digest_; }  // SHA-256 of the source file
-  const std::string& path() const { return file_->path(); }
+  const std::string& path() const { return path_; }
 
  private:
   PackedFile() = default;
-  std::unique_ptr<MappedFile> file_;
+  std::string path_;
+  std::unique_ptr<MappedFile> file_;  // null beside a copy
+  AlignedBuffer copy_;
   Digest digest_;
   std::unordered_map<std::string, PackedMatrix> matrices_;
 };

@@ -35,6 +35,7 @@ bool IsSettled(const FileIdentity& source, int64_t settled_ms) {
 
 PackedPlaces::PackedPlaces(const MappedFile& source, const PackedOptions& options)
     : source_(source),
+      pages_(options.pages),
       least_bytes_(options.least_bytes),
       settled_(IsSettled(source.identity(), options.settled_ms)) {
   for (const std::string& folder : options.folders) paths_.push_back(PathIn(folder, source.path()));
@@ -42,7 +43,7 @@ PackedPlaces::PackedPlaces(const MappedFile& source, const PackedOptions& option
 
 std::unique_ptr<PackedFile> PackedPlaces::Find(ThreadPool& pool) const {
   for (const std::string& path : paths_) {
-    auto file = PackedFile::Open(path, source_, pool);
+    auto file = PackedFile::Open(path, source_, pool, pages_);
     if (file) return *std::move(file);
     if (file.error().kind != ErrorKind::kNotFound)
       LogInfo("packed weights {} are not used: {}", path, file.error().message);
@@ -67,7 +68,7 @@ std::unique_ptr<PackedFile> PackedPlaces::Keep(const Digest& digest, std::span<c
       LogInfo("packed weights cannot be kept: {}", status.error().message);
       continue;
     }
-    auto file = PackedFile::Open(path, source_, pool);
+    auto file = PackedFile::Open(path, source_, pool, pages_);
     if (file) {
       LogInfo("packed weights are kept in {}", path);
       return *std::move(file);

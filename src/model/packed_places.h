@@ -19,6 +19,7 @@ struct PackedOptions {
   std::vector<std::string> folders;
   // Weights smaller than this are packed in a moment, and no file is made of them.
   uint64_t least_bytes = uint64_t{16} << 20;
+  PackedPages pages = PackedPages::kMapped;
   // A model that was changed more recently may change again without getting another time (FileIdentity).
   int64_t settled_ms = 2000;
 };
@@ -39,6 +40,7 @@ class PackedPlaces {
 
  private:
   const MappedFile& source_;
+  const PackedPages pages_;
   const uint64_t least_bytes_;
   const bool settled_;
   std::vector<std::string> paths_;

@@ -83,6 +83,7 @@ class Packed : public ::testing::Test {
     const auto source = MappedFile::Open(model_);
     const auto file = PackedFile::Open(path, **source, pool);
     EXPECT_FALSE(file.has_value());
+    EXPECT_FALSE(PackedFile::Open(path, **source, pool, PackedPages::kLarge).has_value());
     return file.has_value() ? ErrorKind::kCancelled : file.error().kind;
   }
 
@@ -111,14 +112,29 @@ TEST_F(Packed, SecondStartEqualsTheFirstInEveryArchitecture) {
   }
 }
 
-TEST_F(Packed, MappedWeightsAreSharedMemoryOfTheFile) {
-  Load();
-  const auto model = Load();
+// Of the file of packed weights, shared with whoever else maps it.
+size_t SharedMappings(const std::string& path) {
   std::ifstream maps("/proc/self/maps");
   size_t shared = 0;
   for (std::string line; std::getline(maps, line);)
-    shared += line.find(packed_) != std::string::npos && line.find(" r--s ") != std::string::npos;
-  EXPECT_EQ(shared, 1u);
+    shared += line.find(path) != std::string::npos && line.find(" r--s ") != std::string::npos;
+  return shared;
+}
+
+TEST_F(Packed, MappedWeightsAreSharedMemoryOfTheFile) {
+  Load();
+  const auto model = Load();
+  EXPECT_EQ(SharedMappings(packed_), 1u);
+}
+
+TEST_F(Packed, ACopyInLargePagesComputesTheSame) {
+  const auto expected = Logits(*Load());
+  PackedOptions options = Beside();
+  options.pages = PackedPages::kLarge;
+  const auto model = Load(options);
+  EXPECT_EQ(model->packed_path(), packed_);
+  EXPECT_EQ(SharedMappings(packed_), 0u);
+  EXPECT_EQ(Logits(*model), expected);
 }
 
 TEST_F(Packed, EveryFlippedByteIsFound) {
