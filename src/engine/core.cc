@@ -249,7 +249,7 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
     Choice& choice = ChoiceOf(*w.sequence);
     if (arrivals.Failed(w.sequence->id)) {
       // What was computed from layers that never came is worthless; the rows that came are found again.
-      std::erase_if(wanted_, [&](const WantedRow& row) { return row.choice == &choice; });
+      DropWanted(choice);
       scheduler_->Requeue(w.sequence);
       continue;
     }
@@ -266,6 +266,14 @@ void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
   FinishEnded();
 }
 
+// Nobody looks at the logits of its rows any more. They keep their places: those behind them would otherwise
+// get the states of their neighbours.
+void EngineCore::DropWanted(const Choice& choice) {
+  for (WantedRow& row : wanted_) {
+    if (row.choice == &choice) row.choice = nullptr;
+  }
+}
+
 // Logits of the wanted rows, and what they mean.
 void EngineCore::JudgeRows() {
   const size_t width = static_cast<size_t>(model_->spec().width),
@@ -280,11 +288,13 @@ void EngineCore::JudgeRows() {
     // Looking through a vocabulary takes long enough to be worth all threads; what follows is bookkeeping.
     model_->pool().Run(static_cast<int64_t>(n), [&](int64_t i, int worker) {
       const size_t at = static_cast<size_t>(i);
+      if (wanted_[begin + at].choice == nullptr) return;
       Judge(wanted_[begin + at], {&logits_[at * vocabulary], known}, judges_[static_cast<size_t>(worker)],
             judged_[at]);
     });
     for (size_t i = 0; i < n; ++i) {
       const WantedRow& row = wanted_[begin + i];
+      if (row.choice == nullptr) continue;
       if (row.scores) TakePromptScore(*row.choice, row.position, judged_[i]);
       if (row.samples) TakeToken(*row.choice, judged_[i]);
     }
@@ -296,7 +306,7 @@ void EngineCore::FailBroken() {
   for (const auto& [id, error] : std::exchange(broken_, {})) {
     const auto it = requests_.find(id);
     if (it == requests_.end()) continue;  // failed with another choice
-    std::erase_if(wanted_, [&](const WantedRow& row) { return row.choice->live == it->second.get(); });
+    for (const auto& choice : it->second->choices) DropWanted(*choice);
     Fail(*it->second, error);
   }
 }

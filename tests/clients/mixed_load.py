@@ -63,6 +63,17 @@ def make_cases(rng, vocabulary, methods):
     return cases, chunks
 
 
+class PatientApi(Api):
+    """Counts why it had to send a request again."""
+
+    def __init__(self, url, key, count):
+        super().__init__(url, key)
+        self.count = count
+
+    def busy(self, status, text):
+        self.count(f"told {status}: {json.loads(text)['error']['message']}")
+
+
 class Answer:
     def __init__(self):
         self.choices = collections.defaultdict(lambda: ([], []))
@@ -115,7 +126,7 @@ class Load:
         self.stop = threading.Event()
 
     def api(self, tenant):
-        return Api(self.server.url, self.server.keys[tenant])
+        return PatientApi(self.server.url, self.server.keys[tenant], self.count)
 
     def stats(self):
         return self.server.get("/v1/cache/stats")
