@@ -233,6 +233,7 @@ void EngineCore::BuildRows(std::span<const Scheduler::Work> work) {
 void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
   const size_t width = static_cast<size_t>(model_->spec().width);
   if (hidden_.size() < wanted_.size() * width) hidden_.resize(wanted_.size() * width);
+  const bool alone = scheduler_->running() == 1;
   const int64_t begin_ns = clock_->NowNs();
   ArrivalHooks arrivals(model_->kv_shape());
   hooks_.Clear();
@@ -254,8 +255,22 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
       continue;
     }
     if (choice.restore != nullptr && choice.restore->started()) choice.restore = nullptr;  // all layers came
-    AfterRows(w);
+    if (Status status = AfterRows(w); !status) {
+      if (!alone && status.error().kind == ErrorKind::kExhausted) {
+        WaitForRoom(choice);
+      } else {
+        broken_.emplace_back(choice.live->id, status.error());
+      }
+    }
   }
+}
+
+// A method found no room for what it keeps: it begins again when somebody beside it has ended.
+void EngineCore::WaitForRoom(Choice& choice) {
+  DropWanted(choice);
+  choice.no_room_at = Ended();
+  scheduler_->Requeue(&choice.scheduled);
+  ++choice.scheduled.preemptions;
 }
 
 void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
@@ -326,16 +341,13 @@ void EngineCore::FinishEnded() {
   }
 }
 
-void EngineCore::AfterRows(const Scheduler::Work& work) {
+Status EngineCore::AfterRows(const Scheduler::Work& work) {
   Choice& choice = ChoiceOf(*work.sequence);
   Live& live = *choice.live;
   const int64_t end = work.sequence->num_computed + work.rows;
   live.report.recomputed +=
       std::max<int64_t>(0, std::min(end, live.usage.prompt_tokens) - work.sequence->num_computed);
-  if (choice.own != nullptr) {
-    if (Status status = AfterPrivateRows(choice, end); !status) broken_.emplace_back(live.id, status.error());
-    return;
-  }
+  if (choice.own != nullptr) return AfterPrivateRows(choice, end);
   const int64_t length = choice.kv->length();
   if (end > length) {
     cache_->Publish(
@@ -346,6 +358,7 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
   work.sequence->num_computed = end;
   FinishCapture(choice);
   if (end == work.sequence->chunk_end) ContinueBehindGap(choice);
+  return {};
 }
 
 // The method's triggers; what it no longer reads of the shared cache goes back.

@@ -104,7 +104,12 @@ class EngineCore final : private SchedulerCache {
   void DropWanted(const Choice& choice);
   void JudgeRows();
   void FinishEnded();
-  void AfterRows(const Scheduler::Work& work);
+  Status AfterRows(const Scheduler::Work& work);
+  void WaitForRoom(Choice& choice);
+  // Requests that have ended in any way; when it changes, memory has come back.
+  uint64_t Ended() const {
+    return stats_.requests_finished + stats_.requests_cancelled + stats_.requests_failed;
+  }
   Status AfterPrivateRows(Choice& choice, int64_t end);
   void FailBroken();
   void BeginPromptScores(Live& live);
