@@ -7,6 +7,8 @@ namespace larder {
 
 SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
   Choice& choice = ChoiceOf(sequence);
+  // Nobody overtakes it, so that there is more room each time.
+  if (choice.no_room_at == Ended() && scheduler_->running() > 0) return Admission::kNoRoom;
   const Request& request = choice.live->request;
   const bool scores_prompt = request.prompt_logprobs >= 0 && choice.index == 0;
   // Log-probabilities of the prompt need every prompt row's logits, so nothing is gained from rows that

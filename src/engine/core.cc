@@ -233,6 +233,7 @@ void EngineCore::BuildRows(std::span<const Scheduler::Work> work) {
 void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
   const size_t width = static_cast<size_t>(model_->spec().width);
   if (hidden_.size() < wanted_.size() * width) hidden_.resize(wanted_.size() * width);
+  const bool alone = scheduler_->running() == 1;
   const int64_t begin_ns = clock_->NowNs();
   ArrivalHooks arrivals(model_->kv_shape());
   hooks_.Clear();
@@ -249,13 +250,27 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
     Choice& choice = ChoiceOf(*w.sequence);
     if (arrivals.Failed(w.sequence->id)) {
       // What was computed from layers that never came is worthless; the rows that came are found again.
-      std::erase_if(wanted_, [&](const WantedRow& row) { return row.choice == &choice; });
+      DropWanted(choice);
       scheduler_->Requeue(w.sequence);
       continue;
     }
     if (choice.restore != nullptr && choice.restore->started()) choice.restore = nullptr;  // all layers came
-    AfterRows(w);
+    if (Status status = AfterRows(w); !status) {
+      if (!alone && status.error().kind == ErrorKind::kExhausted) {
+        WaitForRoom(choice);
+      } else {
+        broken_.emplace_back(choice.live->id, status.error());
+      }
+    }
   }
+}
+
+// A method found no room for what it keeps: it begins again when somebody beside it has ended.
+void EngineCore::WaitForRoom(Choice& choice) {
+  DropWanted(choice);
+  choice.no_room_at = Ended();
+  scheduler_->Requeue(&choice.scheduled);
+  ++choice.scheduled.preemptions;
 }
 
 void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
@@ -264,6 +279,14 @@ void EngineCore::RunModel(std::span<const Scheduler::Work> work) {
   FailBroken();
   JudgeRows();
   FinishEnded();
+}
+
+// Nobody looks at the logits of its rows any more. They keep their places: those behind them would otherwise
+// get the states of their neighbours.
+void EngineCore::DropWanted(const Choice& choice) {
+  for (WantedRow& row : wanted_) {
+    if (row.choice == &choice) row.choice = nullptr;
+  }
 }
 
 // Logits of the wanted rows, and what they mean.
@@ -280,11 +303,13 @@ void EngineCore::JudgeRows() {
     // Looking through a vocabulary takes long enough to be worth all threads; what follows is bookkeeping.
     model_->pool().Run(static_cast<int64_t>(n), [&](int64_t i, int worker) {
       const size_t at = static_cast<size_t>(i);
+      if (wanted_[begin + at].choice == nullptr) return;
       Judge(wanted_[begin + at], {&logits_[at * vocabulary], known}, judges_[static_cast<size_t>(worker)],
             judged_[at]);
     });
     for (size_t i = 0; i < n; ++i) {
       const WantedRow& row = wanted_[begin + i];
+      if (row.choice == nullptr) continue;
       if (row.scores) TakePromptScore(*row.choice, row.position, judged_[i]);
       if (row.samples) TakeToken(*row.choice, judged_[i]);
     }
@@ -296,7 +321,7 @@ void EngineCore::FailBroken() {
   for (const auto& [id, error] : std::exchange(broken_, {})) {
     const auto it = requests_.find(id);
     if (it == requests_.end()) continue;  // failed with another choice
-    std::erase_if(wanted_, [&](const WantedRow& row) { return row.choice->live == it->second.get(); });
+    for (const auto& choice : it->second->choices) DropWanted(*choice);
     Fail(*it->second, error);
   }
 }
@@ -316,16 +341,13 @@ void EngineCore::FinishEnded() {
   }
 }
 
-void EngineCore::AfterRows(const Scheduler::Work& work) {
+Status EngineCore::AfterRows(const Scheduler::Work& work) {
   Choice& choice = ChoiceOf(*work.sequence);
   Live& live = *choice.live;
   const int64_t end = work.sequence->num_computed + work.rows;
   live.report.recomputed +=
       std::max<int64_t>(0, std::min(end, live.usage.prompt_tokens) - work.sequence->num_computed);
-  if (choice.own != nullptr) {
-    if (Status status = AfterPrivateRows(choice, end); !status) broken_.emplace_back(live.id, status.error());
-    return;
-  }
+  if (choice.own != nullptr) return AfterPrivateRows(choice, end);
   const int64_t length = choice.kv->length();
   if (end > length) {
     cache_->Publish(
@@ -336,6 +358,7 @@ void EngineCore::AfterRows(const Scheduler::Work& work) {
   work.sequence->num_computed = end;
   FinishCapture(choice);
   if (end == work.sequence->chunk_end) ContinueBehindGap(choice);
+  return {};
 }
 
 // The method's triggers; what it no longer reads of the shared cache goes back.

@@ -56,7 +56,7 @@ class EngineCore final : private SchedulerCache {
   struct Choice;
   struct Live;
   struct WantedRow {
-    Choice* choice;
+    Choice* choice;  // null: dropped after it ran
     int64_t position;
     bool samples;  // the sequence's last row
     bool scores;   // a prompt row whose logits judge the next prompt token
@@ -101,9 +101,15 @@ class EngineCore final : private SchedulerCache {
   void RunModel(std::span<const Scheduler::Work> work);
   void BuildRows(std::span<const Scheduler::Work> work);
   void RunRows(std::span<const Scheduler::Work> work);
+  void DropWanted(const Choice& choice);
   void JudgeRows();
   void FinishEnded();
-  void AfterRows(const Scheduler::Work& work);
+  Status AfterRows(const Scheduler::Work& work);
+  void WaitForRoom(Choice& choice);
+  // Requests that have ended in any way; when it changes, memory has come back.
+  uint64_t Ended() const {
+    return stats_.requests_finished + stats_.requests_cancelled + stats_.requests_failed;
+  }
   Status AfterPrivateRows(Choice& choice, int64_t end);
   void FailBroken();
   void BeginPromptScores(Live& live);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ struct EngineCore::Choice {
   bool matched = false;
   std::shared_ptr<KvRestore> restore;  // while waiting for rows from below memory, until they are held
   int32_t restores = 0;                // since it last ran
+  std::optional<uint64_t> no_room_at;  // how many had ended when its method found no room
   OutputText text;
   TokenHistory history;
   bool done = false;

@@ -103,7 +103,11 @@ class Api:
             text = answer.read().decode(errors="replace")
             if answer.status not in (429, 503):
                 raise Leak(f"{method} {path} was answered with {answer.status}: {text}")
+            self.busy(answer.status, text)
             time.sleep(0.2)
+
+    def busy(self, status, text):
+        """Called before a request is sent again."""
 
     def call(self, method, path, body=None):
         return json.loads(self.open(method, path, body).read())

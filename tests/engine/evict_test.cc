@@ -198,6 +198,33 @@ TEST_P(EvictTest, ANeighboursMethodChangesNoBit) {
   for (const auto& other : others) EXPECT_TRUE(other->finished) << other->error;
 }
 
+// A method that finds no room for what it keeps of a shared prefix waits for its neighbours to end; those
+// that ran in the same step get their own logits all the same.
+TEST_P(EvictTest, AMethodWithoutRoomWaitsAndTakesNobodysLogits) {
+  const auto model = Load(2);
+  const std::string method = "snapkv:budget=0.9,window=16";
+  const auto prompt = Prompt(1, 450);
+  const auto expected = Ask(*Start(*model), prompt, method, 4);
+  std::vector<std::shared_ptr<Answer>> alone, together;
+  for (uint32_t i = 0; i < 3; ++i) alone.push_back(Ask(*Start(*model), Prompt(10 + i, 40), "none", 30));
+  int64_t waited = 0;
+  for (uint64_t limit = 400 << 10; limit < 1200 << 10; limit += 16 << 10) {
+    EngineOptions options;
+    options.cache.limit_bytes = limit;
+    const auto core = Start(*model, options);
+    if (!Ask(*core, prompt, "none", 1)->finished) continue;
+    const bool fits = Ask(*core, prompt, method, 4)->finished;
+    const auto wants = Add(*core, prompt, method, 4);
+    together.clear();
+    for (uint32_t i = 0; i < 3; ++i) together.push_back(Add(*core, Prompt(10 + i, 40), "none", 30));
+    Finish(*core);
+    for (size_t i = 0; i < 3; ++i) ExpectSame(*together[i], *alone[i], std::to_string(limit));
+    if (fits) ExpectSame(*wants, *expected, std::to_string(limit));
+    waited += wants->report.preemptions;
+  }
+  EXPECT_GT(waited, 0);
+}
+
 // Beside a codec a method's own pages hold rows with turned keys; it reads no codes.
 TEST_P(EvictTest, RunsBesideACodec) {
   const auto load = [&](int threads) {
