@@ -37,7 +37,7 @@ BY_RANK = ["streaming:budget=64,positions=rank,chunk=64", "lacache:budget=64,spa
 
 
 class Case:
-    """One request, and its answers by the chunks that it was given: () for none, None for any."""
+    """One request, and its answers by the chunks that stood in for rows of it: () for none."""
 
     def __init__(self, kind, prompt, larder, chunks=(), **sampling):
         self.kind, self.chunks = kind, chunks

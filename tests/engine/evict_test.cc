@@ -221,6 +221,11 @@ TEST_P(EvictTest, AMethodWithoutRoomWaitsAndTakesNobodysLogits) {
     for (size_t i = 0; i < 3; ++i) ExpectSame(*together[i], *alone[i], std::to_string(limit));
     if (fits) ExpectSame(*wants, *expected, std::to_string(limit));
     waited += wants->report.preemptions;
+    // Two that want room at the same time do not get in each other's way for ever.
+    const auto one = Add(*core, prompt, method, 4), other = Add(*core, prompt, method, 4);
+    Finish(*core);
+    if (fits) ExpectSame(*one, *expected, "one of two");
+    if (fits) ExpectSame(*other, *expected, "the other");
   }
   EXPECT_GT(waited, 0);
 }
