@@ -23,6 +23,8 @@ namespace larder {
 namespace HWY_NAMESPACE {
 namespace {
 
+static_assert(kMaxTile <= kMaxTileRows && kAmxRows <= kMaxTileRows);
+
 void InterleaveTile(const float* x, int64_t ldx, int64_t inputs, int rows, float* to) {
   for (int r = 0; r < rows; ++r) {
     for (int64_t k = 0; k < inputs; ++k) to[k * rows + r] = x[r * ldx + k];
@@ -186,9 +188,9 @@ void PanelsTimesTiles(const Matrix& m, int64_t first_panel, int64_t count, const
                  m.half_scales(),
                  m.inputs()};
 #if LARDER_DOT_X86
-    // The tile unit takes signed codes as they lie.
+    // The tile unit takes signed codes as they lie, and floats have no codes.
     const bool for_amx = first_tile < amx_end && m.form() == WeightForm::kU4;
-    if (end_tile - amx_end > 1 || for_amx) {
+    if (m.form() != WeightForm::kF32 && (end_tile - amx_end > 1 || for_amx)) {
       Unpack(m, scratch.unpacked(worker, p), scratch.metadata(worker, p), panels[p]);
     }
 #endif

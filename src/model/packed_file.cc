@@ -191,7 +191,7 @@ bool PiecesAreWhole(std::span<const std::byte> data, std::span<const std::byte> 
   return whole.load(std::memory_order_relaxed);
 }
 
-// Reads a file's matrices in the order of its pieces, whole ones side by side.
+// Piece by piece, by all threads.
 Result<AlignedBuffer> CopyOf(std::span<const std::byte> data, ThreadPool& pool) {
   LARDER_ASSIGN(AlignedBuffer copy, AlignedBuffer::Allocate(data.size(), LargePages::kYes));
   pool.Run(static_cast<int64_t>((data.size() + kPieceBytes - 1) / kPieceBytes), [&](int64_t i, int) {
