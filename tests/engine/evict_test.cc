@@ -1,43 +1,15 @@
 // Requests with an eviction method through the engine: a budget that covers everything changes nothing,
 // answers do not depend on chunks, threads, warm prefixes or preemption, nothing is published, all memory
 // comes back.
-#include <gtest/gtest.h>
-
-#include <cstring>
-#include <random>
-
-#include "engine/core.h"
-#include "tests/testing/model_session.h"
+#include "tests/engine/core_fixture.h"
 
 namespace larder {
 namespace {
 
-struct Answer final : RequestSink {
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs;
-  CacheReport report;
-  std::string error;
-  bool finished = false;
+using testing::Answer;
 
-  void OnPromptLogprobs(std::vector<TokenOutput>) override {}
-  void OnToken(TokenOutput out) override {
-    tokens.push_back(out.token);
-    logprobs.push_back(out.logprob);
-  }
-  void OnChoiceEnd(ChoiceEnd) override {}
-  void OnFinish(const Usage&, const CacheReport& r) override {
-    report = r;
-    finished = true;
-  }
-  void OnError(const Error& e) override { error = e.message; }
-};
-
-class EvictTest : public ::testing::TestWithParam<const char*> {
+class EvictTest : public testing::CoreTest {
  protected:
-  std::unique_ptr<Model> Load(int threads, KvType type = KvType::kI16) const {
-    return testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()), MathMode::kFast, type,
-                              threads);
-  }
   bool HasWindows() const { return std::string_view(GetParam()) == "tiny-gemma3.gguf"; }
   // Methods with budgets that bite on prompts of 150 rows and more.
   std::vector<std::string> Methods() const {
@@ -49,38 +21,11 @@ class EvictTest : public ::testing::TestWithParam<const char*> {
     if (!HasWindows()) methods.push_back("streaming:budget=33,chunk=50");
     return methods;
   }
-  std::unique_ptr<EngineCore> Start(Model& model, EngineOptions options = {}) {
-    auto core = EngineCore::Create(&model, options, &clock_);
-    EXPECT_TRUE(core) << (core ? "" : core.error().message);
-    return *std::move(core);
-  }
-  std::vector<int32_t> Prompt(uint32_t seed, int64_t n) const {
-    std::mt19937 random(seed);
-    std::vector<int32_t> out(static_cast<size_t>(n));
-    for (auto& t : out) t = static_cast<int32_t>(random() % 200);
-    return out;
-  }
   std::shared_ptr<Answer> Add(EngineCore& core, std::vector<int32_t> prompt, const std::string& evict,
                               int64_t tokens = 20) {
-    Request r;
-    r.tenant = "t";
-    r.prompt = std::move(prompt);
-    r.max_tokens = tokens;
-    r.sampling.temperature = 0;
-    r.ignore_eos = true;
-    r.logprobs = 0;
+    Request r = Greedy(std::move(prompt), tokens);
     r.evict = evict;
-    auto answer = std::make_shared<Answer>();
-    const Status valid = core.Validate(r);
-    EXPECT_TRUE(valid) << (valid ? "" : valid.error().message);
-    core.Add(next_++, std::move(r), answer);
-    return answer;
-  }
-  void Finish(EngineCore& core) {
-    for (int i = 0; i < 100000 && core.unfinished() > 0; ++i) core.Step();
-    EXPECT_EQ(core.unfinished(), 0);
-    const Status sound = core.cache().CheckInvariants();
-    EXPECT_TRUE(sound) << (sound ? "" : sound.error().message);
+    return CoreTest::Add(core, std::move(r));
   }
   std::shared_ptr<Answer> Ask(EngineCore& core, std::vector<int32_t> prompt, const std::string& evict,
                               int64_t tokens = 20) {
@@ -88,22 +33,12 @@ class EvictTest : public ::testing::TestWithParam<const char*> {
     Finish(core);
     return answer;
   }
-  static void ExpectSame(const Answer& a, const Answer& b, const std::string& what) {
-    EXPECT_TRUE(a.finished && b.finished) << what << ": " << a.error << b.error;
-    EXPECT_EQ(a.tokens, b.tokens) << what;
-    ASSERT_EQ(a.logprobs.size(), b.logprobs.size()) << what;
-    EXPECT_EQ(std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * sizeof(float)), 0)
-        << what;
-  }
-
-  SystemClock clock_;
-  uint64_t next_ = 1;
 };
 
 TEST_P(EvictTest, ABudgetThatCoversEverythingChangesNothing) {
   const auto model = Load(2);
   for (const int64_t length : {1, 20, 64, 130, 333}) {
-    const auto prompt = Prompt(static_cast<uint32_t>(length), length);
+    const auto prompt = Text(static_cast<uint32_t>(length), length);
     const auto full = Ask(*Start(*model), prompt, "none");
     for (const std::string method : {"snapkv", "h2o", "streaming", "keynorm", "random"})
       ExpectSame(*Ask(*Start(*model), prompt, method + ":budget=100000"), *full, method);
@@ -113,7 +48,7 @@ TEST_P(EvictTest, ABudgetThatCoversEverythingChangesNothing) {
 TEST_P(EvictTest, PositionsByRankThatCoverEverythingAreClose) {
   if (HasWindows()) GTEST_SKIP() << "the ladder needs a model without windows";
   const auto model = Load(2, KvType::kF32);
-  const auto prompt = Prompt(5, 200);
+  const auto prompt = Text(5, 200);
   const auto full = Ask(*Start(*model), prompt, "none", 40);
   const auto ladder = Ask(*Start(*model), prompt, "lacache:budget=1000,span=1", 40);
   EXPECT_EQ(full->tokens, ladder->tokens);
@@ -123,7 +58,7 @@ TEST_P(EvictTest, PositionsByRankThatCoverEverythingAreClose) {
 
 TEST_P(EvictTest, ChunksAndThreadsDoNotMatter) {
   const auto two = Load(2), one = Load(1);
-  const auto prompt = Prompt(9, 201);
+  const auto prompt = Text(9, 201);
   for (const std::string& method : Methods()) {
     const auto expected = Ask(*Start(*two), prompt, method);
     EXPECT_GT(expected->report.held.private_bytes, 0u) << method;
@@ -140,7 +75,7 @@ TEST_P(EvictTest, ChunksAndThreadsDoNotMatter) {
 
 TEST_P(EvictTest, WarmEqualsColdAndNothingIsPublished) {
   const auto model = Load(2);
-  const auto prompt = Prompt(3, 230);
+  const auto prompt = Text(3, 230);
   for (const std::string& method : Methods()) {
     const auto core = Start(*model);
     const auto cold = Ask(*core, prompt, method);
@@ -168,14 +103,14 @@ TEST_P(EvictTest, PreemptedRequestsGoOnAsIfNothingHadHappened) {
   int64_t preemptions = 0;
   for (const std::string& method : Methods()) {
     std::vector<std::shared_ptr<Answer>> alone, together;
-    for (uint32_t i = 0; i < 4; ++i) alone.push_back(Ask(*Start(*model), Prompt(i, 400), method, 60));
+    for (uint32_t i = 0; i < 4; ++i) alone.push_back(Ask(*Start(*model), Text(i, 400), method, 60));
     EngineOptions options;
     options.max_batch_rows = 100;  // so that all begin
     // Room for one of them while its prompt is whole, and little else.
     constexpr uint64_t kTables = 144 << 10;
     options.cache.limit_bytes = kTables + alone[0]->report.held.peak_private_bytes;
     const auto tight = Start(*model, options);
-    for (uint32_t i = 0; i < 4; ++i) together.push_back(Add(*tight, Prompt(i, 400), method, 60));
+    for (uint32_t i = 0; i < 4; ++i) together.push_back(Add(*tight, Text(i, 400), method, 60));
     Finish(*tight);
     for (size_t i = 0; i < 4; ++i) {
       ExpectSame(*together[i], *alone[i], method);
@@ -187,12 +122,12 @@ TEST_P(EvictTest, PreemptedRequestsGoOnAsIfNothingHadHappened) {
 
 TEST_P(EvictTest, ANeighboursMethodChangesNoBit) {
   const auto model = Load(2);
-  const auto expected = Ask(*Start(*model), Prompt(1, 180), "none", 40);
+  const auto expected = Ask(*Start(*model), Text(1, 180), "none", 40);
   const auto core = Start(*model);
   std::vector<std::shared_ptr<Answer>> others;
-  for (const std::string& method : Methods()) others.push_back(Add(*core, Prompt(1, 180), method, 30));
-  const auto plain = Add(*core, Prompt(1, 180), "none", 40);
-  for (const std::string& method : Methods()) others.push_back(Add(*core, Prompt(2, 90), method, 50));
+  for (const std::string& method : Methods()) others.push_back(Add(*core, Text(1, 180), method, 30));
+  const auto plain = Add(*core, Text(1, 180), "none", 40);
+  for (const std::string& method : Methods()) others.push_back(Add(*core, Text(2, 90), method, 50));
   Finish(*core);
   ExpectSame(*plain, *expected, "plain among methods");
   for (const auto& other : others) EXPECT_TRUE(other->finished) << other->error;
@@ -203,10 +138,10 @@ TEST_P(EvictTest, ANeighboursMethodChangesNoBit) {
 TEST_P(EvictTest, AMethodWithoutRoomWaitsAndTakesNobodysLogits) {
   const auto model = Load(2);
   const std::string method = "snapkv:budget=0.9,window=16";
-  const auto prompt = Prompt(1, 450);
+  const auto prompt = Text(1, 450);
   const auto expected = Ask(*Start(*model), prompt, method, 4);
   std::vector<std::shared_ptr<Answer>> alone, together;
-  for (uint32_t i = 0; i < 3; ++i) alone.push_back(Ask(*Start(*model), Prompt(10 + i, 40), "none", 30));
+  for (uint32_t i = 0; i < 3; ++i) alone.push_back(Ask(*Start(*model), Text(10 + i, 40), "none", 30));
   int64_t waited = 0;
   for (uint64_t limit = 400 << 10; limit < 1200 << 10; limit += 16 << 10) {
     EngineOptions options;
@@ -216,7 +151,7 @@ TEST_P(EvictTest, AMethodWithoutRoomWaitsAndTakesNobodysLogits) {
     const bool fits = Ask(*core, prompt, method, 4)->finished;
     const auto wants = Add(*core, prompt, method, 4);
     together.clear();
-    for (uint32_t i = 0; i < 3; ++i) together.push_back(Add(*core, Prompt(10 + i, 40), "none", 30));
+    for (uint32_t i = 0; i < 3; ++i) together.push_back(Add(*core, Text(10 + i, 40), "none", 30));
     Finish(*core);
     for (size_t i = 0; i < 3; ++i) ExpectSame(*together[i], *alone[i], std::to_string(limit));
     if (fits) ExpectSame(*wants, *expected, std::to_string(limit));
@@ -237,7 +172,7 @@ TEST_P(EvictTest, RunsBesideACodec) {
                               KvType::kI16, threads, "t4:center=0");
   };
   const auto two = load(2), one = load(1);
-  const auto prompt = Prompt(8, 210);
+  const auto prompt = Text(8, 210);
   for (const std::string method : {"snapkv:budget=48,window=16", "h2o:budget=40", "keynorm:budget=0.3"}) {
     const auto core = Start(*two);
     const auto expected = Ask(*core, prompt, method);
