@@ -68,6 +68,7 @@ EngineCore::EngineCore(Model* model, const EngineOptions& options, Clock* clock)
 }
 
 EngineCore::~EngineCore() {
+  before_end_ = [] {};  // its owner may be half gone
   while (!requests_.empty()) Cancel(requests_.begin()->first);
 }
 
@@ -519,6 +520,7 @@ void EngineCore::FinishIfDone(Live& live) {
   const Usage usage = live.usage;
   const CacheReport report = live.report;
   Forget(live);
+  before_end_();
   sink->OnFinish(usage, report);
 }
 
@@ -529,6 +531,7 @@ void EngineCore::Fail(Live& live, const Error& error) {
   }
   const auto sink = live.sink;
   Forget(live);
+  before_end_();
   sink->OnError(error);
 }
 

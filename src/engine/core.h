@@ -50,6 +50,8 @@ class EngineCore final : private SchedulerCache {
   std::optional<ChunkInfo> FindChunk(const Request& request) const;
   void Forget(const std::string& tenant);  // what is wiped
   void SetSpace(const std::string& tenant, const SpaceId& space);
+  // Called before a sink hears that its request has ended, when the core counts it no more.
+  void BeforeEnd(std::function<void()> told) { before_end_ = std::move(told); }
   const Scheduler& scheduler() const { return *scheduler_; }
 
  private:
@@ -132,6 +134,7 @@ class EngineCore final : private SchedulerCache {
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<EvictResources> evict_;
   std::unique_ptr<ChunkStore> chunks_;
+  std::function<void()> before_end_ = [] {};
   std::unique_ptr<ChunkTiers> chunk_tiers_;  // null without tiers
   std::unique_ptr<BlendResources> blend_;
   std::vector<std::pair<Engine::RequestId, Error>> broken_;  // in this step: a method found no room

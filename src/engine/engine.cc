@@ -32,10 +32,11 @@ struct Engine::Impl {
   bool stopping = false, draining = false;   // guarded by mutex
   bool poked = false;                        // guarded by mutex: a tier has answered
   int64_t unfinished = 0;                    // guarded by mutex: submitted and not yet ended
-  EngineStats stats;                         // guarded by mutex: as of the last step
+  EngineStats stats;                         // guarded by mutex: as of the last step or end of a request
   RequestId next_id = 1;                     // guarded by mutex
   // Of the thread.
   Clock* clock;
+  EngineStats now;                        // keeps its memory, so that a step takes none
   std::unique_ptr<LeaseFile> lease_file;  // null: leases end with the process
   uint64_t saved_leases = 0;              // KvLeases::version
   int64_t saved_ns = 0;
@@ -48,6 +49,7 @@ struct Engine::Impl {
 
   std::optional<SpaceId> SpaceOf(const std::string& tenant);
   void Loop();
+  void PublishStats();
   void SaveLeases(bool busy);
   void TellOfEvents(uint64_t written);
   void Post(std::function<void()> work);
@@ -66,9 +68,7 @@ std::optional<SpaceId> Engine::Impl::SpaceOf(const std::string& tenant) {
 
 void Engine::Impl::Loop() {
   bool busy = false;
-  // Both keep their memory, so that a step takes none.
-  std::vector<std::function<void()>> work;
-  EngineStats now;
+  std::vector<std::function<void()>> work;  // keeps its memory, as `now`
   for (;;) {
     bool ending;
     {
@@ -84,13 +84,19 @@ void Engine::Impl::Loop() {
     if (ending) return SaveLeases(false);
     busy = core->Step();
     SaveLeases(busy);
-    core->ReadStats(now);
-    TellOfEvents(now.events);
+    PublishStats();
     std::lock_guard lock(mutex);
-    std::swap(stats, now);
     unfinished = core->unfinished() + static_cast<int64_t>(inbox.size());
     if (unfinished == 0) idle.notify_all();
   }
+}
+
+// Also before a request is told that it has ended: who then asks finds it counted.
+void Engine::Impl::PublishStats() {
+  core->ReadStats(now);
+  TellOfEvents(now.events);
+  std::lock_guard lock(mutex);
+  std::swap(stats, now);
 }
 
 void Engine::Impl::TellOfEvents(uint64_t written) {
@@ -174,6 +180,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, Eng
   }
   impl->stats = impl->core->Stats();
   Impl* raw = impl.get();
+  impl->core->BeforeEnd([raw] { raw->PublishStats(); });
   impl->thread = std::jthread([raw] { raw->Loop(); });
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }

@@ -69,6 +69,21 @@ TEST_F(EngineTest, ManyThreadsSubmitCancelAndAsk) {
   EXPECT_EQ(engine->Stats().kv.held_blocks, 0u);
 }
 
+TEST_F(EngineTest, WhoHearsOfTheEndFindsItCounted) {
+  auto engine = Start();
+  for (uint64_t i = 1; i <= 20; ++i) {
+    auto sink = std::make_shared<Waiter>();
+    auto ended = sink->done.get_future();
+    auto id = engine->Submit(Simple(static_cast<int32_t>(i), 40, 2), sink);
+    ASSERT_TRUE(id);
+    if (i % 3 == 0) engine->Cancel(*id);
+    ASSERT_TRUE(ended.get());
+    const EngineStats stats = engine->Stats();
+    EXPECT_EQ(stats.requests_finished, i);
+    EXPECT_EQ(stats.running + stats.waiting, 0);
+  }
+}
+
 TEST_F(EngineTest, FullQueueRefuses) {
   auto engine = Start({.max_running = 1, .max_waiting = 2});
   std::vector<std::shared_ptr<Waiter>> sinks;
