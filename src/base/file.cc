@@ -5,8 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
+
+#include "base/memory.h"
 
 namespace larder {
 namespace {
@@ -64,8 +69,41 @@ Result<std::unique_ptr<MappedFile>> MappedFile::Open(const std::string& path) {
   return out;
 }
 
+uint64_t MappedFile::LargePageBytes() const {
+  std::ifstream maps("/proc/self/smaps");
+  const std::string first = fmt::format("{:x}-", reinterpret_cast<uintptr_t>(bytes_.data()));
+  constexpr std::string_view kCount = "FilePmdMapped:";
+  std::string line;
+  while (std::getline(maps, line) && !line.starts_with(first)) {
+  }
+  while (std::getline(maps, line) && !line.starts_with("VmFlags:")) {
+    if (line.starts_with(kCount)) return std::strtoull(line.c_str() + kCount.size(), nullptr, 10) << 10;
+  }
+  return 0;
+}
+
 void MappedFile::PreferLargePages() const {
-  if (!bytes_.empty()) madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_HUGEPAGE);
+  const size_t pages = bytes_.size() / kLargePageBytes;
+  std::byte* const data = const_cast<std::byte*>(bytes_.data());
+  if (pages == 0 || madvise(data, bytes_.size(), MADV_HUGEPAGE) != 0) return;
+  const Fd file{open(path_.c_str(), O_RDONLY | O_CLOEXEC)};
+  struct stat info{};
+  if (file.fd < 0 || fstat(file.fd, &info) != 0 || IdentityOfStat(info) != identity_) return;
+  const auto touch = [&](size_t page) {
+    static_cast<void>(*static_cast<const volatile std::byte*>(data + page * kLargePageBytes));
+  };
+  // Only what nobody maps can leave the cache.
+  const auto read_anew = [&](size_t size) {
+    madvise(data, size, MADV_DONTNEED);
+    posix_fadvise(file.fd, 0, static_cast<off_t>(size), POSIX_FADV_DONTNEED);
+  };
+  const size_t samples = std::min(pages, size_t{8});
+  for (size_t i = 0; i < samples; ++i) touch(i * pages / samples);
+  if (LargePageBytes() * 2 >= samples * kLargePageBytes) return;
+  read_anew(bytes_.size() < 2 * kLargePageBytes ? bytes_.size() : kLargePageBytes);
+  const uint64_t before = LargePageBytes();
+  touch(0);
+  if (LargePageBytes() > before) read_anew(bytes_.size());
 }
 
 MappedFile::~MappedFile() {

@@ -36,8 +36,11 @@ class MappedFile {
   const FileIdentity& identity() const { return identity_; }  // when it was mapped
   uint32_t owner() const { return owner_; }                   // user id
 
-  // Asks for large memory pages, where the file system has them. A refusal changes nothing.
+  // Asks for large memory pages, where the file system has them. What lies in the system's cache in small
+  // ones, because it was copied there piece by piece, is read from the disk anew if that brings large ones
+  // and nobody else maps it. A refusal changes nothing.
   void PreferLargePages() const;
+  uint64_t LargePageBytes() const;  // of what was touched; 0 where the operating system does not say
 
  private:
   MappedFile() = default;

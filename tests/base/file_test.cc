@@ -6,6 +6,10 @@
 
 #include <filesystem>
 #include <fstream>
+#include <random>
+
+#include "base/file_writer.h"
+#include "base/memory.h"
 
 namespace larder {
 namespace {
@@ -28,6 +32,37 @@ TEST_F(File, MapsWhatIsThere) {
   ASSERT_EQ((*file)->bytes().size(), 3u);
   EXPECT_EQ((*file)->bytes()[2], std::byte{'y'});
   EXPECT_EQ((*file)->path(), Path("a"));
+}
+
+// Touches everything, which is what brings pages.
+uint64_t SumOf(std::span<const std::byte> bytes) {
+  uint64_t sum = 0;
+  for (size_t i = 0; i < bytes.size(); ++i) sum += static_cast<uint64_t>(bytes[i]) * (i + 1);
+  return sum;
+}
+
+TEST_F(File, SmallPagesOfTheSystemsCacheBecomeLargeOnes) {
+  constexpr size_t kSize = 4 * kLargePageBytes + 4096, kWords = kSize / sizeof(uint64_t);
+  std::vector<uint64_t> content(kWords);
+  std::mt19937_64 random(7);
+  for (uint64_t& word : content) word = random();
+  const auto bytes = std::as_bytes(std::span(content));
+  for (const auto& [name, piece] : {std::pair("large", kLargePageBytes), std::pair("small", size_t{4096})}) {
+    auto file = FileWriter::Create(Path(name));
+    ASSERT_TRUE(file);
+    for (size_t at = 0; at < kSize; at += piece)
+      ASSERT_TRUE((*file)->Write(bytes.subspan(at, std::min(piece, kSize - at))));
+    ASSERT_TRUE((*file)->Commit());
+  }
+  const auto large = MappedFile::Open(Path("large")), small = MappedFile::Open(Path("small"));
+  ASSERT_TRUE(large && small);
+  for (const auto* file : {&large, &small}) {
+    (**file)->PreferLargePages();
+    EXPECT_EQ(SumOf((**file)->bytes()), SumOf(bytes));
+    EXPECT_LE((**file)->LargePageBytes(), kSize);
+  }
+  if ((*large)->LargePageBytes() == 0) GTEST_SKIP() << "the file system has no large pages";
+  EXPECT_EQ((*small)->LargePageBytes(), (*large)->LargePageBytes());
 }
 
 TEST_F(File, MapsAnEmptyFile) {
