@@ -89,21 +89,32 @@ struct Panel {
   }
 };
 
-// What follows a unit's integer sums, for one register of outputs of all rows. metadata(0) is the unit's
-// scales, metadata(1) its minimums.
-template <int kGroup, int kRows, class Metadata, class Sum>
-HWY_INLINE void AddUnit(bool has_min, const Metadata& metadata, int64_t u, const IntegerActivations& x,
+// Of a unit, for a register of outputs.
+struct UnitScales {
+  Outputs scale, min;  // min: 0 where there is none
+
+  HWY_INLINE UnitScales(const Panel& panel, const uint8_t* unit, int first)
+      : scale(panel.Metadata(unit, 0, first)),
+        min(panel.has_min ? panel.Metadata(unit, 1, first) : SplatOutputs(0.0f)) {}
+  // From the panel's unpacked metadata.
+  HWY_INLINE UnitScales(const Panel& panel, int64_t u, int first)
+      : scale(LoadOutputs(panel.metadata + 2 * u * kPanelOutputs + first)),
+        min(panel.has_min ? LoadOutputs(panel.metadata + (2 * u + 1) * kPanelOutputs + first)
+                          : SplatOutputs(0.0f)) {}
+};
+
+// What follows a unit's integer sums, for one register of outputs of all rows.
+template <int kGroup, int kRows, class Sum>
+HWY_INLINE void AddUnit(bool has_min, const UnitScales& w, int64_t u, const IntegerActivations& x,
                         const GroupSums& sums, const Sum* isum, Outputs* acc) {
-  const Outputs scale_w = metadata(0);
   const float* scale_x = x.scales + u * kGroup / kActivationGroup * kRows;
   HWY_UNROLL(12)
   for (int r = 0; r < kRows; ++r) {
-    acc[r] = Fma(isum[r].ToFloat(), Mul(scale_w, SplatOutputs(scale_x[r])), acc[r]);
+    acc[r] = Fma(isum[r].ToFloat(), Mul(w.scale, SplatOutputs(scale_x[r])), acc[r]);
   }
   if (!has_min) return;
-  const Outputs min_w = metadata(1);
   HWY_UNROLL(12)
-  for (int r = 0; r < kRows; ++r) acc[r] = Fma(min_w, SplatOutputs(sums.scaled[u * kRows + r]), acc[r]);
+  for (int r = 0; r < kRows; ++r) acc[r] = Fma(w.min, SplatOutputs(sums.scaled[u * kRows + r]), acc[r]);
 }
 
 // The activations of a unit's first row; the next row's follow after 32 bytes.
@@ -112,54 +123,53 @@ HWY_INLINE const int8_t* UnitActivations(const IntegerActivations& x, int64_t u)
   return x.codes + u * kGroup / kActivationGroup * kActivationGroup * kRows + u * kGroup % kActivationGroup;
 }
 
+// A slice of four inputs of a packed unit times all rows, for one register of outputs.
+template <WeightForm kForm, int kRows>
+HWY_INLINE void AddSlice(const uint8_t* unit, int j, const int8_t* codes, GroupSum<kForm>* isum) {
+  Codes w;
+  if constexpr (kForm == WeightForm::kU4) {
+    const Codes pair = LoadCodes(unit + j / 2 * 64);
+    w = j % 2 == 0 ? LowNibbles(pair) : HighNibbles(pair);
+  } else {
+    w = GroupSum<kForm>::Prepare(LoadCodes(unit + j * 64));
+  }
+  HWY_UNROLL(12)
+  for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kActivationGroup + 4 * j);
+}
+
 // One tile, for which unpacking would not pay. A few rows take all outputs of the panel at once, more fill
-// the registers with one register of outputs.
+// the registers with one register of outputs. A unit's scales come first and its sums are flat: with a branch
+// behind the products, or loops of loops, GCC keeps the sums in memory, a store for every product.
 template <WeightForm kForm, int kGroup, int kRows>
 HWY_NOINLINE void PackedTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
-  constexpr int kAtOnce = kRows < 4 ? kRegisters : 1;
+  constexpr int kAtOnce = kRows < 4 ? kRegisters : 1, kSums = kAtOnce * kRows;
+  static_assert(kAtOnce <= 2);
+  constexpr int kSecond =
+      kRegisterOutputs % kPanelOutputs;  // where the other register begins, if there is one
   const GroupSums sums = kGroup == 16 ? x.by16 : x.by32;
   const int64_t units = panel.inputs / kGroup;
   for (int first = 0; first < kPanelOutputs; first += kAtOnce * kRegisterOutputs) {
     const uint8_t* unit = panel.units;
-    Outputs acc[kAtOnce][kRows];
+    Outputs acc[kSums];
     HWY_UNROLL(12)
-    for (int i = 0; i < kRows * kAtOnce; ++i) acc[i / kRows][i % kRows] = SplatOutputs(0.0f);
+    for (int i = 0; i < kSums; ++i) acc[i] = SplatOutputs(0.0f);
     for (int64_t u = 0; u < units; ++u, unit += panel.layout.bytes) {
-      constexpr int kSlices = kGroup / 4;
       const int8_t* codes = UnitActivations<kGroup, kRows>(x, u);
-      GroupSum<kForm> isum[kAtOnce][kRows];
+      const UnitScales scales(panel, unit, first), second(panel, unit, kSecond);
+      GroupSum<kForm> isum[kSums];
       HWY_UNROLL(12)
-      for (int i = 0; i < kRows * kAtOnce; ++i) {
-        isum[i / kRows][i % kRows] = GroupSum<kForm>(sums.offsets[u * kRows + i % kRows]);
-      }
+      for (int i = 0; i < kSums; ++i) isum[i] = GroupSum<kForm>(sums.offsets[u * kRows + i % kRows]);
       HWY_UNROLL(8)
-      for (int j = 0; j < kSlices; ++j) {
-        HWY_UNROLL(2)
-        for (int p = 0; p < kAtOnce; ++p) {
-          const uint8_t* slice = unit + first * 4 + p * sizeof(Codes);
-          Codes w;
-          if constexpr (kForm == WeightForm::kU4) {
-            const Codes pair = LoadCodes(slice + j / 2 * 64);
-            w = j % 2 == 0 ? LowNibbles(pair) : HighNibbles(pair);
-          } else {
-            w = GroupSum<kForm>::Prepare(LoadCodes(slice + j * 64));
-          }
-          HWY_UNROLL(12)
-          for (int r = 0; r < kRows; ++r) isum[p][r].Add(w, codes + r * kActivationGroup + 4 * j);
-        }
+      for (int j = 0; j < kGroup / 4; ++j) {
+        AddSlice<kForm, kRows>(unit + first * 4, j, codes, isum);
+        if constexpr (kAtOnce == 2) AddSlice<kForm, kRows>(unit + kSecond * 4, j, codes, isum + kRows);
       }
-      HWY_UNROLL(2)
-      for (int p = 0; p < kAtOnce; ++p) {
-        const auto metadata = [&](int which) HWY_ATTR {
-          return panel.Metadata(unit, which, first + p * kRegisterOutputs);
-        };
-        AddUnit<kGroup, kRows>(panel.has_min, metadata, u, x, sums, isum[p], acc[p]);
-      }
+      AddUnit<kGroup, kRows>(panel.has_min, scales, u, x, sums, isum, acc);
+      if constexpr (kAtOnce == 2)
+        AddUnit<kGroup, kRows>(panel.has_min, second, u, x, sums, isum + kRows, acc + kRows);
     }
     HWY_UNROLL(12)
-    for (int i = 0; i < kRows * kAtOnce; ++i) {
-      StoreRow(acc[i / kRows][i % kRows], to, first + i / kRows * kRegisterOutputs, i % kRows);
-    }
+    for (int i = 0; i < kSums; ++i) StoreRow(acc[i], to, first + i / kRows * kRegisterOutputs, i % kRows);
   }
 }
 
@@ -186,10 +196,7 @@ HWY_NOINLINE void UnpackedTile(const Panel& panel, const IntegerActivations& x, 
         HWY_UNROLL(12)
         for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kActivationGroup + 4 * j);
       }
-      const auto metadata = [&](int which) HWY_ATTR {
-        return LoadOutputs(panel.metadata + (2 * u + which) * kPanelOutputs + first);
-      };
-      AddUnit<kGroup, kRows>(panel.has_min, metadata, u, x, sums, isum, acc);
+      AddUnit<kGroup, kRows>(panel.has_min, UnitScales(panel, u, first), u, x, sums, isum, acc);
     }
     HWY_UNROLL(12)
     for (int r = 0; r < kRows; ++r) StoreRow(acc[r], to, first, r);
