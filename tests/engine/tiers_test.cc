@@ -326,10 +326,13 @@ TEST_P(EngineTiers, DemotingSaysWhatIsNotBelow) {
   EXPECT_EQ(core->Apply(hint).status, HintStatus::kRejected) << "it is tried again";
   settle();
   EXPECT_EQ(core->Apply(hint).status, HintStatus::kAccepted);
-  Ask(*core, prompt, &scripted);
+  const auto other = Prompt(46, 150);
+  const auto last = Ask(*core, other, &scripted);
+  hint.target.tokens = other;
+  hint.target.tokens.insert(hint.target.tokens.end(), last->tokens.begin(), last->tokens.end() - 1);
   const HintAnswer writing = core->Apply(hint);
   EXPECT_EQ(writing.status, HintStatus::kDeferred) << writing.reason;
-  EXPECT_EQ(core->cache().Probe("t", prompt), 150);
+  EXPECT_EQ(core->cache().Probe("t", other), 150);
 }
 
 // After a restart a reader of events is told what the disk has, page by page, and then what changes.
