@@ -48,10 +48,10 @@ DirectBuffer NoiseBuffer(uint64_t bytes) {
 
 Result<std::unique_ptr<RawFile>> RawFile::Create(const std::string& path, uint64_t bytes) {
   (void)RealFileSystem()->Remove(path);
-  auto raw = std::unique_ptr<RawFile>(new RawFile(path));
+  auto raw = std::unique_ptr<RawFile>(new RawFile(path, Padded(bytes)));
   LARDER_ASSIGN(raw->file_, RealFileSystem()->Open(path, {.write = true, .create = true, .direct = true}));
   const Stopwatch watch;
-  LARDER_TRY(WriteFile(*raw->file_, Padded(bytes)));
+  LARDER_TRY(WriteFile(*raw->file_, raw->bytes_));
   raw->write_seconds_ = watch.WallSeconds();
   return raw;
 }
@@ -91,6 +91,15 @@ Result<double> RawFile::Read(std::span<const RawRead> reads, size_t depth) const
   const double seconds = watch.WallSeconds();
   LARDER_TRY(status);
   return seconds;
+}
+
+Result<double> RawFile::ReadSingly(std::span<const RawRead> reads, std::span<std::byte* const> to) const {
+  const Stopwatch watch;
+  for (size_t i = 0; i < reads.size(); ++i) {
+    LARDER_ASSIGN(const size_t got, file_->Read(reads[i].offset, {to[i], reads[i].bytes}));
+    if (got != reads[i].bytes) return Fail(ErrorKind::kIo, "{} is shorter than it was written", path_);
+  }
+  return watch.WallSeconds();
 }
 
 // --- a file for each block

@@ -26,13 +26,18 @@ class RawFile {
   ~RawFile();
 
   bool direct() const { return file_->direct(); }
+  uint64_t bytes() const { return bytes_; }
   double write_seconds() const { return write_seconds_; }
   // Seconds for all of them, at most `depth` at once. kIo.
   Result<double> Read(std::span<const RawRead> reads, size_t depth) const;
+  // The same as code without a store or a queue does it: this thread reads one after the other, each straight
+  // to where it is wanted.
+  Result<double> ReadSingly(std::span<const RawRead> reads, std::span<std::byte* const> to) const;
 
  private:
-  explicit RawFile(std::string path) : path_(std::move(path)) {}
+  RawFile(std::string path, uint64_t bytes) : path_(std::move(path)), bytes_(bytes) {}
   const std::string path_;
+  const uint64_t bytes_;
   std::unique_ptr<File> file_;
   double write_seconds_ = 0;
 };
