@@ -16,6 +16,7 @@ namespace larder {
 
 struct RawRead {
   uint64_t offset = 0, bytes = 0;  // multiples of kDirectAlign
+  std::byte* to = nullptr;         // likewise
 };
 
 // A file of bytes without meaning.
@@ -30,9 +31,8 @@ class RawFile {
   double write_seconds() const { return write_seconds_; }
   // Seconds for all of them, at most `depth` at once. kIo.
   Result<double> Read(std::span<const RawRead> reads, size_t depth) const;
-  // The same as code without a store or a queue does it: this thread reads one after the other, each straight
-  // to where it is wanted.
-  Result<double> ReadSingly(std::span<const RawRead> reads, std::span<std::byte* const> to) const;
+  // The same as code without a store or a queue does it: this thread reads one after the other.
+  Result<double> ReadSingly(std::span<const RawRead> reads) const;
 
  private:
   RawFile(std::string path, uint64_t bytes) : path_(std::move(path)), bytes_(bytes) {}
@@ -47,8 +47,9 @@ class FilePerBlock {
  public:
   static Result<std::unique_ptr<FilePerBlock>> Create(const std::string& directory, size_t blocks,
                                                       uint64_t block_bytes);
-  // Seconds to open, read and close all of them with `threads` threads.
-  Result<double> ReadAll(int threads) const;
+  // Seconds to open, read and close all of them with `threads` threads, into one buffer after the other; more
+  // blocks than buffers begin again with the first.
+  Result<double> ReadAll(int threads, std::span<const DirectBuffer> to) const;
 
  private:
   FilePerBlock(std::string directory, size_t blocks, uint64_t block_bytes)
