@@ -52,8 +52,12 @@ class Bench final : public Command {
                   "GGUF files that each peer is measured with, separated by commas; empty: the model itself");
     params.String("peer-engines", &peer_engines_, "peers to measure, separated by commas: llama, openvino");
     params.String("redis", &settings_.redis, "restore: URL of a Redis to measure with; empty: none");
-    params.String("disk", &settings_.disk,
-                  "store: directory on the disk to measure; a folder is made in it and removed");
+    params.String(
+        "disk", &settings_.disk,
+        "store: directory on the disk to measure; a folder is made in it and removed. Beside the store "
+        "are measured: the bare disk, a file per block, RocksDB's blob files if they are built in, and "
+        "what code without a store does: one read after the other for each block and layer, on one "
+        "thread, past the page cache, straight to its place");
     params.Int("blocks", &settings_.blocks, 128, 1 << 20,
                "store: blocks of the default model that are moved");
     params.String("records", &settings_.records,

@@ -48,10 +48,10 @@ DirectBuffer NoiseBuffer(uint64_t bytes) {
 
 Result<std::unique_ptr<RawFile>> RawFile::Create(const std::string& path, uint64_t bytes) {
   (void)RealFileSystem()->Remove(path);
-  auto raw = std::unique_ptr<RawFile>(new RawFile(path));
+  auto raw = std::unique_ptr<RawFile>(new RawFile(path, Padded(bytes)));
   LARDER_ASSIGN(raw->file_, RealFileSystem()->Open(path, {.write = true, .create = true, .direct = true}));
   const Stopwatch watch;
-  LARDER_TRY(WriteFile(*raw->file_, Padded(bytes)));
+  LARDER_TRY(WriteFile(*raw->file_, raw->bytes_));
   raw->write_seconds_ = watch.WallSeconds();
   return raw;
 }
@@ -61,36 +61,32 @@ RawFile::~RawFile() { (void)RealFileSystem()->Remove(path_); }
 Result<double> RawFile::Read(std::span<const RawRead> reads, size_t depth) const {
   std::unique_ptr<IoQueue> queue = MakeThreadQueue(3, depth);
   if (auto uring = MakeUringQueue(depth)) queue = *std::move(uring);
-  std::vector<DirectBuffer> buffers(depth);
-  std::vector<uint64_t> free;
-  uint64_t largest = 0;
-  for (const RawRead& read : reads) largest = std::max(largest, read.bytes);
-  for (DirectBuffer& buffer : buffers) {
-    buffer.Reserve(largest);
-    std::memset(buffer.data(), 0, buffer.size());  // no page faults while the time runs
-    free.push_back(free.size());
-  }
   Status status;
   const Stopwatch watch;
   for (size_t next = 0, done = 0; done < reads.size();) {
     std::vector<IoRead> batch;
-    for (; next < reads.size() && !free.empty(); ++next) {
-      const uint64_t token = free.back();
-      free.pop_back();
-      batch.push_back({file_.get(), reads[next].offset, buffers[token].first(reads[next].bytes), token});
-    }
+    for (; next < reads.size() && next - done < depth; ++next)
+      batch.push_back({file_.get(), reads[next].offset, {reads[next].to, reads[next].bytes}, next});
     queue->Start(batch);
     std::vector<IoDone> arrived;
     queue->Wait(-1, arrived);
     for (const IoDone& one : arrived) {
       if (!one.bytes) status = std::unexpected(one.bytes.error());
-      free.push_back(one.token);
       ++done;
     }
   }
   const double seconds = watch.WallSeconds();
   LARDER_TRY(status);
   return seconds;
+}
+
+Result<double> RawFile::ReadSingly(std::span<const RawRead> reads) const {
+  const Stopwatch watch;
+  for (const RawRead& read : reads) {
+    LARDER_ASSIGN(const size_t got, file_->Read(read.offset, {read.to, read.bytes}));
+    if (got != read.bytes) return Fail(ErrorKind::kIo, "{} is shorter than it was written", path_);
+  }
+  return watch.WallSeconds();
 }
 
 // --- a file for each block
@@ -116,14 +112,13 @@ Status FilePerBlock::ReadOne(size_t block, const DirectBuffer& buffer) const {
   return {};
 }
 
-Result<double> FilePerBlock::ReadAll(int threads) const {
+Result<double> FilePerBlock::ReadAll(int threads, std::span<const DirectBuffer> to) const {
   std::atomic<size_t> next = 0;
   std::mutex mutex;
   Status status;
   const auto work = [&] {
-    const DirectBuffer buffer(block_bytes_);
     for (size_t block; (block = next++) < blocks_;) {
-      if (const Status read = ReadOne(block, buffer); !read) {
+      if (const Status read = ReadOne(block, to[block % to.size()]); !read) {
         const std::lock_guard lock(mutex);
         status = read;
       }

@@ -16,6 +16,7 @@ namespace larder {
 
 struct RawRead {
   uint64_t offset = 0, bytes = 0;  // multiples of kDirectAlign
+  std::byte* to = nullptr;         // likewise
 };
 
 // A file of bytes without meaning.
@@ -26,13 +27,17 @@ class RawFile {
   ~RawFile();
 
   bool direct() const { return file_->direct(); }
+  uint64_t bytes() const { return bytes_; }
   double write_seconds() const { return write_seconds_; }
   // Seconds for all of them, at most `depth` at once. kIo.
   Result<double> Read(std::span<const RawRead> reads, size_t depth) const;
+  // The same as code without a store or a queue does it: this thread reads one after the other.
+  Result<double> ReadSingly(std::span<const RawRead> reads) const;
 
  private:
-  explicit RawFile(std::string path) : path_(std::move(path)) {}
+  RawFile(std::string path, uint64_t bytes) : path_(std::move(path)), bytes_(bytes) {}
   const std::string path_;
+  const uint64_t bytes_;
   std::unique_ptr<File> file_;
   double write_seconds_ = 0;
 };
@@ -42,8 +47,9 @@ class FilePerBlock {
  public:
   static Result<std::unique_ptr<FilePerBlock>> Create(const std::string& directory, size_t blocks,
                                                       uint64_t block_bytes);
-  // Seconds to open, read and close all of them with `threads` threads.
-  Result<double> ReadAll(int threads) const;
+  // Seconds to open, read and close all of them with `threads` threads, into one buffer after the other; more
+  // blocks than buffers begin again with the first.
+  Result<double> ReadAll(int threads, std::span<const DirectBuffer> to) const;
 
  private:
   FilePerBlock(std::string directory, size_t blocks, uint64_t block_bytes)

@@ -18,6 +18,7 @@
 #include "larder/bench_figures.h"
 #include "larder/bench_folder.h"
 #include "larder/bench_raw_disk.h"
+#include "larder/bench_rocksdb.h"
 #include "larder/terminal.h"
 #include "store/disk/disk_tier.h"
 
@@ -45,6 +46,7 @@ class Blocks {
 
   uint64_t bytes() const { return bytes_; }
   std::span<const uint64_t> groups() const { return groups_; }
+  std::span<const std::byte> payload() const { return noise_.first(bytes_); }
   static Digest NameOf(uint64_t number) { return FieldHasher().Add("block", number).Finish(); }
 
   void Put(Tier& tier, uint64_t number, std::atomic<uint64_t>& failed) const {
@@ -105,51 +107,63 @@ class BlockBench {
     options.limit_bytes = uint64_t{1} << 40;
     LARDER_ASSIGN(tier_, OpenDiskTier(options, RealFileSystem(), nullptr, &clock_));
     if (const auto put = PutSome(count_); !put) return std::unexpected(put.error());
+    LARDER_ASSIGN(blobs_, OpenBlobFiles(folder_ / "rocksdb"));
+    if (blobs_ != nullptr)
+      if (const auto put = PutBlobs(count_); !put) return std::unexpected(put.error());
     LARDER_ASSIGN(raw_, RawFile::Create(folder_ / "raw", count_ * PaddedGroups()));
     LARDER_ASSIGN(files_, FilePerBlock::Create(folder_ / "files", count_, blocks_.bytes()));
     for (size_t i = 0; i < kRestoreBlocks; ++i) {
-      destinations_.emplace_back(blocks_.bytes());
+      destinations_.emplace_back(kLayers * kPiecesOfPage * PieceBytes(kPiecesOfPage));
       std::memset(destinations_.back().data(), 0, destinations_.back().size());
     }
     return {};
   }
 
   bool direct() const { return raw_->direct(); }
+  bool has_blobs() const { return blobs_ != nullptr; }
   uint64_t bytes() const { return count_ * blocks_.bytes(); }
   std::span<const uint64_t> groups() const { return blocks_.groups(); }
   double write_rate() const {
     return kEngineTokensPerSecond / kPageTokens * static_cast<double>(blocks_.bytes()) / kMb;
   }
 
-  // Seconds each.
+  // Seconds each. All read into the same memory as restoring, which no cache of the processor holds.
   Result<double> BareReads() const {
     std::vector<RawRead> reads;
     uint64_t at = 0;
     for (size_t block = 0; block < count_; ++block) {
+      std::byte* to = destinations_[block % kRestoreBlocks].data();
       for (const uint64_t group : blocks_.groups()) {
-        reads.push_back({at, PagesFor(group) * kDirectAlign});
+        reads.push_back({at, PagesFor(group) * kDirectAlign, to});
         at += reads.back().bytes;
+        to += reads.back().bytes;
       }
     }
     return raw_->Read(reads, kDepth);
   }
 
-  // One read a layer and block (pieces 1), or as many as a paged cache has; of a part of the blocks.
-  Result<double> LayerReads(size_t pieces, size_t blocks) const {
-    const uint64_t layer = blocks_.bytes() / kLayers, piece = layer / pieces;
+  // One read a layer and block (pieces 1), or as many as a paged cache has, layer after layer; of a part of
+  // the blocks. Each piece has pages of its own, so that direct reads need no copy. Every call reads another
+  // part of the file, as restoring does: a few blocks read again and again would come from a hypervisor's
+  // cache.
+  Result<double> LayerReads(size_t pieces, size_t blocks) {
+    const uint64_t piece = PieceBytes(pieces), block_bytes = kLayers * pieces * piece;
+    const uint64_t parts = std::max<uint64_t>(1, raw_->bytes() / (blocks * block_bytes));
+    const uint64_t begin = turn_++ % parts * blocks * block_bytes;
     std::vector<RawRead> reads;
     for (uint64_t l = 0; l < kLayers; ++l) {
       for (size_t block = 0; block < blocks; ++block) {
         for (size_t p = 0; p < pieces; ++p) {
-          const uint64_t at = block * PaddedGroups() + l * layer + p * piece;
-          reads.push_back({at / kDirectAlign * kDirectAlign, PagesFor(piece) * kDirectAlign});
+          const uint64_t at = (l * pieces + p) * piece;
+          reads.push_back(
+              {begin + block * block_bytes + at, piece, destinations_[block % kRestoreBlocks].data() + at});
         }
       }
     }
-    return raw_->Read(reads, 1);
+    return raw_->ReadSingly(reads);
   }
 
-  Result<double> FileReads(int threads) const { return files_->ReadAll(threads); }
+  Result<double> FileReads(int threads) const { return files_->ReadAll(threads, destinations_); }
 
   Result<double> Restore() {
     double seconds = 0;
@@ -182,16 +196,56 @@ class BlockBench {
     return seconds;
   }
 
+  // In the same groups as restoring.
+  Result<double> BlobReads(size_t threads) {
+    const Stopwatch watch;
+    for (size_t first = 0; first < count_; first += kRestoreBlocks) {
+      std::vector<Digest> names;
+      std::vector<std::span<std::byte>> to;
+      for (size_t i = 0; i < std::min(kRestoreBlocks, count_ - first); ++i) {
+        names.push_back(Blocks::NameOf(first + i));
+        to.push_back(destinations_[i].first(blocks_.bytes()));
+      }
+      LARDER_TRY(GetBlobs(names, to, threads));
+    }
+    return watch.WallSeconds();
+  }
+
+  Result<double> PutBlobs(size_t count) {
+    const Stopwatch watch;
+    for (size_t i = 0; i < count; ++i)
+      LARDER_TRY(blobs_->Put(Blocks::NameOf(next_blob_++), blocks_.payload()));
+    LARDER_TRY(blobs_->Flush());
+    return watch.WallSeconds();
+  }
+
   Result<double> BareWrites(size_t count) const {
     LARDER_ASSIGN(const auto file, RawFile::Create(folder_ / "written", count * blocks_.bytes()));
     return file->write_seconds();
   }
 
  private:
+  Status GetBlobs(std::span<const Digest> names, std::span<const std::span<std::byte>> to, size_t threads) {
+    std::vector<Status> statuses(threads);
+    std::vector<std::thread> pool;
+    for (size_t t = 0; t < threads; ++t) {
+      const size_t first = names.size() * t / threads, end = names.size() * (t + 1) / threads;
+      pool.emplace_back([&, t, first, end] {
+        statuses[t] = blobs_->Get(names.subspan(first, end - first), to.subspan(first, end - first));
+      });
+    }
+    for (std::thread& thread : pool) thread.join();
+    for (Status& status : statuses) LARDER_TRY(std::move(status));
+    return {};
+  }
+
   uint64_t PaddedGroups() const {
     uint64_t pages = 0;
     for (const uint64_t group : blocks_.groups()) pages += PagesFor(group);
     return pages * kDirectAlign;
+  }
+  uint64_t PieceBytes(size_t pieces) const {
+    return PagesFor(blocks_.bytes() / kLayers / pieces) * kDirectAlign;
   }
   static uint64_t PagesFor(uint64_t bytes) { return (bytes + kDirectAlign - 1) / kDirectAlign; }
 
@@ -223,8 +277,10 @@ class BlockBench {
   std::unique_ptr<DiskTier> tier_;
   std::unique_ptr<RawFile> raw_;
   std::unique_ptr<FilePerBlock> files_;
+  std::unique_ptr<BlobFiles> blobs_;  // null: not built in
   std::vector<DirectBuffer> destinations_;
-  uint64_t next_ = 0;  // the next block's number
+  uint64_t next_ = 0, next_blob_ = 0;  // the next block's number
+  uint64_t turn_ = 0;                  // of LayerReads
 };
 
 struct Measured {
@@ -245,7 +301,7 @@ Status MeasureBlocks(const BenchSettings& settings, const BenchFolder& folder, F
   LARDER_TRY(bench.Prepare());
   const double all_mb = static_cast<double>(bench.bytes()) / kMb, mb = all_mb / static_cast<double>(count);
   const double few_mb = mb * static_cast<double>(few), some_mb = mb * static_cast<double>(some);
-  enum { kBare, kRestore };
+  enum { kBare, kRestore, kBareWrites = 7, kPuts };  // places in the list
   std::vector<Measured> rows = {
       {"bare reads", all_mb, [&] { return bench.BareReads(); }, "", kBare},
       {"restore", all_mb, [&] { return bench.Restore(); }, "share of bare reads, >= 0.85", kBare, true},
@@ -259,8 +315,16 @@ Status MeasureBlocks(const BenchSettings& settings, const BenchFolder& folder, F
       {"a read per 16 tokens, layer, K or V", few_mb, [&] { return bench.LayerReads(kPiecesOfPage, few); },
        "times as long as restore", kRestore},
       {"bare writes", some_mb, [&] { return bench.BareWrites(some); }, "", kBare},
-      {"puts", some_mb, [&] { return bench.PutSome(some); }, "share of bare writes", 7, true},
+      {"puts", some_mb, [&] { return bench.PutSome(some); }, "share of bare writes", kBareWrites, true},
   };
+  if (bench.has_blobs()) {
+    rows.push_back({"RocksDB's blob files", all_mb, [&] { return bench.BlobReads(1); },
+                    "times as long as restore", kRestore});
+    rows.push_back({fmt::format("RocksDB's blob files, {} threads", kFileThreads), all_mb,
+                    [&] { return bench.BlobReads(kFileThreads); }, "times as long as restore", kRestore});
+    rows.push_back({"RocksDB's puts, no log", some_mb, [&] { return bench.PutBlobs(some); },
+                    "times as long as puts", kPuts});
+  }
   ProgressBar bar("measuring");
   BusyWatch busy(1);
   for (int64_t round = 0; round <= settings.rounds; ++round) {
@@ -274,6 +338,7 @@ Status MeasureBlocks(const BenchSettings& settings, const BenchFolder& folder, F
   bar.Clear();
   std::string sizes;
   for (const uint64_t bytes : bench.groups()) sizes += fmt::format("{}{}", sizes.empty() ? "" : ", ", bytes);
+  if (!bench.has_blobs()) report.note += "\nRocksDB: not built in; install librocksdb-dev and build again.";
   report.subject = fmt::format("{} blocks of {:.2f} MB in {} groups ({} bytes), {}, writes at {:.0f} MB/s",
                                count, mb, bench.groups().size(), sizes,
                                bench.direct() ? "direct I/O" : "NO direct I/O: the page cache is measured",
@@ -357,7 +422,9 @@ Status BenchStore(const BenchSettings& settings) {
   moving.note =
       "bare: the same request sizes, 32 at once, without a store. restore: groups of 128 blocks (8192 "
       "tokens),\n"
-      "verified. Reads go past the page cache of this system; a hypervisor may have one of its own.";
+      "verified. a read per ...: one synchronous read after the other on one thread, each straight to its "
+      "place,\n"
+      "not verified. Reads go past the page cache of this system; a hypervisor may have one of its own.";
   LARDER_TRY(MeasureBlocks(settings, *folder, moving));
   moving.Print(settings.json);
   folder->Empty();

@@ -26,18 +26,24 @@ HintAnswer Pin(KvCache& cache, const Hint& hint) {
   return Answer(grant.rows, std::move(grant.reason));
 }
 
-// What nothing below memory has would be lost, and is kept: of a tenant without a space, what the admission
-// refused, what is still being written.
+// What no tier below memory has would be lost, and is kept: of a tenant without a space, what the tiers or
+// their admission refused, what is still being written.
 HintAnswer Demote(KvCache& cache, const Hint& hint) {
-  const int64_t rows = cache.leases().Drop(hint.tenant, hint.target, KvLeases::DropWhat::kBelow);
+  const KvLeases::Demoted demoted = cache.leases().Demote(hint.tenant, hint.target);
   const auto asked = static_cast<int64_t>(hint.target.tokens.size());
-  if (rows == 0) {
-    return Answer(0, "nothing of it is in memory that a tier has and no other text, lease or request needs");
+  if (demoted.rows == 0 && demoted.waits)
+    return {HintStatus::kDeferred, 0, "it is being written to the tiers and stays in memory; ask again"};
+  if (demoted.rows == 0) {
+    return Answer(
+        0,
+        "nothing of it is in memory that a tier has and no other text, lease or request needs; what no "
+        "tier has was offered to them again");
   }
-  if (rows < asked) {
-    return Answer(rows, "the rest is in no tier, not in memory, or other texts, leases or requests need it");
+  if (demoted.rows < asked || demoted.waits) {
+    return Answer(demoted.rows,
+                  "the rest is in no tier yet, not in memory, or other texts, leases or requests need it");
   }
-  return Answer(rows, "");
+  return Answer(demoted.rows, "");
 }
 
 HintAnswer Drop(KvCache& cache, const Hint& hint) {

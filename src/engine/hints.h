@@ -67,7 +67,7 @@ struct HintAnswer {
   HintStatus status = HintStatus::kRejected;
   int64_t tokens = 0;   // that it had an effect on
   std::string reason;   // unless accepted
-  uint64_t ticket = 0;  // deferred: Engine::Fetching tells whether it is still under way
+  uint64_t ticket = 0;  // of a deferred kPrefetch: Engine::Fetching tells whether it is still under way
 };
 // All but kPrefetch, which takes time: EngineCore::Apply. `tiers`: there is something below memory.
 HintAnswer ApplyHint(KvCache& cache, bool tiers, const Hint& hint);

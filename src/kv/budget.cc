@@ -128,6 +128,7 @@ KvNode& KvCache::Impl::NewNode(int32_t tenant, int32_t depth, BlockSet blocks) {
 
 void KvCache::Impl::FreeNode(KvNode& node, bool evicted) {
   LARDER_CHECK(node.holders == 0 && node.children.empty() && node.lease_ends == 0);
+  if (node.writes > 0) tiers->RowsChanged(node);
   RemoveResume(node);
   TellRemoved(node, ResidentKinds(node));
   evictor.Forget(node, evicted);

@@ -50,7 +50,8 @@ KvNode* KvTiers::LandNode(KvRestore& restore, KvNode& parent, size_t index) {
   cache_.tree.Attach(parent, node);
   // Tiers above the one that it came from do not have it.
   const int from = block.tier[name_kind];
-  node.stored = static_cast<uint8_t>((1u << options_.tiers.size()) - (1u << from));
+  node.given = static_cast<uint8_t>((1u << options_.tiers.size()) - (1u << from));
+  node.below = static_cast<uint8_t>(1u << from);
   if (node.sealed()) {
     node.name = block.name;
     node.content = ContentHash(parent.content, tokens);

@@ -82,38 +82,53 @@ int64_t KvLeases::End(const std::string& tenant, const KvTarget& target) {
   return EraseAll(Matching(TenantOf(tenant), target));
 }
 
-int64_t KvLeases::Drop(const std::string& tenant, const KvTarget& target, DropWhat what) {
-  const int32_t index = TenantOf(tenant);
-  if (index < 0) return 0;
+// Of a text that ends inside a block, that block belongs to others as well.
+std::set<KvNode*> KvLeases::Ends(int32_t tenant, const KvTarget& target) const {
   std::set<KvNode*> ends;
-  for (const Found& found : Resolve(index, target)) {
-    // Of a text that ends inside a block, that block belongs to others as well.
+  for (const Found& found : Resolve(tenant, target)) {
     if (found.rows > 0 && found.path.back()->start() + found.path.back()->rows <= found.rows) {
       ends.insert(found.path.back());
     }
   }
-  if (what == DropWhat::kBelow) {
-    for (KvNode* end : ends) {
-      for (KvNode* node : PathTo(*end)) cache_.tiers->Keep(*node);
-    }
-    std::erase_if(ends,
-                  [this](KvNode* end) { return end->holders > 0 || !cache_.tiers->Have(PathTo(*end)); });
-    if (ends.empty()) return 0;
-  }
-  EraseAll(Matching(index, target));
+  return ends;
+}
+
+int64_t KvLeases::Drop(const std::string& tenant, const KvTarget& target) {
+  const int32_t index = TenantOf(tenant);
+  return index < 0 ? 0 : DropEnds(index, target, Ends(index, target), false);
+}
+
+KvLeases::Demoted KvLeases::Demote(const std::string& tenant, const KvTarget& target) {
+  const int32_t index = TenantOf(tenant);
+  if (index < 0) return {};
+  Demoted demoted;
+  std::set<KvNode*> ends = Ends(index, target);
+  std::erase_if(ends, [&](KvNode* end) {
+    const Path path = PathTo(*end);
+    cache_.tiers->Offer(path);
+    const KvTiers::Below below = cache_.tiers->BelowOf(path);
+    demoted.waits |= below == KvTiers::Below::kBeingWritten;
+    return end->holders > 0 || below != KvTiers::Below::kAll;
+  });
+  if (!ends.empty()) demoted.rows = DropEnds(index, target, std::move(ends), true);
+  return demoted;
+}
+
+int64_t KvLeases::DropEnds(int32_t tenant, const KvTarget& target, std::set<KvNode*> ends, bool only_below) {
+  EraseAll(Matching(tenant, target));
   int64_t rows = 0;
-  while (!ends.empty()) rows += DropTail(*ends.extract(ends.begin()).value(), ends, what);
-  cache_.DropTenantIfUnused(index);
+  while (!ends.empty()) rows += DropTail(*ends.extract(ends.begin()).value(), ends, only_below);
+  cache_.DropTenantIfUnused(tenant);
   return rows;
 }
 
 // Takes what it drops out of `ends`.
-int64_t KvLeases::DropTail(KvNode& end, std::set<KvNode*>& ends, DropWhat what) {
+int64_t KvLeases::DropTail(KvNode& end, std::set<KvNode*>& ends, bool only_below) {
   int64_t rows = 0;
   KvNode* node = &end;
   const auto goes = [&](const KvNode& at) {
     return !cache_.IsRoot(at) && at.holders == 0 && at.children.empty() && at.lease_ends == 0 &&
-           (what == DropWhat::kAll || at.stored != 0);
+           (!only_below || at.below != 0);
   };
   while (goes(*node)) {
     KvNode& parent = *node->parent;

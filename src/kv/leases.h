@@ -108,10 +108,15 @@ class KvLeases {
   // Returns the rows of the longest.
   int64_t End(const std::string& tenant, const KvTarget& target);
   // Ends them, and drops from the target's end on what nobody holds, no other text shares and no other lease
-  // covers. Returns rows dropped. kBelow: only what a tier has; what none was given is offered to them now,
-  // and leases end only if something can go.
-  enum class DropWhat : uint8_t { kAll, kBelow };
-  int64_t Drop(const std::string& tenant, const KvTarget& target, DropWhat what = DropWhat::kAll);
+  // covers. Returns rows dropped.
+  int64_t Drop(const std::string& tenant, const KvTarget& target);
+  // The same, of texts that a tier has from their beginning on, so that nothing is lost. The others stay and
+  // are offered to the tiers, and leases end only if something can go.
+  struct Demoted {
+    int64_t rows = 0;    // dropped
+    bool waits = false;  // a text stays because it is being written below
+  };
+  Demoted Demote(const std::string& tenant, const KvTarget& target);
   // The holder's next turn has come: what of its turns' leases the new prompt does not continue loses its
   // protection.
   void Follow(const std::string& tenant, std::string_view holder, std::span<const int32_t> tokens);
@@ -175,7 +180,9 @@ class KvLeases {
   std::vector<Found> Resolve(int32_t tenant, const KvTarget& target) const;
   Found FoundAt(KvNode& end, int64_t rows) const;
   std::vector<uint64_t> Matching(int32_t tenant, const KvTarget& target) const;
-  int64_t DropTail(KvNode& end, std::set<KvNode*>& ends, DropWhat what);
+  std::set<KvNode*> Ends(int32_t tenant, const KvTarget& target) const;
+  int64_t DropEnds(int32_t tenant, const KvTarget& target, std::set<KvNode*> ends, bool only_below);
+  int64_t DropTail(KvNode& end, std::set<KvNode*>& ends, bool only_below);
 
   // leases.cc
   bool Charge(const LeaseTerms& terms);

@@ -80,7 +80,11 @@ struct KvNode {
   uint64_t resume = 0;      // bit r-1: a sequence may want to resume after row r
   uint64_t last_use = 0, uses = 0, birth = 0;
   KvRestore* arriving = nullptr;  // whose reads have not brought all of its layers yet; only theirs to use
-  uint8_t stored = 0;             // bit t: these rows were given to tier t
+  // Of these rows, in tiers below, bit t: tier t. A tier that has let go of them since may not have said so.
+  uint8_t given = 0;     // to be written, and not refused
+  uint8_t below = 0;     // it has said that it has them
+  bool refused = false;  // when last given, no tier took them
+  uint16_t writes = 0;   // under way
   std::array<Slot, kMaxKvKinds> slots;
   EvictRank rank;                     // of the eviction policy, once it knows the node
   uint32_t leaf_place = kNotOffered;  // among the nodes that may go

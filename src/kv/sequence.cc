@@ -162,7 +162,7 @@ void KvCache::Impl::Publish(KvSequence& sequence, std::span<const int32_t> token
     const auto part = tokens.first(std::min(tokens.size(), static_cast<size_t>(kPageTokens - node.rows)));
     tokens = tokens.subspan(part.size());
     tree.Append(node, part);
-    node.stored = 0;
+    if (tiers != nullptr) tiers->RowsChanged(node);
     sequence.tokens_.insert(sequence.tokens_.end(), part.begin(), part.end());
     sequence.length_ += static_cast<int64_t>(part.size());
     if (node.parent == nullptr) {

@@ -23,13 +23,13 @@ size_t KvTiers::NextTelling(size_t from) const {
 }
 
 // What is here already is told as well: a reader may have missed it, and hearing it twice does no harm.
-void KvTiers::TellStored(const Write& write, size_t tier) {
-  if (!write.held || write.kind != cache_.name_kind) return;
+void KvTiers::TellStored(const Write& write, int kind, size_t tier) {
+  if (!write.held || kind != cache_.name_kind) return;
   const KvNode& node = *write.node;
   const auto& tenant = *cache_.tenants[static_cast<size_t>(node.tenant)];
   if (tenant.retired) return;
   cache_.events.Stored(EventTierOf(options_.tiers[tier]->name()), tenant.name, node.name, node.parent->name,
-                       node.published(), 1u << write.kind);
+                       node.published(), 1u << kind);
 }
 
 void KvTiers::TellRemoved(size_t tier, const std::vector<RemovedRecord>& removed) {
@@ -39,6 +39,7 @@ void KvTiers::TellRemoved(size_t tier, const std::vector<RemovedRecord>& removed
     const auto owner = owners.find(record.space);
     if (owner == owners.end()) continue;  // wiped, which was told at once, or not ours
     if (record.name) {
+      if (KvNode* node = cache_.tree.Find(*record.name)) node->below &= static_cast<uint8_t>(~(1u << tier));
       cache_.events.Removed(EventTierOf(options_.tiers[tier]->name()), *owner->second, *record.name,
                             1u << cache_.name_kind);
     } else {

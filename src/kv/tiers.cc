@@ -87,12 +87,25 @@ void KvTiers::Keep(KvNode& node) {
       (node.sealed() && !node.indexed))
     return;
   const auto all = static_cast<uint8_t>((1u << options_.tiers.size()) - 1);
-  if ((all & ~node.stored) == 0) return;
-  const auto missing = static_cast<uint8_t>(all & ~node.stored & Wanting(node));
+  if ((all & ~node.given) == 0) return;
+  const auto missing = static_cast<uint8_t>(all & ~node.given & Wanting(node));
   if (missing == 0) return;
-  node.stored |= missing;
+  node.given |= missing;
+  ++node.writes;
+  const uint64_t id = next_write_++;
+  Write& write = writes_[id] = {.node = &node, .held = node.sealed(), .tiers = missing};
+  if (write.held) HoldChain(node);
   for (int kind = 0; kind < cache_.kinds(); ++kind) {
-    if (cache_.KindBytes(node, kind) > 0) KeepKind(node, kind, missing);
+    if (cache_.KindBytes(node, kind) > 0) KeepKind(id, write, kind);
+  }
+  if (write.left == 0) EndWrite(id);
+}
+
+void KvTiers::Offer(std::span<KvNode* const> path) {
+  for (KvNode* node : path) {
+    if (node->below != 0 || node->writes > 0) continue;
+    node->given = 0;
+    Keep(*node);
   }
 }
 
@@ -134,7 +147,8 @@ std::shared_ptr<const AlignedBuffer> KvTiers::CopyTail(const KvNode& node, int k
   return std::make_shared<AlignedBuffer>(*std::move(copy));
 }
 
-void KvTiers::KeepKind(KvNode& node, int kind, uint8_t missing) {
+void KvTiers::KeepKind(uint64_t id, Write& write, int kind) {
+  KvNode& node = *write.node;
   const Digest block = node.sealed() ? node.name : cache_.names.Block(node.parent->name, node.published());
   RecordHeader header;
   header.name = RecordName(kind, block);
@@ -150,7 +164,10 @@ void KvTiers::KeepKind(KvNode& node, int kind, uint8_t missing) {
   const std::byte* bytes = node.slots[static_cast<size_t>(kind)].block.data();
   if (!node.sealed()) {
     auto copy = CopyTail(node, kind);
-    if (copy == nullptr) return;
+    if (copy == nullptr) {
+      write.refused = write.again = write.tiers;
+      return;
+    }
     bytes = copy->data();
     payload.owner = std::move(copy);
   }
@@ -158,46 +175,67 @@ void KvTiers::KeepKind(KvNode& node, int kind, uint8_t missing) {
     payload.groups.emplace_back(bytes, group);
     bytes += group;
   }
-  const uint64_t id = next_write_++;
-  Write& write = writes_[id] = {&node, kind, 0, node.sealed()};
-  if (write.held) {
-    HoldChain(node);
-    if (cache_.window(kind) > 0) cache_.HoldWindow(node, kind);
-  }
+  write.kinds |= 1u << kind;
+  if (write.held && cache_.window(kind) > 0) cache_.HoldWindow(node, kind);
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
-    if ((missing >> tier & 1) == 0) continue;
+    if ((write.tiers >> tier & 1) == 0) continue;
     ++write.left;
-    options_.tiers[tier]->Put(header, payload, [inbox = inbox_, id, tier](Status status) {
-      inbox->Post(
-          [id, tier, status = std::move(status)](KvTiers& tiers) { tiers.Written(id, tier, status); });
+    options_.tiers[tier]->Put(header, payload, [inbox = inbox_, id, kind, tier](Status status) {
+      inbox->Post([id, kind, tier, status = std::move(status)](KvTiers& tiers) {
+        tiers.Written(id, kind, tier, status);
+      });
     });
   }
 }
 
-bool KvTiers::Have(std::span<KvNode* const> path) const {
-  std::unordered_set<const KvNode*> writing;
-  for (const auto& [id, write] : writes_) writing.insert(write.node);
-  return std::ranges::all_of(
-      path, [&](const KvNode* node) { return node->stored != 0 && !writing.contains(node); });
+KvTiers::Below KvTiers::BelowOf(std::span<KvNode* const> path) const {
+  Below below = Below::kAll;
+  for (const KvNode* node : path) {
+    if (node->below == 0 && (node->writes == 0 || node->refused)) return Below::kNotAll;
+    if (node->writes > 0) below = Below::kBeingWritten;
+  }
+  return below;
 }
 
-void KvTiers::Written(uint64_t id, size_t tier, const Status& status) {
-  const auto at = writes_.find(id);
-  Write& write = at->second;
-  if (status) TellStored(write, tier);
-  // What was dropped is tried again when it is next used. Removed or contradicted ones are not.
-  const bool again =
-      !status && status.error().kind != ErrorKind::kConflict && status.error().kind != ErrorKind::kCancelled;
-  if (write.held && again) write.node->stored &= static_cast<uint8_t>(~(1u << tier));
-  if (--write.left > 0) return;
-  if (write.held) {
-    KvNode& node = *write.node;
-    if (cache_.window(write.kind) > 0) cache_.ReleaseWindow(node, write.kind);
-    const int32_t tenant = node.tenant;
-    ReleaseChain(node);
-    if (cache_.tenants[static_cast<size_t>(tenant)]->retired) cache_.DropTenantIfUnused(tenant);
+void KvTiers::RowsChanged(KvNode& node) {
+  node.given = node.below = 0;
+  node.refused = false;
+  if (node.writes == 0) return;
+  for (auto& [id, write] : writes_) {
+    if (write.node == &node) write.node = nullptr;
   }
-  writes_.erase(at);
+  node.writes = 0;
+}
+
+void KvTiers::Written(uint64_t id, int kind, size_t tier, const Status& status) {
+  Write& write = writes_.at(id);
+  const auto bit = static_cast<uint8_t>(1u << tier);
+  if (status) {
+    TellStored(write, kind, tier);
+  } else {
+    write.refused |= bit;
+    // What was dropped is tried again when it is next used. Removed or contradicted ones are not.
+    const ErrorKind why = status.error().kind;
+    if (why != ErrorKind::kConflict && why != ErrorKind::kCancelled) write.again |= bit;
+  }
+  if (--write.left == 0) EndWrite(id);
+}
+
+void KvTiers::EndWrite(uint64_t id) {
+  const Write write = writes_.extract(id).mapped();
+  if (write.node == nullptr) return;
+  KvNode& node = *write.node;
+  --node.writes;
+  node.given &= static_cast<uint8_t>(~write.again);
+  node.below |= static_cast<uint8_t>(write.tiers & ~write.refused);
+  node.refused = node.below == 0;
+  if (!write.held) return;
+  for (int kind = 0; kind < cache_.kinds(); ++kind) {
+    if (cache_.window(kind) > 0 && (write.kinds >> kind & 1) != 0) cache_.ReleaseWindow(node, kind);
+  }
+  const int32_t tenant = node.tenant;
+  ReleaseChain(node);
+  if (cache_.tenants[static_cast<size_t>(tenant)]->retired) cache_.DropTenantIfUnused(tenant);
 }
 
 // A node cannot go before its descendants, so what holds it holds its ancestors, too: then what nobody holds
@@ -268,7 +306,9 @@ void KvTiers::VisitHolds(const std::function<void(const KvNode&, int)>& visit) c
   for (const auto& [id, write] : writes_) {
     if (!write.held) continue;
     chain(write.node);
-    if (cache_.window(write.kind) > 0) visit(*write.node, write.kind);
+    for (int kind = 0; kind < cache_.kinds(); ++kind) {
+      if (cache_.window(kind) > 0 && (write.kinds >> kind & 1) != 0) visit(*write.node, kind);
+    }
   }
   for (const KvRestore* restore : restores_) {
     if (restore->held_ != nullptr) chain(restore->held_);

@@ -48,9 +48,18 @@ class KvTiers {
   // To be written to the tiers that want it, unless it is there.
   void Keep(KvNode& node);
 
-  // Whether a tier has each of these, as far as it said; one that is being written is not there yet. A suffix
-  // without what comes before it is found by nobody, so ask for whole paths.
-  bool Have(std::span<KvNode* const> path) const;
+  // To be written by any tier that takes it, where none has it: also what was refused before, or evicted.
+  void Offer(std::span<KvNode* const> path);
+  // Whether some tier has each of these, as far as they said. A suffix without what comes before it is found
+  // by nobody, so ask for whole paths.
+  enum class Below : uint8_t {
+    kAll,
+    kBeingWritten,
+    kNotAll
+  };  // kNotAll also while what was refused is tried
+  Below BelowOf(std::span<KvNode* const> path) const;
+  // What the tiers have, and are writing, are not the rows of this node any more: it has more, or goes.
+  void RowsChanged(KvNode& node);
 
   // `parent` is the block that did not arrive, computed by now: what follows it joins the tree.
   void CloseGap(KvRestore& restore, KvNode& parent);
@@ -90,10 +99,13 @@ class KvTiers {
     void Post(std::function<void(KvTiers&)> answer);
   };
   struct Write {
-    KvNode* node;
-    int kind;
-    int left;   // tiers that have not answered
-    bool held;  // the node is held; a tail is not
+    KvNode* node;         // null: a tail whose rows have changed
+    bool held;            // the node is held, and its windows; a tail is not
+    uint8_t tiers;        // bit t: tier t is asked to write it
+    uint8_t refused = 0;  // tiers that do not have all of it
+    uint8_t again = 0;    // of these, those that may be asked again
+    uint32_t kinds = 0;   // bit k: has a record of this kind
+    int left = 0;         // answers that are missing
   };
   struct Rate {
     double bytes_per_ms;
@@ -104,16 +116,17 @@ class KvTiers {
   BlockMeta MetaOf(const KvNode& node) const;
   void CountUse(const KvNode& node);
   uint8_t Wanting(const KvNode& node) const;  // bit t: tier t takes it
-  void KeepKind(KvNode& node, int kind, uint8_t missing);
+  void KeepKind(uint64_t id, Write& write, int kind);
   std::shared_ptr<const AlignedBuffer> CopyTail(const KvNode& node, int kind) const;
-  void Written(uint64_t id, size_t tier, const Status& status);
+  void Written(uint64_t id, int kind, size_t tier, const Status& status);
+  void EndWrite(uint64_t id);
   void FlushTouches();
   void HoldChain(KvNode& node);
   void ReleaseChain(KvNode& node);
 
   // tier_events.cc
   void Listen();
-  void TellStored(const Write& write, size_t tier);
+  void TellStored(const Write& write, int kind, size_t tier);
   void TellRemoved(size_t tier, const std::vector<RemovedRecord>& removed);
 
   // restore.cc, landing.cc: up

@@ -219,7 +219,9 @@ HttpResponse HandleLmcacheCompress(ServeContext& context, const HttpRequest& req
   const ApiResult<Call> call = ReadCall(context, request, false);
   if (!call) return ErrorResponse(call.error());
   return Unsupported(
-      "Blocks have one codec, chosen with --kv-type when the server starts; they are not compressed later.");
+      "The codec is part of a block's name: compressed later it would be another block. Start the server "
+      "with "
+      "--kv-type to keep blocks compressed.");
 }
 
 HttpResponse HandleLmcacheHealth(ServeContext& context, const HttpRequest& request) {

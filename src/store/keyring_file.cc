@@ -8,6 +8,7 @@
 #include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "base/file.h"
@@ -142,6 +143,14 @@ Result<SpaceKey> MakeSpaceKey(const StoreKey& store_key, uint32_t generation) {
   LARDER_TRY(FillRandom(entry.id));
   if (store_key.get() != nullptr) LARDER_TRY(FillRandom(entry.key));
   return entry;
+}
+
+Result<SpaceKey> NextSpaceKey(const StoreKey& store_key, std::string_view tenant, const SpaceKey& prior) {
+  if (prior.generation == std::numeric_limits<uint32_t>::max())
+    return Fail(ErrorKind::kExhausted, "tenant {} was forgotten too often; give it another name", tenant);
+  LARDER_ASSIGN(SpaceKey next, MakeSpaceKey(store_key, prior.generation + 1));
+  next.untold = true;  // also after a restart
+  return next;
 }
 
 Result<StoreKey> StoreKey::Read(const std::string& path) {

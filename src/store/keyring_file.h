@@ -25,7 +25,7 @@ struct SpaceKey {
   // an old copy nor a server that was away brings a destroyed key back.
   uint32_t generation = 0;
   CipherKey key{};  // zero in a ring without encryption
-  // Of a ring that is shared through Redis: forgotten, and Redis may not know it yet.
+  // Forgotten, and a Redis that shares the ring, now or later, may not know it yet.
   bool untold = false;
 
   ~SpaceKey() { Cleanse(key); }
@@ -52,6 +52,8 @@ Status CheckTenant(std::string_view tenant);  // kInvalid: the name is too long
 std::unexpected<Error> KeyringFull();         // kExhausted
 // A new random id, and with a store key a new random key. kIo: no randomness.
 Result<SpaceKey> MakeSpaceKey(const StoreKey& store_key, uint32_t generation);
+// What replaces a forgotten tenant's entry: of the next generation, untold. kExhausted: there is none.
+Result<SpaceKey> NextSpaceKey(const StoreKey& store_key, std::string_view tenant, const SpaceKey& prior);
 
 // `master`: null for a ring without encryption.
 Result<std::string> FormatKeyring(const SpaceKeys& keys, const CipherKey* master, const Cipher& cipher);

@@ -38,7 +38,9 @@ class FileKeyring final : public Keyring {
       const auto it = keys.find(tenant);
       if (it == keys.end()) return Fail(ErrorKind::kNotFound, "tenant {} has no key", tenant);
       const SpaceId id = it->second.id;
-      keys.erase(it);
+      // An entry of the next generation, and not none: when the ring is shared through Redis one day, the old
+      // key may still lie there.
+      LARDER_ASSIGN(it->second, NextSpaceKey(file_.store_key(), tenant, it->second));
       return Edited{.id = id, .write = true};
     });
   }

@@ -270,9 +270,12 @@ TEST_F(StoreCommand, WipeLeavesNothingOfTheTenant) {
   EXPECT_EQ(Lines(outcome)[0]["records"], 10);
   for (uint64_t n = 0; n < 20; ++n) EXPECT_EQ(Shows(a_, Record(n)), n % 2 == 1) << n;
   EXPECT_EQ(Lines(Store("verify --json --disk " + a_)).at(0)["records"], 10);
-  const Outcome twice = Store("wipe --tenant mine --disk " + a_);
-  EXPECT_EQ(twice.code, 1);
-  EXPECT_NE(twice.out.find("mine"), std::string::npos) << twice.out;
+  const Outcome twice = Store("wipe --json --tenant mine --disk " + a_);
+  ASSERT_EQ(twice.code, 0) << twice.out;
+  EXPECT_EQ(Lines(twice).at(0)["wiped_records"], 0);
+  const Outcome unknown = Store("wipe --tenant nobody --disk " + a_);
+  EXPECT_EQ(unknown.code, 1);
+  EXPECT_NE(unknown.out.find("nobody"), std::string::npos) << unknown.out;
   // By id: what is left of a tenant whose key is gone.
   const json left = Lines(Store("list --json --disk " + a_)).at(0);
   EXPECT_EQ(Store("wipe --space " + left["space"].get<std::string>() + " --disk " + a_).code, 0);

@@ -303,6 +303,38 @@ TEST_P(EngineTiers, PrefetchedTextsAreInMemoryWhenTheyAreAskedFor) {
   EXPECT_EQ(Start({})->Apply(hint).status, HintStatus::kRejected) << "no tier";
 }
 
+// A demotion never drops what no tier took, and says so.
+TEST_P(EngineTiers, DemotingSaysWhatIsNotBelow) {
+  MemoryRecords records;
+  MemoryTier scripted(&records);
+  auto core = Start({&scripted});
+  const auto prompt = Prompt(45, 150);
+  Hint hint;
+  hint.action = HintAction::kDemote;
+  hint.tenant = "t";
+  scripted.full = true;
+  const auto answer = Ask(*core, prompt, &scripted);
+  hint.target.tokens = prompt;
+  hint.target.tokens.insert(hint.target.tokens.end(), answer->tokens.begin(), answer->tokens.end() - 1);
+  const auto settle = [&] {
+    while (scripted.DeliverAll()) core->Step();
+  };
+  settle();
+  EXPECT_EQ(core->Apply(hint).status, HintStatus::kRejected) << "no tier took it";
+  settle();
+  scripted.full = false;
+  EXPECT_EQ(core->Apply(hint).status, HintStatus::kRejected) << "it is tried again";
+  settle();
+  EXPECT_EQ(core->Apply(hint).status, HintStatus::kAccepted);
+  const auto other = Prompt(46, 150);
+  const auto last = Ask(*core, other, &scripted);
+  hint.target.tokens = other;
+  hint.target.tokens.insert(hint.target.tokens.end(), last->tokens.begin(), last->tokens.end() - 1);
+  const HintAnswer writing = core->Apply(hint);
+  EXPECT_EQ(writing.status, HintStatus::kDeferred) << writing.reason;
+  EXPECT_EQ(core->cache().Probe("t", other), 150);
+}
+
 // After a restart a reader of events is told what the disk has, page by page, and then what changes.
 TEST_P(EngineTiers, ASnapshotOfEventsHasWhatTheDiskHas) {
   auto disk = OpenDisk();

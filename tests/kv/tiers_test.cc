@@ -368,40 +368,115 @@ TEST(Tiers, TwoServersWriteTheSameBytes) {
   EXPECT_EQ(first.tier().conflicts + second.tier().conflicts, 0u);
 }
 
+// What a call to demote a text does: rows, waits, and how much of it is in memory then.
+struct Demoting {
+  Server& server;
+  const std::vector<int32_t> text;
+  const std::string tenant = "a";
+
+  void Expect(int64_t rows, bool waits, int64_t left, const char* why) const {
+    const auto demoted = server.cache().leases().Demote(tenant, {.tokens = text});
+    EXPECT_EQ(demoted.rows, rows) << why;
+    EXPECT_EQ(demoted.waits, waits) << why;
+    EXPECT_EQ(server.cache().Probe(tenant, text), left) << why;
+    EXPECT_TRUE(server.world().Sound());
+  }
+};
+
 TEST(Tiers, OnlyWhatATierHasIsDemoted) {
-  using enum KvLeases::DropWhat;
   MemoryRecords disk;
   Server server({&disk});
   KvCache& cache = server.cache();
   const auto text = Text(1, 200);
-  const auto demote = [&](const std::string& tenant) {
-    return cache.leases().Drop(tenant, {.tokens = text}, kBelow);
-  };
   server.Run("homeless", text);
   cache.leases().Take("homeless", {.tokens = text}, {.holder = "h", .ttl_ms = 60'000});
   server.Settle();
-  EXPECT_EQ(demote("homeless"), 0) << "it has no space, and nothing below";
-  EXPECT_EQ(cache.Probe("homeless", text), 200);
+  Demoting{server, text, "homeless"}.Expect(0, false, 200, "it has no space, and nothing below");
   EXPECT_EQ(cache.leases().List("homeless", 10).size(), 1u) << "nor does its lease end";
 
   server.Run("a", text);
-  EXPECT_EQ(demote("a"), 0) << "it is being written";
+  Demoting{server, text}.Expect(0, true, 200, "it is being written");
   server.Settle();
-  EXPECT_EQ(demote("a"), 200);
-  EXPECT_EQ(cache.Probe("a", text), 0);
+  Demoting{server, text}.Expect(200, false, 0, "it is below");
   EXPECT_EQ(server.Run("a", text).from_first, 200);
+}
 
+TEST(Tiers, WhatATierRefusedStaysInMemory) {
+  const auto text = Text(1, 200);
+  for (const int64_t taken : {0, 128, 192}) {  // all is refused; the end of it; the tail alone
+    MemoryRecords disk;
+    Server server({&disk});
+    const Demoting demote{server, text};
+    server.Run("a", First(text, taken));
+    server.Settle();
+    server.tier().full = true;
+    server.Run("a", text);
+    demote.Expect(0, true, 200, "it is being written");
+    server.Settle();
+    demote.Expect(0, false, 200, "it was refused, and is offered again");
+    server.Settle();
+    demote.Expect(0, false, 200, "refused again");
+    server.tier().full = false;
+    server.Settle();
+    demote.Expect(200, false, 0, "taken this time");
+    EXPECT_EQ(server.Run("a", text).from_first, 200);
+  }
+}
+
+TEST(Tiers, ATailThatWentOnIsBelowOnlyWithItsNewRows) {
+  const auto text = Text(1, 90);
+  MemoryRecords disk;
+  Server server({&disk});
+  const Demoting demote{server, text};
+  server.world().Run("a", First(text, 70));
+  server.world().Run("a", text);
+  server.tier().DeliverOne(0);  // the full block
+  server.tier().DeliverOne(0);  // the first tail
   server.tier().full = true;
-  server.Run("b", text);
   server.Settle();
-  EXPECT_EQ(demote("b"), 0) << "it was refused, and is offered again";
-  server.Settle();
-  EXPECT_EQ(cache.Probe("b", text), 200);
+  EXPECT_EQ(disk.by_name.size(), 2u);
+  demote.Expect(0, false, 90, "rows 70 to 89 were refused");
   server.tier().full = false;
-  EXPECT_EQ(demote("b"), 0) << "offered, and being written";
   server.Settle();
-  EXPECT_EQ(demote("b"), 200);
-  EXPECT_TRUE(server.world().Sound());
+  demote.Expect(90, false, 0, "offered again");
+  server.world().Run("a", First(text, 70));
+  server.cache().Clear("a");  // who is told of a tail that is gone does no harm
+  server.Settle();
+}
+
+TEST(Tiers, OneTierThatHasItIsEnoughToDemote) {
+  MemoryRecords disk, redis;
+  Server server({&disk, &redis});
+  server.tier(1).full = true;
+  const auto text = Text(1, 200);
+  server.Run("a", text);
+  server.Settle();
+  Demoting{server, text}.Expect(200, false, 0, "the other refused it");
+}
+
+TEST(Tiers, WhatTheTierLostOrContradictsIsNotDemoted) {
+  const auto text = Text(1, 200);
+  MemoryRecords disk;
+  {
+    Server server({&disk});
+    server.Run("a", text);
+    server.Settle();
+    const auto block = server.cache().List("a", 10).front();
+    for (auto& [name, record] : disk.by_name) {
+      if (name == block.name) server.tier().Evict(Digest(record.header.name));
+    }
+    server.Settle();
+    const Demoting demote{server, text};
+    demote.Expect(0, true, 200, "it was evicted there, and is written again");
+    server.Settle();
+    demote.Expect(200, false, 0, "it is there again");
+  }
+  disk.by_name.begin()->second.payload[0] ^= std::byte{1};
+  Server server({&disk});
+  server.Run("a", text, [](int64_t, int64_t) { return 1e-9; });  // computed, not read
+  server.Settle();
+  EXPECT_GE(server.tier().conflicts, 1u);
+  Demoting{server, text}.Expect(0, false, 200, "under a name of it there is something else");
 }
 
 // Everything that was ever published is found again, by whichever way, while memory holds a few blocks only.

@@ -351,9 +351,12 @@ TEST_F(HintsTest, LmcacheControllersCallsAreAnswered) {
   EXPECT_EQ(backend_.hints.back().action, HintAction::kEvict);
   EXPECT_EQ(ok("clear", {{"instance_id", "larder"}, {"location", "LocalCPUBackend"}})["num_tokens"], 256);
   EXPECT_EQ(backend_.cleared, "default");
-  ExpectError(
-      call("compress", {{"instance_id", "larder"}, {"method", "cachegen"}, {"location", "LocalCPUBackend"}}),
-      501, "", "unsupported");
+  for (const std::string name : {"compress", "decompress"}) {
+    const auto refused =
+        call(name, {{"instance_id", "larder"}, {"method", "cachegen"}, {"location", "LocalCPUBackend"}});
+    ExpectError(refused, 501, "", "unsupported");
+    EXPECT_NE(refused.body.find("--kv-type"), std::string::npos) << "what to do instead: " << refused.body;
+  }
   const Json health = ok("health", {{"instance_id", "larder"}});
   EXPECT_EQ(health["error_code"], 0);
   EXPECT_EQ(health["error_codes"], Json({{"0", 0}}));

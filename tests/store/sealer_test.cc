@@ -74,12 +74,19 @@ TEST_F(SealerTest, ForgettingIsDurable) {
     const auto ring = Keyring::Open(ring_, key_).value();
     a = ring->SpaceOf("a").value();
     EXPECT_EQ(ring->Forget("a").value(), a);
-    EXPECT_EQ(ring->Forget("a").error().kind, ErrorKind::kNotFound);
+    EXPECT_EQ(ring->Forget("b").error().kind, ErrorKind::kNotFound);
     std::array<uint8_t, 12> nonce;
     std::array<uint8_t, 16> tag;
     EXPECT_EQ(ring->sealer()->Seal(a, {}, {}, {}, nonce, tag).error().kind, ErrorKind::kNotFound);
   }
-  EXPECT_NE(Keyring::Open(ring_, key_).value()->SpaceOf("a").value(), a);
+  const auto ring = Keyring::Open(ring_, key_).value();
+  const SpaceId next = ring->SpaceOf("a").value();
+  EXPECT_NE(next, a);
+  EXPECT_EQ(ring->Forget("a").value(), next) << "again and again";
+  const CipherKey master = ReadKeyFile(key_).value();
+  const SpaceKey entry = ParseKeyring(ReadFile(ring_).value(), &master, Cipher()).value().at("a");
+  EXPECT_EQ(entry.generation, 2u);
+  EXPECT_TRUE(entry.untold) << "a Redis may join later";
 }
 
 TEST_F(SealerTest, AnotherStoreKeyIsRefused) {

@@ -242,10 +242,7 @@ Result<SpaceId> SharedKeyring::ReplaceHere(const std::string& tenant, const Stat
   const auto prior = table_.Find(tenant);
   if (!prior && !learned) return Fail(ErrorKind::kUnavailable, "{}", learned.error().message);
   if (!prior) return Fail(ErrorKind::kNotFound, "tenant {} has no key", tenant);
-  if (prior->generation == std::numeric_limits<uint32_t>::max())
-    return Fail(ErrorKind::kExhausted, "tenant {} was forgotten too often; give it another name", tenant);
-  LARDER_ASSIGN(SpaceKey next, MakeSpaceKey(store_key_, prior->generation + 1));
-  next.untold = true;  // also after a restart
+  LARDER_ASSIGN(const SpaceKey next, NextSpaceKey(store_key_, tenant, *prior));
   LARDER_ASSIGN(const SpaceKey saved, Save(tenant, next));
   table_.Set(tenant, saved);
   untold_.insert(tenant);

@@ -482,6 +482,36 @@ TEST_F(SharedKeyringTest, ForgettingWithoutRedisGoesAboveOthersAlsoAfterARestart
   EXPECT_EQ(Open()->SpaceOf("t").value(), ours);
 }
 
+// The old entry lies in Redis all along, also one of another server that forgot the tenant as often.
+TEST_F(SharedKeyringTest, WhatWasForgottenWithoutRedisDoesNotComeBackWithIt) {
+  for (const int times_elsewhere : {0, 1, 3}) {
+    const std::string tenant = "t" + std::to_string(times_elsewhere);
+    SpaceId old, fresh;
+    Sealed sealed;
+    {
+      const auto a = Open("a");
+      old = a->SpaceOf(tenant).value();
+      ASSERT_TRUE(SealUnder(*a, old, sealed));
+    }
+    {
+      KeyringOptions alone = Options("a");
+      alone.redis.url.clear();
+      const auto a = Open(alone);
+      EXPECT_EQ(a->Forget(tenant).value(), old);
+      fresh = a->SpaceOf(tenant).value();
+    }
+    const auto b = OpenRestless();
+    ASSERT_EQ(b->SpaceOf(tenant).value(), old) << "nobody has told it";
+    for (int i = 0; i < times_elsewhere; ++i) ASSERT_TRUE(b->Forget(tenant));
+    const auto a = Open("a");
+    EXPECT_EQ(a->SpaceOf(tenant).value(), fresh) << times_elsewhere;
+    EXPECT_EQ(OpenUnder(*a, old, sealed).error().kind, ErrorKind::kNotFound);
+    EXPECT_TRUE(Eventually([&] { return b->SpaceOf(tenant).value() == fresh; })) << times_elsewhere;
+    EXPECT_EQ(OpenUnder(*b, old, sealed).error().kind, ErrorKind::kNotFound);
+    EXPECT_EQ(Open()->SpaceOf(tenant).value(), fresh) << "of a third server";
+  }
+}
+
 TEST_F(SharedKeyringTest, TwoServersMayShareTheFileToo) {
   server_->Kill();
   const auto a = Open("ring"), b = Open("ring");
