@@ -62,10 +62,10 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
 bool EngineCore::BeginOwn(Choice& choice) {
   if (choice.own == nullptr) return true;
   const int64_t rows = choice.kv->length();
-  // A method chooses when the prompt's last row has run, so that one runs again in any case.
-  choice.scheduled.num_computed = std::min(rows, choice.live->usage.prompt_tokens - 1);
   Status begun = choice.own->Begin(choice.kv.get(), rows);
   while (!begun && DropUnused()) begun = choice.own->Begin(choice.kv.get(), rows);
+  // A method chooses when the prompt's last row has run, so that one runs again in any case.
+  choice.scheduled.num_computed = std::min(choice.own->rows(), choice.live->usage.prompt_tokens - 1);
   return begun.has_value();
 }
 
@@ -100,6 +100,10 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
   CacheReport& report = choice.live->report;
   report.outcome = outcome;
   report.read_memory = choice.scheduled.num_computed;
+  if (choice.state != nullptr) {
+    report.state = {choice.state->name().Hex(), choice.state->rows(), choice.own->LongestLane()};
+    report.read_memory -= choice.state->rows();
+  }
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
     const int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
     const int64_t rows = std::min(landed, report.read_memory);

@@ -271,7 +271,7 @@ std::vector<KvBlockInfo> Engine::Blocks(const std::string& tenant, size_t limit)
 uint64_t Engine::ClearCache(const std::string& tenant) {
   return impl_->Ask<uint64_t>(
       [core = impl_->core.get(), tenant] {
-        core->chunks().Clear(tenant);
+        core->derived().Clear(tenant);
         return core->cache().Clear(tenant);
       },
       0);

@@ -128,7 +128,7 @@ TEST_P(BlendTest, AChunkStaysWithItsTenant) {
   EXPECT_EQ(other->report.blend.method, "");
   ExpectSame(*other, *Ask(*Start(*model), r.prompt, "prefix"), "another tenant");
   EXPECT_EQ(Ask(*core, r.prompt, "blend:ratio=0")->report.read_chunks, 130);
-  core->chunks().Forget("t");
+  core->derived().Forget("t");
   EXPECT_EQ(Ask(*core, r.prompt, "blend:ratio=0")->report.read_chunks, 0);
 }
 
@@ -280,7 +280,7 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
     EXPECT_EQ(first->report.blend.covered, 194);
     core->Step();
     // Memory that is wanted: the chunks stay known.
-    while (core->chunks().DropOldest()) {
+    while (core->derived().DropOldest()) {
     }
     EXPECT_EQ(core->chunks().stats().bytes, 0u);
     EXPECT_EQ(core->chunks().stats().chunks, 2u);
