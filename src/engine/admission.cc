@@ -29,7 +29,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
     return Admission::kLoading;
   }
   auto opened = cache_->Open(request.tenant, wanted, choice.restore.get());
-  while (!opened && DropUnused()) opened = cache_->Open(request.tenant, wanted, choice.restore.get());
+  while (!opened && DropUnused(choice)) opened = cache_->Open(request.tenant, wanted, choice.restore.get());
   if (opened) {
     choice.kv = std::move(opened->sequence);
     sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
@@ -45,6 +45,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
     if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
     ++misses_[static_cast<size_t>(live.report.outcome.reason)];
   }
+  if (choice.index == 0 && choice.state == nullptr) live.report.state = {};  // it had to give way
   sequence.publishes = choice.own == nullptr;
   sequence.whole_rows = 0;
   if (choice.own != nullptr) {
@@ -63,7 +64,7 @@ bool EngineCore::BeginOwn(Choice& choice) {
   if (choice.own == nullptr) return true;
   const int64_t rows = choice.kv->length();
   Status begun = choice.own->Begin(choice.kv.get(), rows);
-  while (!begun && DropUnused()) begun = choice.own->Begin(choice.kv.get(), rows);
+  while (!begun && DropUnused(choice)) begun = choice.own->Begin(choice.kv.get(), rows);
   // A method chooses when the prompt's last row has run, so that one runs again in any case.
   choice.scheduled.num_computed = std::min(choice.own->rows(), choice.live->usage.prompt_tokens - 1);
   return begun.has_value();
@@ -123,8 +124,13 @@ bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
     return owner.own != nullptr ? owner.own->Reserve(missing) : cache_->Reserve(*owner.kv, missing);
   };
   if (missing <= 0 || reserve()) return true;
-  while (DropUnused()) {
+  while (DropUnused(owner)) {
     if (reserve()) return true;
+  }
+  // With nobody to preempt it does without the state whose copy it has.
+  if (scheduler_->running() == 1 && owner.state != nullptr) {
+    owner.state = nullptr;
+    if (DropUnused(owner) && reserve()) return true;
   }
   // Who runs goes before who waits: what was brought up for the waiting goes again.
   bool any = !prefetches_.empty();

@@ -78,7 +78,7 @@ bool EngineCore::RoomComing() {
 
 void EngineCore::Forget(const std::string& tenant) {
   cache_->Forget(tenant);
-  LetWaitingGo(tenant);
+  LetWaitingGo(tenant, true);
   derived_->Forget(tenant);
 }
 

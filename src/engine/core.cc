@@ -266,7 +266,7 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
     }
     if (choice.restore != nullptr && choice.restore->started()) choice.restore = nullptr;  // all layers came
     if (Status status = AfterRows(w); !status) {
-      if (status.error().kind == ErrorKind::kExhausted && (!alone || DropUnused())) {
+      if (status.error().kind == ErrorKind::kExhausted && (!alone || DropUnused(choice))) {
         WaitForRoom(choice);
       } else {
         broken_.emplace_back(choice.live->id, status.error());

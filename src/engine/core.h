@@ -98,8 +98,8 @@ class EngineCore final : private SchedulerCache {
   Digest ChunkName(const Request& request) const;
   ChunkInfo InfoOf(const Request& request) const;
   Status ValidateChunks(const Request& request) const;
-  bool DropUnused();
-  bool LetWaitingGo(const std::string& tenant);
+  bool DropUnused(const Choice& needy);
+  bool LetWaitingGo(const std::string& tenant, bool preempted);
   HintAnswer BeginPrefetch(const Hint& hint);
   void TakePrefetched();
   void ReportRead(Choice& choice, const CacheOutcome& outcome);

@@ -124,9 +124,8 @@ Status EvictDriver::Begin(const TileProvider* prefix, int64_t rows) {
   return {};
 }
 
-Result<EvictLeft> EvictDriver::Leave() {
-  LARDER_TRY(lanes_.Settle());
-  return EvictLeft{std::move(method_), std::move(lanes_), std::move(prompts_)};
+EvictLeft EvictDriver::Leave() {
+  return {std::move(method_), std::move(lanes_), std::move(prompts_)};
 }
 
 int64_t EvictDriver::ReadableRows() const {

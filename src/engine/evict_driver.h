@@ -43,9 +43,10 @@ class EvictDriver final : public PrivateRows {
   ~EvictDriver() override;
 
   Status Begin(const TileProvider* prefix, int64_t rows) override;
-  // What is left of rows() rows, after the prompt's. kExhausted: there is no room for copies of what it still
-  // borrows; nothing has changed. After success this is only to be destroyed.
-  Result<EvictLeft> Leave();
+  // Copies what is still borrowed, so that it can be left. kExhausted: there is no room.
+  Status Settle() { return lanes_.Settle(); }
+  // What is left of rows() rows, those of the prompt among them. Settled; after it this is only to be destroyed.
+  EvictLeft Leave();
 
   int64_t ReadableRows() const override;
   int32_t PositionOf(int64_t row) const override;

@@ -22,30 +22,34 @@ void EngineCore::KeepState(Choice& choice) {
   if (rows < live.usage.prompt_tokens) return;
   choice.state = nullptr;  // it may go for this one
   auto& driver = static_cast<EvictDriver&>(*choice.own);
-  Result<EvictLeft> left = driver.Leave();
-  while (!left && DropUnused()) left = driver.Leave();
-  if (!left) return states_->Refuse();
+  Status settled = driver.Settle();
+  while (!settled && DropUnused(choice)) settled = driver.Settle();
+  if (!settled) return states_->Refuse();
   states_->Keep(live.request.tenant, std::span(choice.tokens).first(static_cast<size_t>(rows)),
-                *std::move(left), live.begun);
+                driver.Leave(), live.begun);
 }
 
 // Makes room that nobody who runs needs: a chunk or a state that is not in use, else those that waiting
-// requests have found. false: there is none.
-bool EngineCore::DropUnused() {
-  return derived_->DropOldest() || (LetWaitingGo("") && derived_->DropOldest());
+// requests have found. Who was preempted would have to begin again without them, and does so only for one that
+// has everything to itself. false: there is none.
+bool EngineCore::DropUnused(const Choice& needy) {
+  const int64_t itself = needy.scheduled.state == SequenceState::kRunning ? 1 : 0;
+  const bool alone = scheduler_->running() == itself;
+  return derived_->DropOldest() || (LetWaitingGo("", alone) && derived_->DropOldest());
 }
 
-// Those who wait for their turn let go of what they have found; "": of every tenant.
-bool EngineCore::LetWaitingGo(const std::string& tenant) {
+// Those who wait for their turn let go of what they have found; "": of every tenant. `preempted`: also those
+// who have begun.
+bool EngineCore::LetWaitingGo(const std::string& tenant, bool preempted) {
   bool any = false;
   for (const auto& [id, choice] : choices_) {
     if (choice->kv != nullptr || choice->own != nullptr) continue;
     if (choice->spans.empty() && choice->state == nullptr) continue;
+    if (choice->scheduled.preemptions > 0 && !preempted) continue;
     if (!tenant.empty() && choice->live->request.tenant != tenant) continue;
     choice->spans.clear();
     choice->state = nullptr;
     choice->matched = false;
-    if (choice->index == 0) choice->live->report.state = {};
     any = true;
   }
   return any;
