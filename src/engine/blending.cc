@@ -146,8 +146,8 @@ void EngineCore::MakeOwn(Choice& choice, bool reads) {
     LARDER_CHECK(method.has_value());  // Validate has seen it
     if (reads) FindState(choice, **method);
     if (choice.state != nullptr) method = choice.state->method().Copy();
-    choice.own = std::make_unique<EvictDriver>(*evict_, *std::move(method), live.usage.prompt_tokens,
-                                               choice.state);
+    choice.own =
+        std::make_unique<EvictDriver>(*evict_, *std::move(method), live.usage.prompt_tokens, choice.state);
     return;
   }
   if (live.reuse == nullptr || !reads) return;

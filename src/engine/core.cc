@@ -96,9 +96,10 @@ Status EngineCore::Validate(const Request& request) const {
     endless = method->needs().positions == PositionMode::kCompact && method->needs().chunk > 0;
   }
   if (request.keep_state && EvictOf(request).empty()) {
-    return larder::Fail(ErrorKind::kInvalid,
-                        "keep_state keeps what an eviction method leaves, and this request has none; name one "
-                        "in larder.evict");
+    return larder::Fail(
+        ErrorKind::kInvalid,
+        "keep_state keeps what an eviction method leaves, and this request has none; name one "
+        "in larder.evict");
   }
   LARDER_TRY(ValidateChunks(request));
   const int64_t room = request.max_tokens == 0 ? 0 : 1;

@@ -29,11 +29,11 @@ struct EngineCore::Choice {
   // Chunks in the prompt, found when it is first admitted and kept, so that it goes on with them after a
   // preemption.
   std::vector<ChunkSpan> spans;
-  bool matched = false;  // it has been looked for chunks, or for a state
+  bool matched = false;                     // it has been looked for chunks, or for a state
   std::shared_ptr<const EvictState> state;  // that it goes on from; found and kept in the same way
-  std::shared_ptr<KvRestore> restore;  // while waiting for rows from below memory, until they are held
-  int32_t restores = 0;                // since it last ran
-  std::optional<uint64_t> no_room_at;  // how many had ended when its method found no room
+  std::shared_ptr<KvRestore> restore;       // while waiting for rows from below memory, until they are held
+  int32_t restores = 0;                     // since it last ran
+  std::optional<uint64_t> no_room_at;       // how many had ended when its method found no room
   OutputText text;
   TokenHistory history;
   bool done = false;

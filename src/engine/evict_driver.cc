@@ -124,9 +124,7 @@ Status EvictDriver::Begin(const TileProvider* prefix, int64_t rows) {
   return {};
 }
 
-EvictLeft EvictDriver::Leave() {
-  return {std::move(method_), std::move(lanes_), std::move(prompts_)};
-}
+EvictLeft EvictDriver::Leave() { return {std::move(method_), std::move(lanes_), std::move(prompts_)}; }
 
 int64_t EvictDriver::ReadableRows() const {
   if (state_ != nullptr) return 0;

@@ -45,7 +45,8 @@ class EvictDriver final : public PrivateRows {
   Status Begin(const TileProvider* prefix, int64_t rows) override;
   // Copies what is still borrowed, so that it can be left. kExhausted: there is no room.
   Status Settle() { return lanes_.Settle(); }
-  // What is left of rows() rows, those of the prompt among them. Settled; after it this is only to be destroyed.
+  // What is left of rows() rows, those of the prompt among them. Settled; after it this is only to be
+  // destroyed.
   EvictLeft Leave();
 
   int64_t ReadableRows() const override;

@@ -51,9 +51,9 @@ struct Request {
   bool explain = false;
   bool read_cache = true;
   CacheHints hints = {};
-  std::string evict = {};  // "snapkv:budget=0.25" (kv/evict), "none"; "": as the engine was started
+  std::string evict = {};   // "snapkv:budget=0.25" (kv/evict), "none"; "": as the engine was started
   bool keep_state = false;  // what its method leaves is kept for others with this set, and theirs is read
-  std::string reuse = {};  // "blend:ratio=0.15" (kv/reuse), "prefix"; "": as the engine was started
+  std::string reuse = {};   // "blend:ratio=0.15" (kv/reuse), "prefix"; "": as the engine was started
   // With a method that reuses chunks: parts that are stored first, if they are not yet. Others are not read.
   std::vector<PromptPart> parts = {};
   // The prompt's rows from here on become a stored chunk, run behind those before; -1: none do.
@@ -108,9 +108,9 @@ struct BlendReport {
 
 // The compressed state that a request went on from.
 struct StateReport {
-  std::string name;      // "": none
-  int64_t rows = 0;      // of the prompt that it stood for
-  int64_t entries = 0;   // that it had left of them, in its longest lane
+  std::string name;     // "": none
+  int64_t rows = 0;     // of the prompt that it stood for
+  int64_t entries = 0;  // that it had left of them, in its longest lane
 };
 
 // A stored chunk, as those see it who asked for it.

@@ -30,8 +30,8 @@ void EngineCore::KeepState(Choice& choice) {
 }
 
 // Makes room that nobody who runs needs: a chunk or a state that is not in use, else those that waiting
-// requests have found. Who was preempted would have to begin again without them, and does so only for one that
-// has everything to itself. false: there is none.
+// requests have found. Who was preempted would have to begin again without them, and does so only for one
+// that has everything to itself. false: there is none.
 bool EngineCore::DropUnused(const Choice& needy) {
   const int64_t itself = needy.scheduled.state == SequenceState::kRunning ? 1 : 0;
   const bool alone = scheduler_->running() == itself;

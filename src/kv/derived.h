@@ -1,7 +1,7 @@
-// Room for what is derived from texts and kept beside the cache's blocks under names of its own: stored chunks
-// (kv/reuse/chunks.h) and compressed states (kv/evict/states.h). All of it together takes at most half of the
-// cache's limit, out of which its memory comes, and within that the object goes first that was not used for
-// longest and that nobody holds, whichever store it is in.
+// Room for what is derived from texts and kept beside the cache's blocks under names of its own: stored
+// chunks (kv/reuse/chunks.h) and compressed states (kv/evict/states.h). All of it together takes at most half
+// of the cache's limit, out of which its memory comes, and within that the object goes first that was not
+// used for longest and that nobody holds, whichever store it is in.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +43,8 @@ class DerivedRoom {
   // Counts bytes against the limit; older objects go for them. kExhausted: the rest is held.
   Status Take(uint64_t bytes);
   void Return(uint64_t bytes) { taken_ -= bytes; }
-  // Pays for bytes out of the cache. Where there is no room, blocks that nobody holds have gone already; older
-  // objects are next.
+  // Pays for bytes out of the cache. Where there is no room, blocks that nobody holds have gone already;
+  // older objects are next.
   Status Charge(uint64_t bytes);
   void Refund(uint64_t bytes) { budget_->Refund(bytes); }
 

@@ -48,8 +48,8 @@ class LaneTable final : public RowStore {
   // kExhausted: nothing has changed.
   Status Borrow(const TileProvider* prefix, int64_t rows);
   bool borrows() const;  // whether any lane still reads the prefix
-  // Copies what is still borrowed and gives tables only the memory that they use, so that this may outlive the
-  // prefix. kExhausted: no entry has changed.
+  // Copies what is still borrowed and gives tables only the memory that they use, so that this may outlive
+  // the prefix. kExhausted: no entry has changed.
   Status Settle();
   // Becomes equal to a settled table of the same shape and mode, with pages of its own. Empty table.
   // kExhausted: nothing has changed.

@@ -27,8 +27,8 @@ def call(path, body=None):
         return error.code, json.loads(error.read())
 
 
-def complete(prompt, evict=None, tokens=16, **more):
-    larder = {"explain": True}
+def complete(prompt, evict=None, tokens=16, fields=None, **more):
+    larder = {"explain": True, **(fields or {})}
     if evict is not None:
         larder["evict"] = evict
     body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True, "logprobs": 0, "larder": larder}
@@ -101,6 +101,37 @@ def endless_stream(context):
     assert cache["held"]["entries"] <= 66, cache
 
 
+def two_turns(windows):
+    keep = {"keep_state": True}
+    methods = ["snapkv:budget=64,window=16", "h2o:budget=64", "streaming:budget=64"]
+    for method in methods + ([] if windows else ["lacache:budget=64,span=1"]):
+        call("/v1/cache/clear", {})
+        before = call("/v1/cache/stats")[1]["states"]
+        assert before["count"] == 0 and before["bytes"] == 0, before
+        first, question = text(200), text(40)
+        (reply, _), _, _ = good(first, method, fields=keep)
+        states = call("/v1/cache/stats")[1]["states"]
+        rows = len(first) + len(reply) - 1  # the last token has not been run
+        assert states["count"] == 1 and states["tokens"] == rows and 0 < states["bytes"] <= states["limit_bytes"], states
+        second = first + reply + question
+        answer, cache, usage = good(second, method, fields=keep)
+        assert cache["read"]["states"] == cache["state"]["tokens"] == rows and cache["read"]["memory"] == 0, cache
+        assert cache["recomputed"] == len(second) - rows and cache["state"]["entries"] < rows, cache
+        assert usage["prompt_tokens_details"]["cached_tokens"] == rows, usage
+        again, _, _ = good(second, method, fields=keep)
+        assert again == answer, method
+        states = call("/v1/cache/stats")[1]["states"]
+        assert states["hits"] == before["hits"] + 2 and states["hit_tokens"] == before["hit_tokens"] + 2 * rows, (before, states)
+        for other, fields in ((method, None), (None, None), (method.replace("64", "65"), keep)):
+            _, cache, _ = good(second, other, fields=fields)
+            assert "state" not in cache and "states" not in cache["read"], (other, cache)
+    assert call("/v1/cache/wipe", {})[0] == 200
+    states = call("/v1/cache/stats")[1]["states"]
+    assert states["count"] == 0 and states["bytes"] == 0, states
+    assert complete(text(10), fields=keep)[0] == 400
+    assert complete(text(10), "snapkv", fields={"keep_state": 1})[0] == 400
+
+
 def neighbours(prompt):
     full, _, _ = good(prompt, tokens=48)
     seen = []
@@ -129,6 +160,7 @@ def main():
     if not arguments.windows:
         endless_stream(context)
     neighbours(prompt)
+    two_turns(arguments.windows)
     print("ok")
 
 

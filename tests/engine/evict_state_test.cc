@@ -17,9 +17,12 @@ class EvictStateTest : public testing::CoreTest {
  protected:
   bool HasWindows() const { return std::string_view(GetParam()) == "tiny-gemma3.gguf"; }
   std::vector<std::string> Methods() const {
-    std::vector<std::string> methods = {"h2o:budget=40", "streaming:budget=33",
-                                        "snapkv:budget=48,window=16", "h2o:budget=0.3,decode=false",
-                                        "keynorm:budget=0.3,sinks=2", "random:budget=50,last=4"};
+    std::vector<std::string> methods = {"h2o:budget=40",
+                                        "streaming:budget=33",
+                                        "snapkv:budget=48,window=16",
+                                        "h2o:budget=0.3,decode=false",
+                                        "keynorm:budget=0.3,sinks=2",
+                                        "random:budget=50,last=4"};
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1");
     if (!HasWindows()) methods.push_back("streaming:budget=33,positions=rank");
     return methods;
@@ -105,8 +108,9 @@ TEST_P(EvictStateTest, ChunksOfAPromptStayWhereTheyAre) {
   if (HasWindows()) GTEST_SKIP() << "methods that compact by rank need a model without windows";
   const auto model = Load(2);
   const Tokens whole = Text(5, 333);
-  for (const std::string method : {"streaming:budget=33,chunk=50", "streaming:budget=33,positions=rank,chunk=50",
-                                   "lacache:budget=24,span=1,chunk=50"}) {
+  for (const std::string method :
+       {"streaming:budget=33,chunk=50", "streaming:budget=33,positions=rank,chunk=50",
+        "lacache:budget=24,span=1,chunk=50"}) {
     const auto cold = Run(*Start(*model), Keeping(whole, method, 20));
     const auto core = Start(*model);
     Run(*core, Keeping({whole.begin(), whole.begin() + 150}, method, 0));
@@ -194,7 +198,8 @@ TEST_P(EvictStateTest, OfSeveralTheLongestIsTaken) {
   const auto model = Load(2);
   const auto core = Start(*model);
   const std::string method = "streaming:budget=33";
-  for (const int64_t rows : {60, 180, 120}) Run(*core, Keeping({first_.begin(), first_.begin() + rows}, method, 0));
+  for (const int64_t rows : {60, 180, 120})
+    Run(*core, Keeping({first_.begin(), first_.begin() + rows}, method, 0));
   EXPECT_EQ(core->Stats().states.states, 3u);
   EXPECT_EQ(Run(*core, Keeping(first_, method, 0))->report.state.rows, 180);
 }

@@ -109,8 +109,7 @@ void EvictStates::DropOldest() {
 }
 
 void EvictStates::Drop(const std::string& tenant) {
-  std::erase_if(states_,
-                [&](const auto& one) { return tenant.empty() || one.second->tenant() == tenant; });
+  std::erase_if(states_, [&](const auto& one) { return tenant.empty() || one.second->tenant() == tenant; });
 }
 
 EvictStateStats EvictStates::stats() const {

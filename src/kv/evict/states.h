@@ -1,5 +1,5 @@
-// Compressed states: what an eviction method has left of a text, kept at the end of a request for the next one
-// of the same tenant that begins with exactly these tokens and asks for the same method with the same
+// Compressed states: what an eviction method has left of a text, kept at the end of a request for the next
+// one of the same tenant that begins with exactly these tokens and asks for the same method with the same
 // parameters. A state is not the text's cache: it has a name of its own, over all that decided its bits, and
 // nothing of it is ever found under a block's name.
 #pragma once
