@@ -82,8 +82,8 @@ void EngineCore::Forget(const std::string& tenant) {
   derived_->Forget(tenant);
 }
 
-// Parts that nobody has stored or is storing are computed first, alone, behind what the tokenizer begins
-// every text with.
+// Parts that nobody has stored or is storing are computed alone, behind what the tokenizer begins every text
+// with: before a request that reads chunks, behind any other.
 void EngineCore::StoreParts(Live& live) {
   const Tokenizer& tokenizer = model_->tokenizer();
   std::vector<int32_t> prefix;
@@ -107,8 +107,8 @@ void EngineCore::StoreParts(Live& live) {
       const Request& r = other.second->request;
       return r.chunk_from == store.chunk_from && r.tenant == store.tenant && r.prompt == store.prompt;
     });
-    const bool waits = live.reuse != nullptr;
-    if (waits) live.waits_for.push_back(storing != requests_.end() ? storing->first : next_own_request_);
+    if (live.reuse != nullptr)
+      live.waits_for.push_back(storing != requests_.end() ? storing->first : next_own_request_);
     if (storing != requests_.end()) continue;
     live.report.blend.stored += part.rows;
     Add(next_own_request_++, std::move(store), std::make_shared<NobodysSink>());

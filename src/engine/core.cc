@@ -134,7 +134,7 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
     live->reuse = *std::move(reuse);
   if (r.space) SetSpace(r.tenant, *r.space);
   live->begun = derived_->Tick();
-  StoreParts(*live);
+  if (live->reuse != nullptr) StoreParts(*live);
   FollowHints(*cache_, r.tenant, r.hints, r.prompt);
   live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
   if (!r.forced_output.empty()) live->request.max_tokens = static_cast<int64_t>(r.forced_output.size());
@@ -495,6 +495,7 @@ void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text
   choice.done = true;
   Live& live = *choice.live;
   const bool answered = reason == FinishReason::kStop || reason == FinishReason::kLength;
+  live.answered |= answered;
   if (choice.kv != nullptr && choice.own == nullptr && answered) {
     if (choice.index == 0) {
       const HeldBlocks blocks = cache_->Held(*choice.kv);
@@ -527,6 +528,8 @@ void EngineCore::FinishIfDone(Live& live) {
   stats_.prompt_tokens += static_cast<uint64_t>(live.usage.prompt_tokens);
   stats_.cached_tokens += static_cast<uint64_t>(live.usage.cached_tokens);
   ++stats_.requests_finished;
+  // An exact answer has no use for its parts, and does not wait for them.
+  if (live.reuse == nullptr && live.answered) StoreParts(live);
   const auto sink = live.sink;
   const Usage usage = live.usage;
   const CacheReport report = live.report;

@@ -55,6 +55,7 @@ struct EngineCore::Live {
   std::vector<std::unique_ptr<Choice>> choices;
   std::vector<TokenOutput> prompt_scores;
   bool prompt_reported = false;
+  bool answered = false;  // one of its choices, to its end
   CacheReport report;
   Usage usage;
   int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;

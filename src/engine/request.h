@@ -54,7 +54,7 @@ struct Request {
   std::string evict = {};   // "snapkv:budget=0.25" (kv/evict), "none"; "": as the engine was started
   bool keep_state = false;  // what its method leaves is kept for others with this set, and theirs is read
   std::string reuse = {};   // "blend:ratio=0.15" (kv/reuse), "prefix"; "": as the engine was started
-  // With a method that reuses chunks: parts that are stored first, if they are not yet. Others are not read.
+  // Parts to be stored, if they are not yet: with a method that reuses chunks before it runs, else behind it.
   std::vector<PromptPart> parts = {};
   // The prompt's rows from here on become a stored chunk, run behind those before; -1: none do.
   int64_t chunk_from = -1;
