@@ -50,6 +50,10 @@ def stats():
     return call("/v1/cache/stats")[1]["memory"]
 
 
+def states():
+    return call("/v1/cache/stats")[1]["states"]
+
+
 def until(holds):
     """The figures are those of the engine's last whole step, which may end after the answer has gone out."""
     for _ in range(200):
@@ -106,13 +110,13 @@ def two_turns(windows):
     methods = ["snapkv:budget=64,window=16", "h2o:budget=64", "streaming:budget=64"]
     for method in methods + ([] if windows else ["lacache:budget=64,span=1"]):
         call("/v1/cache/clear", {})
-        before = call("/v1/cache/stats")[1]["states"]
-        assert before["count"] == 0 and before["bytes"] == 0, before
+        until(lambda: states()["count"] == 0 and states()["bytes"] == 0)
+        before = states()
         first, question = text(200), text(40)
         (reply, _), _, _ = good(first, method, fields=keep)
-        states = call("/v1/cache/stats")[1]["states"]
+        now = states()
         rows = len(first) + len(reply) - 1  # the last token has not been run
-        assert states["count"] == 1 and states["tokens"] == rows and 0 < states["bytes"] <= states["limit_bytes"], states
+        assert now["count"] == 1 and now["tokens"] == rows and 0 < now["bytes"] <= now["limit_bytes"], now
         second = first + reply + question
         answer, cache, usage = good(second, method, fields=keep)
         assert cache["read"]["states"] == cache["state"]["tokens"] == rows and cache["read"]["memory"] == 0, cache
@@ -120,14 +124,13 @@ def two_turns(windows):
         assert usage["prompt_tokens_details"]["cached_tokens"] == rows, usage
         again, _, _ = good(second, method, fields=keep)
         assert again == answer, method
-        states = call("/v1/cache/stats")[1]["states"]
-        assert states["hits"] == before["hits"] + 2 and states["hit_tokens"] == before["hit_tokens"] + 2 * rows, (before, states)
+        now = states()
+        assert now["hits"] == before["hits"] + 2 and now["hit_tokens"] == before["hit_tokens"] + 2 * rows, (before, now)
         for other, fields in ((method, None), (None, None), (method.replace("64", "65"), keep)):
             _, cache, _ = good(second, other, fields=fields)
             assert "state" not in cache and "states" not in cache["read"], (other, cache)
     assert call("/v1/cache/wipe", {})[0] == 200
-    states = call("/v1/cache/stats")[1]["states"]
-    assert states["count"] == 0 and states["bytes"] == 0, states
+    until(lambda: states()["count"] == 0 and states()["bytes"] == 0)
     assert complete(text(10), fields=keep)[0] == 400
     assert complete(text(10), "snapkv", fields={"keep_state": 1})[0] == 400
 
