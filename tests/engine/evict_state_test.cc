@@ -147,6 +147,7 @@ TEST_P(EvictStateTest, NeighboursAndPreemptionChangeNoBit) {
       Finish(*core);
       for (const auto& one : next) {
         EXPECT_TRUE(one->finished) << method << one->error;
+        if (extra > 32) EXPECT_GT(one->report.state.rows, 0) << method;
         if (one->report.state.rows == 0) continue;  // it had to give way
         ExpectSameEnd(*one, *whole, answer.size(), method);
         preemptions += one->report.preemptions;
@@ -154,6 +155,40 @@ TEST_P(EvictStateTest, NeighboursAndPreemptionChangeNoBit) {
     }
   }
   EXPECT_GT(preemptions, 0);
+}
+
+// Who has begun keeps its own state, though it waits and others want room.
+TEST_P(EvictStateTest, ThePreemptedGoOnFromTheirOwnStates) {
+  const auto model = Load(2);
+  const Tokens answer = Text(4, 250);
+  for (const std::string method : {"snapkv:budget=48,window=16", "h2o:budget=0.3,decode=false"}) {
+    const auto measured = Start(*model);
+    const uint64_t tables = measured->cache().used_bytes();
+    const auto second = [&](uint32_t i) {
+      return Forced(Text(20 + i, 201) + reply_ + question_, method, answer);
+    };
+    std::vector<std::shared_ptr<Answer>> alone, together;
+    for (uint32_t i = 0; i < 4; ++i) Run(*measured, Forced(Text(20 + i, 201), method, reply_));
+    uint64_t most = measured->cache().used_bytes();
+    alone.push_back(Add(*measured, second(0)));
+    while (measured->Step()) most = std::max(most, measured->cache().used_bytes());
+    for (uint32_t i = 1; i < 4; ++i) alone.push_back(Run(*measured, second(i)));
+    EngineOptions options;
+    options.max_batch_rows = 100;
+    options.cache.limit_bytes = (208 << 10) + most - tables;
+    const auto core = Start(*model, options);
+    for (uint32_t i = 0; i < 4; ++i) Run(*core, Forced(Text(20 + i, 201), method, reply_));
+    ASSERT_EQ(core->Stats().states.states, 4u);
+    for (uint32_t i = 0; i < 4; ++i) together.push_back(Add(*core, second(i)));
+    Finish(*core);
+    int64_t preemptions = 0;
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_GT(together[i]->report.state.rows, 0) << method << i;
+      ExpectSame(*together[i], *alone[i], method);
+      preemptions += together[i]->report.preemptions;
+    }
+    EXPECT_GT(preemptions, 0) << method;
+  }
 }
 
 TEST_P(EvictStateTest, NobodyElseReadsAState) {
