@@ -168,7 +168,7 @@ HintAnswer EngineCore::BeginPrefetch(const Hint& hint) {
     return rejected("only a text can be prefetched: a prompt, messages or tokens");
   if (prefetches_.size() >= kMostPrefetches)
     return rejected("too many texts are being fetched; try again later");
-  if (hint.space) cache_->SetSpace(hint.tenant, *hint.space);
+  if (hint.space) SetSpace(hint.tenant, *hint.space);
   const auto asked = static_cast<int64_t>(hint.target.tokens.size());
   auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch);
   const bool comes = restore != nullptr;

@@ -529,7 +529,8 @@ void EngineCore::FinishIfDone(Live& live) {
   stats_.cached_tokens += static_cast<uint64_t>(live.usage.cached_tokens);
   ++stats_.requests_finished;
   // An exact answer has no use for its parts, and does not wait for them.
-  if (live.reuse == nullptr && live.answered) StoreParts(live);
+  const bool wiped = derived_->ForgottenSince(live.request.tenant, live.begun);
+  if (live.reuse == nullptr && live.answered && !wiped) StoreParts(live);
   const auto sink = live.sink;
   const Usage usage = live.usage;
   const CacheReport report = live.report;

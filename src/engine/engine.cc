@@ -303,7 +303,7 @@ std::vector<std::pair<std::string, int64_t>> Engine::Lookup(const std::string& t
   const std::optional<SpaceId> space = impl_->SpaceOf(tenant);
   const Known known = impl_->Ask<Known>(
       [core = impl_->core.get(), tenant, space, tokens = std::move(tokens)] {
-        if (space) core->cache().SetSpace(tenant, *space);
+        if (space) core->SetSpace(tenant, *space);
         return Known{core->cache().Probe(tenant, tokens), core->cache().Names(tenant, tokens)};
       },
       {});

@@ -148,6 +148,32 @@ TEST_P(BlendTest, PartsOfAPromptAreStoredFirst) {
   EXPECT_FALSE(core->Validate(r));
 }
 
+TEST_P(BlendTest, AnExactRequestDoesNotWaitForItsParts) {
+  const auto model = Load(2);
+  const auto core = Start(*model);
+  Request r = Make(system_ + a_ + b_ + question_, "prefix");
+  r.parts = {{30, 130}, {160, 64}};
+  const uint64_t cancelled = next_;
+  Add(*core, r);
+  core->Step();
+  core->Cancel(cancelled);
+  Finish(*core);
+  EXPECT_EQ(core->chunks().stats().chunks, 0u) << "who left wants nothing stored";
+  const auto undisturbed = Add(*core, r);
+  core->Step();
+  core->Forget("t");
+  Finish(*core);
+  EXPECT_TRUE(undisturbed->finished);
+  EXPECT_EQ(core->chunks().stats().chunks, 0u) << "and who was wiped leaves nothing";
+  const auto answer = Add(*core, r);
+  EXPECT_EQ(core->unfinished(), 1);
+  while (!answer->finished) ASSERT_TRUE(core->Step());
+  EXPECT_EQ(core->chunks().stats().chunks, 0u);
+  Finish(*core);
+  EXPECT_EQ(core->chunks().stats().chunks, 2u);
+  ExpectSame(*answer, *Ask(*Start(*model), r.prompt, "prefix"), "exact");
+}
+
 // Log-probabilities of the prompt are true ones, and so are rows of a request that reads nothing.
 TEST_P(BlendTest, WhoAsksForEveryRowGetsTrueOnes) {
   const auto model = Load(1);
