@@ -9,6 +9,7 @@ class Oracle final : public EvictMethod {
  public:
   Oracle(EvictCommon common, const FutureAttention& future) : common_(std::move(common)), future_(future) {}
   EvictNeeds needs() const override { return {}; }
+  std::unique_ptr<EvictMethod> Copy() const override { return std::make_unique<Oracle>(*this); }
   Status AfterPrompt(EvictView& view) override {
     const int64_t budget = common_.parsed.Entries(view.shape, view.lane_count(), view.prompt_rows);
     for (const int layer : view.layers) {

@@ -109,7 +109,7 @@ class BlendRunner {
                                   ForwardHooks* hooks = nullptr);
   Result<std::vector<float>> Blended(BlendArm& arm, const Tokens& tokens, int64_t prompt, double& ttft_ms);
   std::vector<ChunkSpan> Match(const Tokens& prompt) { return store_.Match(kTenant, prompt); }
-  void Forget() { store_.Forget(kTenant); }
+  void Forget() { room_.Forget(kTenant); }
 
  private:
   static constexpr char kTenant[] = "eval";
@@ -119,8 +119,8 @@ class BlendRunner {
         prefix_(std::move(prefix)),
         pages_(session_->cache().MakePageSource()),
         resources_(model, *pages_),
-        store_(&model.kv_shape(), model.kv_identity(), session_->cache().MakeBudget(),
-               session_->cache().limit_bytes()),
+        room_(session_->cache().MakeBudget(), session_->cache().limit_bytes()),
+        store_(&model.kv_shape(), model.kv_identity(), &room_),
         logits_(static_cast<size_t>(model.spec().vocabulary)) {}
   Status RunRows(BlendDriver& driver, const Tokens& tokens, int64_t from, int64_t end, int64_t hidden_from,
                  std::vector<float>& hidden);
@@ -130,6 +130,7 @@ class BlendRunner {
   Tokens prefix_;
   std::unique_ptr<PageSource> pages_;
   BlendResources resources_;
+  DerivedRoom room_;
   ChunkStore store_;
   std::vector<float> logits_;
 };

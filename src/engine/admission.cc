@@ -29,7 +29,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
     return Admission::kLoading;
   }
   auto opened = cache_->Open(request.tenant, wanted, choice.restore.get());
-  while (!opened && DropUnused()) opened = cache_->Open(request.tenant, wanted, choice.restore.get());
+  while (!opened && DropUnused(choice)) opened = cache_->Open(request.tenant, wanted, choice.restore.get());
   if (opened) {
     choice.kv = std::move(opened->sequence);
     sequence.num_computed = std::min(choice.kv->length(), sequence.num_tokens - 1);
@@ -45,6 +45,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
     if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
     ++misses_[static_cast<size_t>(live.report.outcome.reason)];
   }
+  if (choice.index == 0 && choice.state == nullptr) live.report.state = {};  // it had to give way
   sequence.publishes = choice.own == nullptr;
   sequence.whole_rows = 0;
   if (choice.own != nullptr) {
@@ -62,10 +63,10 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
 bool EngineCore::BeginOwn(Choice& choice) {
   if (choice.own == nullptr) return true;
   const int64_t rows = choice.kv->length();
-  // A method chooses when the prompt's last row has run, so that one runs again in any case.
-  choice.scheduled.num_computed = std::min(rows, choice.live->usage.prompt_tokens - 1);
   Status begun = choice.own->Begin(choice.kv.get(), rows);
-  while (!begun && DropUnused()) begun = choice.own->Begin(choice.kv.get(), rows);
+  while (!begun && DropUnused(choice)) begun = choice.own->Begin(choice.kv.get(), rows);
+  // A method chooses when the prompt's last row has run, so that one runs again in any case.
+  choice.scheduled.num_computed = std::min(choice.own->rows(), choice.live->usage.prompt_tokens - 1);
   return begun.has_value();
 }
 
@@ -100,6 +101,10 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
   CacheReport& report = choice.live->report;
   report.outcome = outcome;
   report.read_memory = choice.scheduled.num_computed;
+  if (choice.state != nullptr) {
+    report.state = {choice.state->name().Hex(), choice.state->rows(), choice.own->LongestLane()};
+    report.read_memory -= choice.state->rows();
+  }
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
     const int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
     const int64_t rows = std::min(landed, report.read_memory);
@@ -119,8 +124,13 @@ bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
     return owner.own != nullptr ? owner.own->Reserve(missing) : cache_->Reserve(*owner.kv, missing);
   };
   if (missing <= 0 || reserve()) return true;
-  while (DropUnused()) {
+  while (DropUnused(owner)) {
     if (reserve()) return true;
+  }
+  // With nobody to preempt it does without the state whose copy it has.
+  if (scheduler_->running() == 1 && owner.state != nullptr) {
+    owner.state = nullptr;
+    if (DropUnused(owner) && reserve()) return true;
   }
   // Who runs goes before who waits: what was brought up for the waiting goes again.
   bool any = !prefetches_.empty();
@@ -158,7 +168,7 @@ HintAnswer EngineCore::BeginPrefetch(const Hint& hint) {
     return rejected("only a text can be prefetched: a prompt, messages or tokens");
   if (prefetches_.size() >= kMostPrefetches)
     return rejected("too many texts are being fetched; try again later");
-  if (hint.space) cache_->SetSpace(hint.tenant, *hint.space);
+  if (hint.space) SetSpace(hint.tenant, *hint.space);
   const auto asked = static_cast<int64_t>(hint.target.tokens.size());
   auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch);
   const bool comes = restore != nullptr;

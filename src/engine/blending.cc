@@ -68,7 +68,8 @@ std::optional<ChunkInfo> EngineCore::FindChunk(const Request& request) const {
 
 void EngineCore::SetSpace(const std::string& tenant, const SpaceId& space) {
   cache_->SetSpace(tenant, space);
-  if (chunk_tiers_ != nullptr) chunk_tiers_->SetSpace(tenant, space);
+  // Another space than before: somebody else has wiped the tenant.
+  if (chunk_tiers_ != nullptr && chunk_tiers_->SetSpace(tenant, space)) derived_->Forget(tenant);
 }
 
 bool EngineCore::RoomComing() {
@@ -77,11 +78,12 @@ bool EngineCore::RoomComing() {
 
 void EngineCore::Forget(const std::string& tenant) {
   cache_->Forget(tenant);
-  chunks_->Forget(tenant);
+  LetWaitingGo(tenant, true);
+  derived_->Forget(tenant);
 }
 
-// Parts that nobody has stored or is storing are computed first, alone, behind what the tokenizer begins
-// every text with.
+// Parts that nobody has stored or is storing are computed alone, behind what the tokenizer begins every text
+// with: before a request that reads chunks, behind any other.
 void EngineCore::StoreParts(Live& live) {
   const Tokenizer& tokenizer = model_->tokenizer();
   std::vector<int32_t> prefix;
@@ -105,8 +107,8 @@ void EngineCore::StoreParts(Live& live) {
       const Request& r = other.second->request;
       return r.chunk_from == store.chunk_from && r.tenant == store.tenant && r.prompt == store.prompt;
     });
-    const bool waits = live.reuse != nullptr;
-    if (waits) live.waits_for.push_back(storing != requests_.end() ? storing->first : next_own_request_);
+    if (live.reuse != nullptr)
+      live.waits_for.push_back(storing != requests_.end() ? storing->first : next_own_request_);
     if (storing != requests_.end()) continue;
     live.report.blend.stored += part.rows;
     Add(next_own_request_++, std::move(store), std::make_shared<NobodysSink>());
@@ -142,7 +144,10 @@ void EngineCore::MakeOwn(Choice& choice, bool reads) {
   if (!live.evict.empty()) {
     auto method = CreateEvictMethod(live.evict, EvictModelOf(*model_));
     LARDER_CHECK(method.has_value());  // Validate has seen it
-    choice.own = std::make_unique<EvictDriver>(*evict_, *std::move(method), live.usage.prompt_tokens);
+    if (reads) FindState(choice, **method);
+    if (choice.state != nullptr) method = choice.state->method().Copy();
+    choice.own =
+        std::make_unique<EvictDriver>(*evict_, *std::move(method), live.usage.prompt_tokens, choice.state);
     return;
   }
   if (live.reuse == nullptr || !reads) return;
@@ -187,20 +192,6 @@ void EngineCore::ReportBlend(Choice& choice) {
   report.again = report.covered - live.report.read_chunks;
   report.fresh = live.usage.prompt_tokens - report.covered - live.report.read_memory;
   for (const auto& [tier, rows] : live.report.read_tiers) report.fresh -= rows;
-}
-
-// Makes room that nobody who runs needs: a chunk that is not in use, else those that waiting requests have
-// found. false: there is none.
-bool EngineCore::DropUnused() {
-  if (chunks_->DropOldest()) return true;
-  bool any = false;
-  for (const auto& [id, choice] : choices_) {
-    if (choice->kv != nullptr || choice->own != nullptr || choice->spans.empty()) continue;
-    choice->spans.clear();
-    choice->matched = false;
-    any = true;
-  }
-  return any && chunks_->DropOldest();
 }
 
 }  // namespace larder

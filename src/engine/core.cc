@@ -39,8 +39,11 @@ Result<std::unique_ptr<EngineCore>> EngineCore::Create(Model* model, const Engin
                           .group_bytes = options.tier_group_bytes,
                           .admit = options.admit});
   core->evict_ = std::make_unique<EvictResources>(*model, core->cache_->MakePageSource());
-  core->chunks_ = std::make_unique<ChunkStore>(&model->kv_shape(), model->kv_identity(),
-                                               core->cache_->MakeBudget(), core->cache_->limit_bytes());
+  core->derived_ = std::make_unique<DerivedRoom>(core->cache_->MakeBudget(), core->cache_->limit_bytes());
+  core->chunks_ =
+      std::make_unique<ChunkStore>(&model->kv_shape(), model->kv_identity(), core->derived_.get());
+  core->states_ =
+      std::make_unique<EvictStates>(&model->kv_shape(), model->kv_identity(), core->derived_.get());
   if (!options.tiers.empty()) {
     core->chunk_tiers_ =
         std::make_unique<ChunkTiers>(&model->kv_shape(), core->context_, core->chunks_.get(), options.tiers,
@@ -92,6 +95,12 @@ Status EngineCore::Validate(const Request& request) const {
     LARDER_ASSIGN(const auto method, CreateEvictMethod(evict, EvictModelOf(*model_)));
     endless = method->needs().positions == PositionMode::kCompact && method->needs().chunk > 0;
   }
+  if (request.keep_state && EvictOf(request).empty()) {
+    return larder::Fail(
+        ErrorKind::kInvalid,
+        "keep_state keeps what an eviction method leaves, and this request has none; name one "
+        "in larder.evict");
+  }
   LARDER_TRY(ValidateChunks(request));
   const int64_t room = request.max_tokens == 0 ? 0 : 1;
   if (prompt + room > context_ && !endless) {
@@ -124,7 +133,8 @@ void EngineCore::Add(Engine::RequestId id, Request request, std::shared_ptr<Requ
   if (auto reuse = CreateReuseMethod(ReuseOf(r), ReuseModelOf(*model_)); reuse && (*reuse)->needs().chunks)
     live->reuse = *std::move(reuse);
   if (r.space) SetSpace(r.tenant, *r.space);
-  StoreParts(*live);
+  live->begun = derived_->Tick();
+  if (live->reuse != nullptr) StoreParts(*live);
   FollowHints(*cache_, r.tenant, r.hints, r.prompt);
   live->usage.prompt_tokens = static_cast<int64_t>(r.prompt.size());
   if (!r.forced_output.empty()) live->request.max_tokens = static_cast<int64_t>(r.forced_output.size());
@@ -257,7 +267,7 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
     }
     if (choice.restore != nullptr && choice.restore->started()) choice.restore = nullptr;  // all layers came
     if (Status status = AfterRows(w); !status) {
-      if (!alone && status.error().kind == ErrorKind::kExhausted) {
+      if (status.error().kind == ErrorKind::kExhausted && (!alone || DropUnused(choice))) {
         WaitForRoom(choice);
       } else {
         broken_.emplace_back(choice.live->id, status.error());
@@ -485,6 +495,7 @@ void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text
   choice.done = true;
   Live& live = *choice.live;
   const bool answered = reason == FinishReason::kStop || reason == FinishReason::kLength;
+  live.answered |= answered;
   if (choice.kv != nullptr && choice.own == nullptr && answered) {
     if (choice.index == 0) {
       const HeldBlocks blocks = cache_->Held(*choice.kv);
@@ -495,6 +506,7 @@ void EngineCore::EndChoice(Choice& choice, FinishReason reason, std::string text
       live.report.leases.push_back(std::move(lease));
     }
   }
+  KeepState(choice);
   live.report.preemptions += choice.scheduled.preemptions;
   scheduler_->Remove(&choice.scheduled);
   stats_.preemptions += choice.scheduled.preemptions;
@@ -511,11 +523,14 @@ void EngineCore::FinishIfDone(Live& live) {
     live.report.prefill_ms = static_cast<double>(live.first_token_ns - admitted) / 1e6;
     stats_.ttft_ms_sum += static_cast<double>(live.first_token_ns - live.arrival_ns) / 1e6;
   }
-  live.usage.cached_tokens = live.report.read_memory;
+  live.usage.cached_tokens = live.report.read_memory + live.report.state.rows;
   for (const auto& [tier, rows] : live.report.read_tiers) live.usage.cached_tokens += rows;
   stats_.prompt_tokens += static_cast<uint64_t>(live.usage.prompt_tokens);
   stats_.cached_tokens += static_cast<uint64_t>(live.usage.cached_tokens);
   ++stats_.requests_finished;
+  // An exact answer has no use for its parts, and does not wait for them.
+  const bool wiped = derived_->ForgottenSince(live.request.tenant, live.begun);
+  if (live.reuse == nullptr && live.answered && !wiped) StoreParts(live);
   const auto sink = live.sink;
   const Usage usage = live.usage;
   const CacheReport report = live.report;
@@ -560,6 +575,7 @@ void EngineCore::ReadStats(EngineStats& stats) const {
   stats.kv = cache_->stats();
   stats.leases = cache_->leases().stats();
   stats.chunks = chunks_->stats();
+  stats.states = states_->stats();
   stats.events = cache_->events().last("", true);
   for (size_t i = 0; i < misses_.size(); ++i) {
     if (misses_[i] > 0) stats.misses.emplace_back(MissReasonName(static_cast<MissReason>(i)), misses_[i]);

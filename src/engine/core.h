@@ -15,6 +15,8 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "kv/cache.h"
+#include "kv/derived.h"
+#include "kv/evict/states.h"
 #include "kv/reuse/chunk_tiers.h"
 #include "model/model.h"
 
@@ -46,6 +48,8 @@ class EngineCore final : private SchedulerCache {
   void ReadStats(EngineStats& out) const;  // the same, into memory that is kept
   KvCache& cache() { return *cache_; }
   ChunkStore& chunks() { return *chunks_; }
+  EvictStates& states() { return *states_; }
+  DerivedRoom& derived() { return *derived_; }  // that both are in
   // The chunk that a request with `chunk_from` stores, if it is here already.
   std::optional<ChunkInfo> FindChunk(const Request& request) const;
   void Forget(const std::string& tenant);  // what is wiped
@@ -83,6 +87,8 @@ class EngineCore final : private SchedulerCache {
   std::string ReuseOf(const Request& request) const;
   bool BeginOwn(Choice& choice);
   void MakeOwn(Choice& choice, bool reads);
+  void FindState(Choice& choice, const EvictMethod& method);
+  void KeepState(Choice& choice);
   bool BeginCapture(Choice& choice);
   void FinishCapture(Choice& choice);
   void StoreParts(Live& live);
@@ -92,7 +98,8 @@ class EngineCore final : private SchedulerCache {
   Digest ChunkName(const Request& request) const;
   ChunkInfo InfoOf(const Request& request) const;
   Status ValidateChunks(const Request& request) const;
-  bool DropUnused();
+  bool DropUnused(const Choice& needy);
+  bool LetWaitingGo(const std::string& tenant, bool preempted);
   HintAnswer BeginPrefetch(const Hint& hint);
   void TakePrefetched();
   void ReportRead(Choice& choice, const CacheOutcome& outcome);
@@ -133,7 +140,9 @@ class EngineCore final : private SchedulerCache {
   std::vector<int32_t> end_tokens_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<EvictResources> evict_;
+  std::unique_ptr<DerivedRoom> derived_;
   std::unique_ptr<ChunkStore> chunks_;
+  std::unique_ptr<EvictStates> states_;
   std::function<void()> before_end_ = [] {};
   std::unique_ptr<ChunkTiers> chunk_tiers_;  // null without tiers
   std::unique_ptr<BlendResources> blend_;

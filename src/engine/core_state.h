@@ -10,6 +10,7 @@
 #include "engine/blend_driver.h"
 #include "engine/core.h"
 #include "engine/private_rows.h"
+#include "kv/evict/states.h"
 #include "kv/restore.h"
 
 namespace larder {
@@ -28,10 +29,11 @@ struct EngineCore::Choice {
   // Chunks in the prompt, found when it is first admitted and kept, so that it goes on with them after a
   // preemption.
   std::vector<ChunkSpan> spans;
-  bool matched = false;
-  std::shared_ptr<KvRestore> restore;  // while waiting for rows from below memory, until they are held
-  int32_t restores = 0;                // since it last ran
-  std::optional<uint64_t> no_room_at;  // how many had ended when its method found no room
+  bool matched = false;                     // it has been looked for chunks, or for a state
+  std::shared_ptr<const EvictState> state;  // that it goes on from; found and kept in the same way
+  std::shared_ptr<KvRestore> restore;       // while waiting for rows from below memory, until they are held
+  int32_t restores = 0;                     // since it last ran
+  std::optional<uint64_t> no_room_at;       // how many had ended when its method found no room
   OutputText text;
   TokenHistory history;
   bool done = false;
@@ -45,6 +47,7 @@ struct EngineCore::Live {
   Engine::RequestId id;
   Request request;
   std::string evict;                         // method, "": none
+  uint64_t begun = 0;                        // DerivedRoom::Tick: of what was wiped since nothing is kept
   std::unique_ptr<ReuseMethod> reuse;        // if it uses chunks
   std::vector<Engine::RequestId> waits_for;  // those that store its parts
   bool endless = false;                      // its positions are ranks: the context does not end it
@@ -52,6 +55,7 @@ struct EngineCore::Live {
   std::vector<std::unique_ptr<Choice>> choices;
   std::vector<TokenOutput> prompt_scores;
   bool prompt_reported = false;
+  bool answered = false;  // one of its choices, to its end
   CacheReport report;
   Usage usage;
   int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;

@@ -271,7 +271,7 @@ std::vector<KvBlockInfo> Engine::Blocks(const std::string& tenant, size_t limit)
 uint64_t Engine::ClearCache(const std::string& tenant) {
   return impl_->Ask<uint64_t>(
       [core = impl_->core.get(), tenant] {
-        core->chunks().Clear(tenant);
+        core->derived().Clear(tenant);
         return core->cache().Clear(tenant);
       },
       0);
@@ -303,7 +303,7 @@ std::vector<std::pair<std::string, int64_t>> Engine::Lookup(const std::string& t
   const std::optional<SpaceId> space = impl_->SpaceOf(tenant);
   const Known known = impl_->Ask<Known>(
       [core = impl_->core.get(), tenant, space, tokens = std::move(tokens)] {
-        if (space) core->cache().SetSpace(tenant, *space);
+        if (space) core->SetSpace(tenant, *space);
         return Known{core->cache().Probe(tenant, tokens), core->cache().Names(tenant, tokens)};
       },
       {});

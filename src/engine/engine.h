@@ -15,6 +15,7 @@
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "kv/cache.h"
+#include "kv/evict/states.h"
 #include "kv/reuse/chunks.h"
 #include "model/model.h"
 #include "store/admit/policy.h"
@@ -56,6 +57,7 @@ struct EngineStats {
   KvStats kv{};
   KvLeaseStats leases{};
   ChunkStats chunks{};
+  EvictStateStats states{};
   uint64_t private_bytes = 0;   // pages and tables of running requests whose rows are their own
   uint64_t borrowed_bytes = 0;  // shared pages that these read
   uint64_t events = 0;          // of the cache's blocks, so far

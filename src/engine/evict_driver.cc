@@ -94,15 +94,19 @@ LaneTable::RopeTables EvictResources::Ropes() {
   return {rope.Cosines(0), rope.Sines(0), model.spec().context};
 }
 
-EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows)
+EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows,
+                         std::shared_ptr<const EvictState> state)
     : PrivateRows(
           resources.model, *resources.pages, method->needs().positions,
           method->needs().positions == PositionMode::kKeep ? LaneTable::RopeTables{} : resources.Ropes()),
       resources_(resources),
       method_(std::move(method)),
       needs_(method_->needs()),
-      prompt_rows_(prompt_rows),
+      state_(std::move(state)),
+      prompt_rows_(state_ != nullptr && needs_.chunk == 0 ? state_->rows() : prompt_rows),
       layers_(resources.layers) {
+  if (state_ != nullptr) prompts_ = state_->prompts();
+  if (state_ == nullptr || needs_.chunk > 0) prompts_.push_back(static_cast<int32_t>(prompt_rows_));
   if (needs_.tap == ScoreTap::kAllRows) all_rows_ = std::make_unique<AllRows>(*this);
 }
 
@@ -110,7 +114,20 @@ EvictDriver::~EvictDriver() = default;
 
 ForwardHooks* EvictDriver::HooksFor(int64_t) { return all_rows_.get(); }
 
+Status EvictDriver::Begin(const TileProvider* prefix, int64_t rows) {
+  if (state_ == nullptr) return PrivateRows::Begin(prefix, rows);
+  LARDER_CHECK(rows == 0);
+  LARDER_TRY(lanes_.CopyFrom(state_->lanes()));
+  rows_ = state_->rows();
+  NotePeak();
+  state_ = nullptr;
+  return {};
+}
+
+EvictLeft EvictDriver::Leave() { return {std::move(method_), std::move(lanes_), std::move(prompts_)}; }
+
 int64_t EvictDriver::ReadableRows() const {
+  if (state_ != nullptr) return 0;
   if (needs_.tap == ScoreTap::kAllRows || needs_.positions == PositionMode::kCompact) return 0;
   // Rows behind a chunk that was compacted have seen less than those of the cache.
   if (needs_.chunk > 0) return 0;

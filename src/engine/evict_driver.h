@@ -1,7 +1,7 @@
 // An eviction method at work on one sequence: the private lanes that its rows are written to, the triggers,
 // and the attention that the method asks for. The sequence may begin with rows of the shared cache, which are
 // read where they lie until the method chooses; what it chooses of them is copied. Nothing of it is
-// published.
+// published. Or it goes on from what another sequence has left (kv/evict/states.h).
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include "compute/column_sums.h"
 #include "engine/private_rows.h"
 #include "kv/evict/method.h"
+#include "kv/evict/states.h"
 #include "model/model.h"
 #include "model/rope.h"
 
@@ -34,8 +35,19 @@ struct EvictResources {
 
 class EvictDriver final : public PrivateRows {
  public:
-  EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows);
+  // With a state, `method` is a copy of its method. To most methods the prompt is then over, and all rows are
+  // tokens behind it: they decide for each, or never again. What compacts a prompt while it reads goes on
+  // reading, up to the same multiples of its chunk.
+  EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows,
+              std::shared_ptr<const EvictState> state = nullptr);
   ~EvictDriver() override;
+
+  Status Begin(const TileProvider* prefix, int64_t rows) override;
+  // Copies what is still borrowed, so that it can be left. kExhausted: there is no room.
+  Status Settle() { return lanes_.Settle(); }
+  // What is left of rows() rows, those of the prompt among them. Settled; after it this is only to be
+  // destroyed.
+  EvictLeft Leave();
 
   int64_t ReadableRows() const override;
   int32_t PositionOf(int64_t row) const override;
@@ -54,7 +66,9 @@ class EvictDriver final : public PrivateRows {
   EvictResources& resources_;
   std::unique_ptr<EvictMethod> method_;
   const EvictNeeds needs_;
-  const int64_t prompt_rows_;
+  std::shared_ptr<const EvictState> state_;  // until its pages are copied
+  const int64_t prompt_rows_;                // as the method sees it
+  std::vector<int32_t> prompts_;             // EvictLeft::prompts
   const std::vector<int>& layers_;
   std::vector<ColumnScores> scores_;   // [layer], while the prompt's end is being decided
   std::unique_ptr<AllRows> all_rows_;  // if the method wants their attention

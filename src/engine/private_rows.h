@@ -20,7 +20,7 @@ class PrivateRows {
   // Of the prompt's tokens, how many may come from the cache.
   virtual int64_t ReadableRows() const = 0;
   // Rows [0, rows) of `prefix` are the first. kExhausted: nothing has changed.
-  Status Begin(const TileProvider* prefix, int64_t rows);
+  virtual Status Begin(const TileProvider* prefix, int64_t rows);
 
   int64_t rows() const { return rows_; }  // that have been here, from the first on
   Status Reserve(int64_t more);           // beyond rows()

@@ -51,9 +51,10 @@ struct Request {
   bool explain = false;
   bool read_cache = true;
   CacheHints hints = {};
-  std::string evict = {};  // "snapkv:budget=0.25" (kv/evict), "none"; "": as the engine was started
-  std::string reuse = {};  // "blend:ratio=0.15" (kv/reuse), "prefix"; "": as the engine was started
-  // With a method that reuses chunks: parts that are stored first, if they are not yet. Others are not read.
+  std::string evict = {};   // "snapkv:budget=0.25" (kv/evict), "none"; "": as the engine was started
+  bool keep_state = false;  // what its method leaves is kept for others with this set, and theirs is read
+  std::string reuse = {};   // "blend:ratio=0.15" (kv/reuse), "prefix"; "": as the engine was started
+  // Parts to be stored, if they are not yet: with a method that reuses chunks before it runs, else behind it.
   std::vector<PromptPart> parts = {};
   // The prompt's rows from here on become a stored chunk, run behind those before; -1: none do.
   int64_t chunk_from = -1;
@@ -105,6 +106,13 @@ struct BlendReport {
   int64_t stored = 0;     // tokens of parts that were stored for it before it began
 };
 
+// The compressed state that a request went on from.
+struct StateReport {
+  std::string name;     // "": none
+  int64_t rows = 0;     // of the prompt that it stood for
+  int64_t entries = 0;  // that it had left of them, in its longest lane
+};
+
 // A stored chunk, as those see it who asked for it.
 struct ChunkInfo {
   std::string name;  // "": none
@@ -124,6 +132,7 @@ struct CacheReport {
   BlendReport blend;
   ChunkInfo chunk;    // that the request stored
   std::string evict;  // the method that shaped what later rows saw; "": none, nothing was dropped
+  StateReport state;
   HeldBytes held;
   std::vector<LeaseReport> leases;  // that it took at its end, or was refused
 };

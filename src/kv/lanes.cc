@@ -1,6 +1,7 @@
 #include "kv/lanes.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "compute/ops.h"
@@ -31,6 +32,12 @@ struct LaneTable::Lane {
     scores.resize(count * kPageTokens);
     if (!logit_bias.empty()) logit_bias.resize(count * kPageTokens);
   }
+  void ShrinkToFit() {
+    pages.shrink_to_fit();
+    positions.shrink_to_fit();
+    scores.shrink_to_fit();
+    logit_bias.shrink_to_fit();
+  }
   void Straighten(size_t page) {
     const auto first = positions.begin() + static_cast<int64_t>(page) * kPageTokens;
     const auto end =
@@ -45,6 +52,8 @@ LaneTable::LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode,
   LARDER_CHECK(mode == PositionMode::kKeep || rope.positions > 0);
   for (int i = 0; i < shape->layers() * shape->kv_heads(); ++i) lanes_.push_back(std::make_unique<Lane>());
 }
+
+LaneTable::LaneTable(LaneTable&& other) noexcept = default;
 
 LaneTable::~LaneTable() {
   room_ = 0;
@@ -119,6 +128,47 @@ Status LaneTable::Borrow(const TileProvider* prefix, int64_t rows) {
       }
     }
   }
+  return {};
+}
+
+Status LaneTable::Settle() {
+  LARDER_CHECK(reserved_ == 0);
+  for (int layer = 0; layer < shape_->layers(); ++layer) {
+    for (int head = 0; head < shape_->kv_heads(); ++head) {
+      Lane& lane = At(layer, head);
+      for (size_t page = 0; page < lane.pages.size(); ++page) {
+        if (!lane.pages[page].gone) LARDER_TRY(Own(layer, head, static_cast<int64_t>(page)));
+      }
+      lane.ShrinkToFit();
+    }
+  }
+  prefix_ = nullptr;
+  return {};
+}
+
+Status LaneTable::CopyFrom(const LaneTable& other) {
+  LARDER_CHECK(mode_ == other.mode_ && lanes_.size() == other.lanes_.size() && other.prefix_ == nullptr);
+  const auto copy = [&](const Lane& from, Lane& to) -> Status {
+    LARDER_CHECK(to.length == 0 && to.pages.empty());
+    to = from;
+    for (Lane::Page& page : to.pages) page.own = nullptr;
+    for (size_t i = 0; i < to.pages.size(); ++i) {
+      if (from.pages[i].own == nullptr) continue;
+      LARDER_ASSIGN(to.pages[i].own, source_->Take());
+      std::memcpy(to.pages[i].own, from.pages[i].own, shape_->page_bytes());
+    }
+    return {};
+  };
+  for (size_t i = 0; i < lanes_.size(); ++i) {
+    Status status = copy(*other.lanes_[i], *lanes_[i]);
+    if (status) continue;
+    for (const auto& lane : lanes_) {
+      Shrink(*lane, 0);
+      lane->length = 0;
+    }
+    return status;
+  }
+  room_ = other.room_;
   return {};
 }
 

@@ -41,12 +41,19 @@ class LaneTable final : public RowStore {
   };
   LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode, RopeTables rope);
   ~LaneTable() override;
+  LaneTable(LaneTable&& other) noexcept;  // `other` is only to be destroyed
 
   // Begins with rows [0, rows) of a prefix, at positions equal to their indices: whole pages are borrowed,
   // the rest is copied. The prefix outlives this, or borrows() is false by then. Keep mode, empty table.
   // kExhausted: nothing has changed.
   Status Borrow(const TileProvider* prefix, int64_t rows);
   bool borrows() const;  // whether any lane still reads the prefix
+  // Copies what is still borrowed and gives tables only the memory that they use, so that this may outlive
+  // the prefix. kExhausted: no entry has changed.
+  Status Settle();
+  // Becomes equal to a settled table of the same shape and mode, with pages of its own. Empty table.
+  // kExhausted: nothing has changed.
+  Status CopyFrom(const LaneTable& other);
 
   // Makes `rows` further entries writable in every lane, for rows whose original positions are
   // [position, position + rows). They are visible to attention's mask by position at once, and entries only

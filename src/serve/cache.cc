@@ -65,6 +65,11 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
   json.Field("below", chunks.below).Field("restored", chunks.restored);
   json.Field("stored", chunks.stored).Field("evicted", chunks.evicted);
   json.Field("matches", chunks.matches).Field("matched_tokens", chunks.matched_tokens).EndObject();
+  const EvictStateStats& states = stats.states;
+  json.Key("states").BeginObject().Field("count", states.states).Field("tokens", states.tokens);
+  json.Field("bytes", states.bytes).Field("limit_bytes", states.limit_bytes);
+  json.Field("stored", states.stored).Field("refused", states.refused).Field("evicted", states.evicted);
+  json.Field("hits", states.hits).Field("hit_tokens", states.hit_tokens).EndObject();
   for (const auto& [name, tier] : stats.tiers) {
     json.Key(name);
     WriteTier(json, tier);

@@ -44,6 +44,7 @@ void WriteCache(JsonWriter& json, const Tokenizer& tokenizer, const CacheReport&
   json.Key("cache").BeginObject();
   json.Key("read").BeginObject().Field("memory", report.read_memory);
   for (const auto& [tier, rows] : report.read_tiers) json.Field(tier, rows);
+  if (!report.state.name.empty()) json.Field("states", report.state.rows);
   if (!report.blend.method.empty()) json.Field("chunks", report.read_chunks);
   json.EndObject();
   json.Field("recomputed", report.recomputed).Field("written", report.written);
@@ -55,6 +56,10 @@ void WriteCache(JsonWriter& json, const Tokenizer& tokenizer, const CacheReport&
   json.Field("reclaimable_bytes", report.held.reclaimable_bytes);
   json.Field("entries", report.held.entries).EndObject();
   if (!report.evict.empty()) json.Field("evict", report.evict);
+  if (!report.state.name.empty()) {
+    json.Key("state").BeginObject().Field("id", report.state.name).Field("tokens", report.state.rows);
+    json.Field("entries", report.state.entries).EndObject();
+  }
   WriteBlend(json, report);
   json.EndObject();
 }
@@ -93,6 +98,7 @@ PromptReport Sum(const std::vector<PromptReport>& reports) {
       sum.report.read_tiers[tier].second += report.read_tiers[tier].second;
     sum.report.recomputed += report.recomputed;
     sum.report.read_chunks += report.read_chunks;
+    if (sum.report.state.name.empty()) sum.report.state = report.state;
     if (sum.report.blend.method.empty()) sum.report.blend = report.blend;
     sum.report.written += report.written;
     sum.report.preemptions += report.preemptions;

@@ -59,6 +59,8 @@ void DeclareGenerationFields(Fields& fields, GenerationParams& params) {
   larder.Bool("read_cache", &params.read_cache, "false: compute everything again");
   larder.String("evict", &params.evict,
                 "drop part of this request's cache: a method and its parameters, snapkv:budget=0.25; none");
+  larder.Bool("keep_state", &params.keep_state,
+              "with evict: keep what the method leaves, and go on from what a request with this field left");
   larder.String("reuse", &params.reuse,
                 "what stands in for computed rows: prefix (exact), or blend:ratio=0.15 (stored chunks)");
   larder.Tokens("forced_output", &params.forced_output,
@@ -162,6 +164,7 @@ ApiResult<Request> MakeRequest(const ServeContext& context, const GenerationPara
   request.explain = params.explain;
   request.read_cache = params.read_cache;
   request.evict = params.evict;
+  request.keep_state = params.keep_state;
   request.reuse = params.reuse.empty() ? context.options.reuse : params.reuse;
   request.forced_output = params.forced_output;
   ApiResult<CacheHints> hints = MakeHints(params.hints);

@@ -33,6 +33,7 @@ struct GenerationParams {
   bool return_token_ids = false;
   bool explain = false, read_cache = true;
   std::string evict, reuse;
+  bool keep_state = false;
   std::vector<int32_t> forced_output;
   HintParams hints;
 };

@@ -27,8 +27,8 @@ def call(path, body=None):
         return error.code, json.loads(error.read())
 
 
-def complete(prompt, evict=None, tokens=16, **more):
-    larder = {"explain": True}
+def complete(prompt, evict=None, tokens=16, fields=None, **more):
+    larder = {"explain": True, **(fields or {})}
     if evict is not None:
         larder["evict"] = evict
     body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True, "logprobs": 0, "larder": larder}
@@ -48,6 +48,10 @@ def text(tokens):
 
 def stats():
     return call("/v1/cache/stats")[1]["memory"]
+
+
+def states():
+    return call("/v1/cache/stats")[1]["states"]
 
 
 def until(holds):
@@ -101,6 +105,36 @@ def endless_stream(context):
     assert cache["held"]["entries"] <= 66, cache
 
 
+def two_turns(windows):
+    keep = {"keep_state": True}
+    methods = ["snapkv:budget=64,window=16", "h2o:budget=64", "streaming:budget=64"]
+    for method in methods + ([] if windows else ["lacache:budget=64,span=1"]):
+        call("/v1/cache/clear", {})
+        until(lambda: states()["count"] == 0 and states()["bytes"] == 0)
+        before = states()
+        first, question = text(200), text(40)
+        (reply, _), _, _ = good(first, method, fields=keep)
+        now = states()
+        rows = len(first) + len(reply) - 1  # the last token has not been run
+        assert now["count"] == 1 and now["tokens"] == rows and 0 < now["bytes"] <= now["limit_bytes"], now
+        second = first + reply + question
+        answer, cache, usage = good(second, method, fields=keep)
+        assert cache["read"]["states"] == cache["state"]["tokens"] == rows and cache["read"]["memory"] == 0, cache
+        assert cache["recomputed"] == len(second) - rows and cache["state"]["entries"] < rows, cache
+        assert usage["prompt_tokens_details"]["cached_tokens"] == rows, usage
+        again, _, _ = good(second, method, fields=keep)
+        assert again == answer, method
+        now = states()
+        assert now["hits"] == before["hits"] + 2 and now["hit_tokens"] == before["hit_tokens"] + 2 * rows, (before, now)
+        for other, fields in ((method, None), (None, None), (method.replace("64", "65"), keep)):
+            _, cache, _ = good(second, other, fields=fields)
+            assert "state" not in cache and "states" not in cache["read"], (other, cache)
+    assert call("/v1/cache/wipe", {})[0] == 200
+    until(lambda: states()["count"] == 0 and states()["bytes"] == 0)
+    assert complete(text(10), fields=keep)[0] == 400
+    assert complete(text(10), "snapkv", fields={"keep_state": 1})[0] == 400
+
+
 def neighbours(prompt):
     full, _, _ = good(prompt, tokens=48)
     seen = []
@@ -129,6 +163,7 @@ def main():
     if not arguments.windows:
         endless_stream(context)
     neighbours(prompt)
+    two_turns(arguments.windows)
     print("ok")
 
 

@@ -128,7 +128,7 @@ TEST_P(BlendTest, AChunkStaysWithItsTenant) {
   EXPECT_EQ(other->report.blend.method, "");
   ExpectSame(*other, *Ask(*Start(*model), r.prompt, "prefix"), "another tenant");
   EXPECT_EQ(Ask(*core, r.prompt, "blend:ratio=0")->report.read_chunks, 130);
-  core->chunks().Forget("t");
+  core->derived().Forget("t");
   EXPECT_EQ(Ask(*core, r.prompt, "blend:ratio=0")->report.read_chunks, 0);
 }
 
@@ -146,6 +146,32 @@ TEST_P(BlendTest, PartsOfAPromptAreStoredFirst) {
   EXPECT_EQ(core->chunks().stats().chunks, 2u);
   r.parts = {{200, 42}};
   EXPECT_FALSE(core->Validate(r));
+}
+
+TEST_P(BlendTest, AnExactRequestDoesNotWaitForItsParts) {
+  const auto model = Load(2);
+  const auto core = Start(*model);
+  Request r = Make(system_ + a_ + b_ + question_, "prefix");
+  r.parts = {{30, 130}, {160, 64}};
+  const uint64_t cancelled = next_;
+  Add(*core, r);
+  core->Step();
+  core->Cancel(cancelled);
+  Finish(*core);
+  EXPECT_EQ(core->chunks().stats().chunks, 0u) << "who left wants nothing stored";
+  const auto undisturbed = Add(*core, r);
+  core->Step();
+  core->Forget("t");
+  Finish(*core);
+  EXPECT_TRUE(undisturbed->finished);
+  EXPECT_EQ(core->chunks().stats().chunks, 0u) << "and who was wiped leaves nothing";
+  const auto answer = Add(*core, r);
+  EXPECT_EQ(core->unfinished(), 1);
+  while (!answer->finished) ASSERT_TRUE(core->Step());
+  EXPECT_EQ(core->chunks().stats().chunks, 0u);
+  Finish(*core);
+  EXPECT_EQ(core->chunks().stats().chunks, 2u);
+  ExpectSame(*answer, *Ask(*Start(*model), r.prompt, "prefix"), "exact");
 }
 
 // Log-probabilities of the prompt are true ones, and so are rows of a request that reads nothing.
@@ -280,7 +306,7 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
     EXPECT_EQ(first->report.blend.covered, 194);
     core->Step();
     // Memory that is wanted: the chunks stay known.
-    while (core->chunks().DropOldest()) {
+    while (core->derived().DropOldest()) {
     }
     EXPECT_EQ(core->chunks().stats().bytes, 0u);
     EXPECT_EQ(core->chunks().stats().chunks, 2u);

@@ -229,6 +229,39 @@ TEST_F(Lanes, RanksBeyondTheTablesAreRefused) {
   EXPECT_FALSE(table.Append(0, 0, k.data(), v.data(), kPositions));
 }
 
+TEST_F(Lanes, ACopyIsEqualAndItsOwn) {
+  for (const PositionMode mode : {PositionMode::kKeep, PositionMode::kCompact}) {
+    HeapPages pages(shape_.page_bytes(), 1000);
+    const auto make = [&](PageSource& source) {
+      return LaneTable(&shape_, &source, mode,
+                       mode == PositionMode::kKeep ? LaneTable::RopeTables{} : Rope());
+    };
+    LaneTable first = make(pages);
+    Fill(first, mode);
+    first.Scores(1, 0)[7] = 0.25f;
+    ASSERT_TRUE(first.Settle());
+    {
+      // With a page too few nothing is taken.
+      HeapPages few(shape_.page_bytes(), pages.taken() - 1);
+      LaneTable none = make(few);
+      EXPECT_EQ(none.CopyFrom(first).error().kind, ErrorKind::kExhausted);
+      EXPECT_EQ(few.taken(), 0u);
+      EXPECT_EQ(none.Length(0, 0), 0);
+    }
+    LaneTable copy = make(pages);
+    ASSERT_TRUE(copy.CopyFrom(first));
+    ExpectSameAttention(copy, first, 1200);
+    EXPECT_EQ(copy.Scores(1, 0)[7], 0.25f);
+    // What happens to one is not seen by the other, wherever it is moved to.
+    LaneTable untouched = make(pages);
+    ASSERT_TRUE(untouched.CopyFrom(first));
+    const LaneTable moved(std::move(first));
+    for (int i = 0; i < 10; ++i) ASSERT_TRUE(copy.Remove(0, 0, 5));
+    ExpectSameAttention(untouched, moved, 1200);
+    EXPECT_EQ(copy.Length(0, 0), moved.Length(0, 0) - 10);
+  }
+}
+
 TEST_F(Lanes, TheCachesBudgetCountsPrivatePages) {
   const uint64_t limit = 20 * 16384 + 60'000;
   KvWorld world({.limit_bytes = limit});

@@ -20,6 +20,7 @@ class H2o final : public EvictMethod {
  public:
   explicit H2o(H2oParams params) : params_(std::move(params)) {}
 
+  std::unique_ptr<EvictMethod> Copy() const override { return std::make_unique<H2o>(*this); }
   EvictNeeds needs() const override { return {.tap = ScoreTap::kAllRows, .every_token = params_.decode}; }
 
   Status AfterPrompt(EvictView& view) override {

@@ -11,6 +11,7 @@ class KeyNorm final : public EvictMethod {
  public:
   explicit KeyNorm(EvictCommon params) : params_(std::move(params)) {}
 
+  std::unique_ptr<EvictMethod> Copy() const override { return std::make_unique<KeyNorm>(*this); }
   EvictNeeds needs() const override { return {}; }
 
   Status AfterPrompt(EvictView& view) override {

@@ -33,6 +33,7 @@ class LaCache final : public EvictMethod {
   // The fewest slots with which a sweep frees anything.
   int64_t LeastSlots() const { return params_.sinks + layers_ + std::max(group_, kept_); }
 
+  std::unique_ptr<EvictMethod> Copy() const override { return std::make_unique<LaCache>(*this); }
   EvictNeeds needs() const override {
     return {.positions = PositionMode::kCompact, .every_token = true, .chunk = params_.chunk};
   }

@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/params.h"
@@ -83,12 +84,20 @@ class EvictMethod {
  public:
   virtual ~EvictMethod() = default;
   virtual EvictNeeds needs() const = 0;
+  // Another one that would decide as this one would from here on.
+  virtual std::unique_ptr<EvictMethod> Copy() const = 0;
   // All rows of the prompt are here. Once, before the first AfterToken.
   virtual Status AfterPrompt(EvictView& view) = 0;
   // A chunk of the prompt is here, and it is not the last.
   virtual Status AfterChunk(EvictView& view) { return {}; }
   // A token after the prompt has been processed; with kAllRows, Scores have grown by its attention.
   virtual Status AfterToken(EvictView& view) { return {}; }
+  // Its name and all its parameters, defaults included: "snapkv:window=32,...".
+  const std::string& spec() const { return spec_; }
+  void SetSpec(std::string spec) { spec_ = std::move(spec); }  // by CreateEvictMethod
+
+ private:
+  std::string spec_;
 };
 
 struct EvictModel {

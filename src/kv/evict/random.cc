@@ -21,6 +21,7 @@ class Random final : public EvictMethod {
  public:
   explicit Random(RandomParams params) : params_(std::move(params)) {}
 
+  std::unique_ptr<EvictMethod> Copy() const override { return std::make_unique<Random>(*this); }
   EvictNeeds needs() const override { return {}; }
 
   Status AfterPrompt(EvictView& view) override {

@@ -18,6 +18,7 @@ class SnapKv final : public EvictMethod {
  public:
   explicit SnapKv(SnapKvParams params) : params_(std::move(params)) {}
 
+  std::unique_ptr<EvictMethod> Copy() const override { return std::make_unique<SnapKv>(*this); }
   EvictNeeds needs() const override { return {.tap = ScoreTap::kLastRows, .rows = params_.window}; }
 
   Status AfterPrompt(EvictView& view) override {

@@ -15,6 +15,7 @@ class Streaming final : public EvictMethod {
  public:
   explicit Streaming(StreamingParams params) : params_(std::move(params)) {}
 
+  std::unique_ptr<EvictMethod> Copy() const override { return std::make_unique<Streaming>(*this); }
   EvictNeeds needs() const override {
     return {.positions = params_.positions == "rank" ? PositionMode::kCompact : PositionMode::kKeep,
             .every_token = true,

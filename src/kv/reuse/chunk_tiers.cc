@@ -103,11 +103,13 @@ bool ChunkTiers::Poll() {
 
 // --- what there is
 
-void ChunkTiers::SetSpace(const std::string& tenant, const SpaceId& space) {
+bool ChunkTiers::SetSpace(const std::string& tenant, const SpaceId& space) {
   const auto known = spaces_.find(tenant);
-  if (known != spaces_.end() && known->second.id == space) return;
+  if (known != spaces_.end() && known->second.id == space) return false;
+  const bool another = known != spaces_.end();
   spaces_[tenant] = {space, tiers_.size()};
   List(tenant);
+  return another;
 }
 
 void ChunkTiers::List(const std::string& tenant) {

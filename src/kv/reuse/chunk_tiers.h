@@ -33,8 +33,8 @@ class ChunkTiers {
   ChunkTiers& operator=(const ChunkTiers&) = delete;
 
   // Where the tenant's records belong. The first time, and with another space, the tiers are asked what they
-  // have of it.
-  void SetSpace(const std::string& tenant, const SpaceId& space);
+  // have of it. Whether there was another before.
+  bool SetSpace(const std::string& tenant, const SpaceId& space);
   // Whether the tiers have said what they have of the tenant.
   bool Listed(const std::string& tenant) const;
   // Writes a chunk that is ready, if its tenant has a space.

@@ -21,10 +21,11 @@ int64_t PagesOf(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageToken
 }  // namespace
 
 StoredChunk::~StoredChunk() {
-  taken_->budget->Refund(TableBytes(rows()));
+  taken_->room->Refund(TableBytes(rows()));
   taken_->tables -= TableBytes(rows());
   if (data_.size() == 0) return;
-  taken_->budget->Refund(AllocationCost(data_.size()));
+  taken_->room->Refund(AllocationCost(data_.size()));
+  taken_->room->Return(data_.size());
   taken_->memory -= data_.size();
 }
 
@@ -45,12 +46,12 @@ void StoredChunk::Read(int layer, int kv_head, int64_t row, float* k, float* v) 
             static_cast<int>(row % kPageTokens), k, v);
 }
 
-ChunkStore::ChunkStore(const KvShape* shape, const KvIdentity& identity, std::unique_ptr<RunBudget> budget,
-                       uint64_t cache_bytes)
-    : shape_(shape),
-      names_(*shape, identity, nullptr),
-      limit_bytes_(static_cast<uint64_t>(kShare * static_cast<double>(cache_bytes))),
-      taken_{.budget = std::move(budget)} {}
+ChunkStore::ChunkStore(const KvShape* shape, const KvIdentity& identity, DerivedRoom* room)
+    : shape_(shape), names_(*shape, identity, nullptr), taken_{.room = room} {
+  room->Add(this);
+}
+
+ChunkStore::~ChunkStore() { taken_.room->Remove(this); }
 
 Digest ChunkStore::Name(const std::string& tenant, std::span<const int32_t> prefix,
                         std::span<const int32_t> tokens) const {
@@ -75,12 +76,12 @@ Status ChunkStore::Check(int64_t tokens) const {
                 kChunkWindow, tokens);
   }
   const uint64_t bytes = BytesFor(tokens);
-  if (bytes > limit_bytes_) {
+  if (bytes > taken_.room->limit_bytes()) {
     return Fail(
         ErrorKind::kInvalid,
         "a chunk of {} tokens takes {}, and {} of the cache are for chunks; cut it, or give the cache "
         "more memory",
-        tokens, FormatSize(bytes), FormatSize(limit_bytes_));
+        tokens, FormatSize(bytes), FormatSize(taken_.room->limit_bytes()));
   }
   return {};
 }
@@ -90,9 +91,7 @@ Result<std::shared_ptr<StoredChunk>> ChunkStore::Make(const std::string& tenant,
                                                       int64_t prefix_rows, std::vector<int32_t> tokens) {
   LARDER_TRY(Check(std::ssize(tokens)));
   const uint64_t tables = TableBytes(std::ssize(tokens));
-  Status charged = taken_.budget->Charge(tables);
-  while (!charged && DropOldest()) charged = taken_.budget->Charge(tables);
-  if (!charged) return std::unexpected(charged.error());
+  LARDER_TRY(taken_.room->Charge(tables));
   std::shared_ptr<StoredChunk> chunk(new StoredChunk);
   chunk->shape_ = shape_;
   chunk->taken_ = &taken_;
@@ -101,7 +100,7 @@ Result<std::shared_ptr<StoredChunk>> ChunkStore::Make(const std::string& tenant,
   chunk->tenant_ = tenant;
   chunk->prefix_rows_ = prefix_rows;
   chunk->tokens_ = std::move(tokens);
-  chunk->begun_ = ++clock_;
+  chunk->begun_ = taken_.room->Tick();
   return chunk;
 }
 
@@ -116,19 +115,21 @@ Result<std::shared_ptr<StoredChunk>> ChunkStore::Begin(const std::string& tenant
 
 Status ChunkStore::TakeMemory(StoredChunk& chunk) {
   const uint64_t bytes = BytesFor(chunk.rows());
-  while (taken_.memory + bytes > limit_bytes_) {
-    if (!DropOldest()) return Fail(ErrorKind::kExhausted, "the room for chunks is held by running requests");
+  LARDER_TRY(taken_.room->Take(bytes));
+  const Status status = [&]() -> Status {
+    LARDER_TRY(taken_.room->Charge(AllocationCost(bytes)));
+    auto data = AlignedBuffer::Allocate(bytes, LargePages::kNo);
+    if (!data) {
+      taken_.room->Refund(AllocationCost(bytes));
+      return std::unexpected(data.error());
+    }
+    chunk.data_ = *std::move(data);
+    return {};
+  }();
+  if (!status) {
+    taken_.room->Return(bytes);
+    return status;
   }
-  // Where there is no room, blocks that nobody holds have gone already; older chunks are next.
-  Status charged = taken_.budget->Charge(AllocationCost(bytes));
-  while (!charged && DropOldest()) charged = taken_.budget->Charge(AllocationCost(bytes));
-  LARDER_TRY(charged);
-  auto data = AlignedBuffer::Allocate(bytes, LargePages::kNo);
-  if (!data) {
-    taken_.budget->Refund(AllocationCost(bytes));
-    return std::unexpected(data.error());
-  }
-  chunk.data_ = *std::move(data);
   taken_.memory += bytes;
   return {};
 }
@@ -136,27 +137,25 @@ Status ChunkStore::TakeMemory(StoredChunk& chunk) {
 void ChunkStore::ReturnMemory(StoredChunk& chunk) {
   chunk.ready_ = false;
   if (chunk.data_.size() == 0) return;
-  taken_.budget->Refund(AllocationCost(chunk.data_.size()));
+  taken_.room->Refund(AllocationCost(chunk.data_.size()));
+  taken_.room->Return(chunk.data_.size());
   taken_.memory -= chunk.data_.size();
   chunk.data_.Reset();
 }
 
 void ChunkStore::Index(const std::shared_ptr<StoredChunk>& chunk) {
-  chunk->number_ = chunk->last_use_ = ++clock_;
+  chunk->number_ = chunk->last_use_ = taken_.room->Tick();
   chunks_[chunk->number_] = chunk;
   by_name_[chunk->name()] = chunk->number_;
   indexes_[chunk->tenant()].Add(chunk->number_, chunk->tokens(), &chunk->name());
 }
 
 void ChunkStore::Finish(const std::shared_ptr<StoredChunk>& chunk) {
-  for (const std::string& tenant : {chunk->tenant(), std::string()}) {
-    const auto forgotten = forgotten_.find(tenant);
-    if (forgotten != forgotten_.end() && forgotten->second > chunk->begun_) return;
-  }
+  if (taken_.room->ForgottenSince(chunk->tenant(), chunk->begun_)) return;
   const auto known = by_name_.find(chunk->name());
   if (known != by_name_.end()) {
     if (chunks_.at(known->second)->ready()) return;  // somebody else was faster
-    Drop(known->second);
+    Erase(known->second);
   }
   chunk->ready_ = true;
   Index(chunk);
@@ -171,7 +170,7 @@ std::shared_ptr<StoredChunk> ChunkStore::Find(const Digest& name) const {
 void ChunkStore::Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows,
                        std::vector<int32_t> tokens) {
   if (const auto known = Find(name)) return KeptBelow(*known);
-  if (taken_.tables > limit_bytes_ / kTablesShare) return;
+  if (taken_.tables > taken_.room->limit_bytes() / kTablesShare) return;
   auto chunk = Make(tenant, name, prefix_rows, std::move(tokens));
   if (!chunk) return;
   (*chunk)->kept_below_ = true;
@@ -186,7 +185,7 @@ void ChunkStore::Arrived(StoredChunk& chunk) {
 void ChunkStore::Lose(StoredChunk& chunk) {
   ReturnMemory(chunk);
   chunk.lost_ = true;
-  if (Has(chunk.name()) && by_name_.at(chunk.name()) == chunk.number_) Drop(chunk.number_);
+  if (Has(chunk.name()) && by_name_.at(chunk.name()) == chunk.number_) Erase(chunk.number_);
 }
 
 std::vector<ChunkSpan> ChunkStore::Match(const std::string& tenant, std::span<const int32_t> prompt) {
@@ -195,7 +194,7 @@ std::vector<ChunkSpan> ChunkStore::Match(const std::string& tenant, std::span<co
   if (index == indexes_.end()) return spans;
   for (const ChunkMatch& match : index->second.Find(prompt)) {
     const auto& chunk = chunks_.at(match.chunk);
-    chunk->last_use_ = ++clock_;
+    chunk->last_use_ = taken_.room->Tick();
     spans.push_back({chunk, match.begin, match.rows, match.first});
     ++stats_.matches;
     stats_.matched_tokens += static_cast<uint64_t>(match.rows);
@@ -203,23 +202,32 @@ std::vector<ChunkSpan> ChunkStore::Match(const std::string& tenant, std::span<co
   return spans;
 }
 
-bool ChunkStore::DropOldest() {
+StoredChunk* ChunkStore::Oldest() const {
   StoredChunk* oldest = nullptr;
   for (const auto& [number, chunk] : chunks_) {
     if (chunk.use_count() > 1 || !chunk->ready()) continue;
     if (oldest == nullptr || chunk->last_use_ < oldest->last_use_) oldest = chunk.get();
   }
-  if (oldest == nullptr) return false;
-  ++stats_.evicted;
-  if (oldest->kept_below_ && taken_.tables <= limit_bytes_ / kTablesShare) {
-    ReturnMemory(*oldest);
-  } else {
-    Drop(oldest->number_);
-  }
-  return true;
+  return oldest;
 }
 
-void ChunkStore::Drop(uint64_t number) {
+std::optional<uint64_t> ChunkStore::OldestUse() const {
+  const StoredChunk* oldest = Oldest();
+  return oldest == nullptr ? std::nullopt : std::optional(oldest->last_use_);
+}
+
+void ChunkStore::DropOldest() {
+  StoredChunk* oldest = Oldest();
+  LARDER_CHECK(oldest != nullptr);
+  ++stats_.evicted;
+  if (oldest->kept_below_ && taken_.tables <= taken_.room->limit_bytes() / kTablesShare) {
+    ReturnMemory(*oldest);
+  } else {
+    Erase(oldest->number_);
+  }
+}
+
+void ChunkStore::Erase(uint64_t number) {
   const std::shared_ptr<StoredChunk> chunk = chunks_.at(number);
   const auto index = indexes_.find(chunk->tenant());
   index->second.Remove(number);
@@ -236,20 +244,19 @@ void ChunkStore::Clear(const std::string& tenant) {
   for (const auto& chunk : chunks) {
     const bool held = chunk.use_count() > 2;  // by others than the map and this list
     if (!chunk->kept_below_) {
-      Drop(chunk->number_);
+      Erase(chunk->number_);
     } else if (!held) {
       ReturnMemory(*chunk);
     }
   }
 }
 
-void ChunkStore::Forget(const std::string& tenant) {
-  forgotten_[tenant] = ++clock_;
+void ChunkStore::Drop(const std::string& tenant) {
   std::vector<uint64_t> numbers;
   for (const auto& [number, chunk] : chunks_) {
     if (tenant.empty() || chunk->tenant() == tenant) numbers.push_back(number);
   }
-  for (const uint64_t number : numbers) Drop(number);
+  for (const uint64_t number : numbers) Erase(number);
 }
 
 ChunkStats ChunkStore::stats() const {
@@ -260,7 +267,7 @@ ChunkStats ChunkStore::stats() const {
     stats.below += chunk->ready() ? 0 : 1;
   }
   stats.bytes = taken_.memory;
-  stats.limit_bytes = limit_bytes_;
+  stats.limit_bytes = taken_.room->limit_bytes();
   return stats;
 }
 

@@ -3,15 +3,15 @@
 // of its own, and none of its rows is ever found under a block's name.
 //
 // Keys are stored un-rotated, 16 bits an element (or floats, as the cache has them), so that they can be
-// rotated once to any position. Memory comes out of the cache's limit; at most half of it is for chunks, and
-// within that the chunk goes first that was not used for longest and that nobody holds. What a tier below has
-// stays known by its tokens, without memory, and is read again when it is wanted (kv/reuse/chunk_tiers.h). A
-// chunk belongs to one tenant and is found by nobody else.
+// rotated once to any position. Memory comes out of the room for what is derived (kv/derived.h). What a tier
+// below has stays known by its tokens, without memory, and is read again when it is wanted
+// (kv/reuse/chunk_tiers.h). A chunk belongs to one tenant and is found by nobody else.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,8 +19,8 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/result.h"
+#include "kv/derived.h"
 #include "kv/names.h"
-#include "kv/page_source.h"
 #include "kv/reuse/chunk_index.h"
 #include "kv/shape.h"
 
@@ -28,7 +28,7 @@ namespace larder {
 
 // What all chunks of a store take together, those included that were dropped while somebody held them.
 struct ChunkBytes {
-  std::unique_ptr<RunBudget> budget;
+  DerivedRoom* room = nullptr;
   uint64_t memory = 0;  // for rows
   uint64_t tables = 0;
 };
@@ -86,15 +86,13 @@ struct ChunkStats {
 };
 
 // One thread at a time, the engine's. Outlives the chunks that it made.
-class ChunkStore {
+class ChunkStore final : public DerivedStore {
  public:
-  static constexpr double kShare = 0.5;  // of the cache's limit
   static constexpr uint64_t kTablesShare =
-      16;  // one part in so many of that: chunks without memory are known
+      16;  // one part in so many of the room: chunks without memory are known
 
-  // `budget`: of the cache, whose limit is `cache_bytes`.
-  ChunkStore(const KvShape* shape, const KvIdentity& identity, std::unique_ptr<RunBudget> budget,
-             uint64_t cache_bytes);
+  ChunkStore(const KvShape* shape, const KvIdentity& identity, DerivedRoom* room);
+  ~ChunkStore() override;
 
   // What a chunk of these tokens, run behind these, is called.
   Digest Name(const std::string& tenant, std::span<const int32_t> prefix,
@@ -114,11 +112,10 @@ class ChunkStore {
   // are to be read from below.
   std::vector<ChunkSpan> Match(const std::string& tenant, std::span<const int32_t> prompt);
 
-  // Drops the memory of the chunk that was not used for longest, and the chunk with it unless it is kept
-  // below. false: all are held, or there is none.
-  bool DropOldest();
-  void Clear(const std::string& tenant);   // of memory; "": of all
-  void Forget(const std::string& tenant);  // altogether; what is held ends with its holder; "": of all
+  std::optional<uint64_t> OldestUse() const override;
+  void DropOldest() override;  // its memory, and the chunk with it unless it is kept below
+  void Clear(const std::string& tenant) override;
+  void Drop(const std::string& tenant) override;
   ChunkStats stats() const;
 
   // --- for those below (kv/reuse/chunk_tiers.h)
@@ -134,17 +131,15 @@ class ChunkStore {
                                             int64_t prefix_rows, std::vector<int32_t> tokens);
   void Index(const std::shared_ptr<StoredChunk>& chunk);
   void ReturnMemory(StoredChunk& chunk);
-  void Drop(uint64_t number);
+  StoredChunk* Oldest() const;
+  void Erase(uint64_t number);
 
   const KvShape* shape_;
   NameChain names_;
-  const uint64_t limit_bytes_;
   ChunkBytes taken_;
   std::map<uint64_t, std::shared_ptr<StoredChunk>> chunks_;  // by number
   std::map<Digest, uint64_t> by_name_;
   std::map<std::string, ChunkIndex> indexes_;  // by tenant
-  std::map<std::string, uint64_t> forgotten_;  // by tenant: when
-  uint64_t clock_ = 0;                         // of uses, and of numbers
   ChunkStats stats_;
 };
 

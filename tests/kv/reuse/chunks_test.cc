@@ -155,7 +155,8 @@ class ChunkStoreTest : public ::testing::Test {
   ChunkStoreTest() {
     cache_ =
         *KvCache::Create(*KvShape::Create({0, 0}, 2, 32, KvType::kI16), {}, {.limit_bytes = kLimit}, &clock_);
-    store_ = std::make_unique<ChunkStore>(&cache_->shape(), KvIdentity{}, cache_->MakeBudget(), kLimit);
+    room_ = std::make_unique<DerivedRoom>(cache_->MakeBudget(), kLimit);
+    store_ = std::make_unique<ChunkStore>(&cache_->shape(), KvIdentity{}, room_.get());
   }
   std::shared_ptr<StoredChunk> Put(const std::string& tenant, const Tokens& tokens,
                                    const Tokens& prefix = {}) {
@@ -170,6 +171,7 @@ class ChunkStoreTest : public ::testing::Test {
   static constexpr uint64_t kLimit = 4 << 20;
   SystemClock clock_;
   std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<DerivedRoom> room_;
   std::unique_ptr<ChunkStore> store_;
 };
 
@@ -196,7 +198,7 @@ TEST_F(ChunkStoreTest, ATenantFindsItsOwn) {
   EXPECT_TRUE(store_->Match("u", Text(1, 100)).empty());
   EXPECT_TRUE(store_->Match("", Text(1, 100)).empty());
   Put("u", Text(1, 100));
-  store_->Forget("t");
+  room_->Forget("t");
   EXPECT_TRUE(store_->Match("t", Text(1, 100)).empty());
   EXPECT_EQ(store_->Match("u", Text(1, 100)).size(), 1u);
 }
@@ -238,7 +240,7 @@ TEST_F(ChunkStoreTest, TheOldestGoesAndWhatIsHeldStays) {
   EXPECT_EQ(store_->stats().chunks, all.size() + 1);
   // Its pages go when the last holder lets go.
   const uint64_t bytes = store_->stats().bytes;
-  store_->Forget("");
+  room_->Forget("");
   EXPECT_EQ(store_->stats().bytes, bytes);
   all.clear();
   EXPECT_EQ(store_->stats().bytes, held->bytes().size());
