@@ -219,9 +219,8 @@ HttpResponse HandleLmcacheCompress(ServeContext& context, const HttpRequest& req
   const ApiResult<Call> call = ReadCall(context, request, false);
   if (!call) return ErrorResponse(call.error());
   return Unsupported(
-      "The codec is part of a block's name: compressed later it would be another block. Start the server "
-      "with "
-      "--kv-type to keep blocks compressed.");
+      "The codec is part of a block's name: compressed later it would be another block. To keep blocks "
+      "compressed, start the server with --kv-type.");
 }
 
 HttpResponse HandleLmcacheHealth(ServeContext& context, const HttpRequest& request) {
