@@ -24,6 +24,8 @@ function(larder_library name)
   target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
 endfunction()
 
+set(LARDER_TEST_TIMEOUT 900 CACHE STRING "seconds after which a test has failed")
+
 # larder_test(NAME SOURCE... LIBS lib...) : one GoogleTest program, one ctest entry.
 function(larder_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LIBS;LABELS" ${ARGN})
@@ -32,5 +34,5 @@ function(larder_test name)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_definitions(${name} PRIVATE LARDER_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 900)
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${LARDER_TEST_TIMEOUT})
 endfunction()

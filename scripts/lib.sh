@@ -49,3 +49,12 @@ installed_among() {
   # shellcheck disable=SC2086,SC2016 # a list of words; dpkg-query's own variables
   dpkg-query -W -f '${db:Status-Status} ${Package}\n' $1 2>/dev/null | sed -n 's/^installed //p' | sort -u
 }
+
+# What tests need besides their programs: models, test data, clients. Without it they skip.
+test_environment() {
+  LARDER_SMOLLM2=$("$LARDER_ROOT/scripts/model" smollm2 | tail -n 1)
+  LARDER_GEMMA3=$("$LARDER_ROOT/scripts/model" gemma3 | tail -n 1)
+  LARDER_TEST_DATA_DIR=$("$LARDER_ROOT/scripts/test_data" | tail -n 1)
+  LARDER_PYTHON=$("$LARDER_ROOT/scripts/python_env" clients | tail -n 1)
+  export LARDER_SMOLLM2 LARDER_GEMMA3 LARDER_TEST_DATA_DIR LARDER_PYTHON
+}
