@@ -137,6 +137,17 @@ HWY_INLINE void AddSlice(const uint8_t* unit, int j, const int8_t* codes, GroupS
   for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kActivationGroup + 4 * j);
 }
 
+// A single tile reads its weights once, from memory, in which the processor by itself looks ahead too little
+// for the speed of the products: measured with AVX-512, 1 to 16 KiB ahead and into either cache, this was
+// best (1.6 times the speed at one row, 1.8 at eight).
+template <WeightForm kForm, int kGroup>
+HWY_INLINE void PrefetchUnit(const uint8_t* unit) {
+  constexpr int kAhead = 4096, kLine = 64;
+  constexpr int kCodes = kGroup * kPanelOutputs / (kForm == WeightForm::kU4 ? 2 : 1);
+  HWY_UNROLL(9)
+  for (int at = 0; at <= kCodes; at += kLine) __builtin_prefetch(unit + kAhead + at, 0, 2);  // to level 2
+}
+
 // One tile, for which unpacking would not pay. A few rows take all outputs of the panel at once, more fill
 // the registers with one register of outputs. A unit's scales come first and its sums are flat: with a branch
 // behind the products, or loops of loops, GCC keeps the sums in memory, a store for every product.
@@ -154,6 +165,7 @@ HWY_NOINLINE void PackedTile(const Panel& panel, const IntegerActivations& x, co
     HWY_UNROLL(12)
     for (int i = 0; i < kSums; ++i) acc[i] = SplatOutputs(0.0f);
     for (int64_t u = 0; u < units; ++u, unit += panel.layout.bytes) {
+      PrefetchUnit<kForm, kGroup>(unit);
       const int8_t* codes = UnitActivations<kGroup, kRows>(x, u);
       const UnitScales scales(panel, unit, first), second(panel, unit, kSecond);
       GroupSum<kForm> isum[kSums];
