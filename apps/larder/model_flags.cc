@@ -32,9 +32,10 @@ void ModelFlags::Declare(Params& params) {
       "packed", &packed,
       "folder where weights are kept as they are computed with, for the next start; auto: the model's "
       "own, else the cache directory; off: nowhere");
-  params.Choice("packed-pages", &packed_pages, {"mapped", "large"},
-                "mapped: packed weights are read from the file's pages, which processes share; large: from a "
-                "copy in large pages of this process, for faster decoding");
+  params.Choice(
+      "packed-pages", &packed_pages, {"mapped", "large"},
+      "mapped: packed weights are read from the file's pages, which processes share; large: from a "
+      "copy in large pages of this process, for faster decoding where the file system has small ones only");
 }
 
 PackedOptions ModelFlags::Packed() const {
