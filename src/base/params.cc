@@ -207,7 +207,7 @@ Status Params::Set(std::string_view name, std::string_view text) {
   const auto index = static_cast<size_t>(spec - specs_.data());
   if (Status status = setters_[index](text); !status)
     return Fail(ErrorKind::kInvalid, "{}: {}: '{}' {}", owner_, name, text, status.error().message);
-  specs_[index].set = true;
+  specs_[index].given = text;
   return {};
 }
 

@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,8 +32,8 @@ struct ParamSpec {
   std::string default_text;
   std::string range;  // as people read it: "1..4096", "f16|f32", ""
   std::string help;
-  bool set = false;          // a value was given
-  std::string implied = {};  // what the option says without a value; "": it needs one
+  std::optional<std::string> given = {};  // the value, as it was written last
+  std::string implied = {};               // what the option says without a value; "": it needs one
 };
 
 class Params {

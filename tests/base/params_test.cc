@@ -56,7 +56,7 @@ TEST(Params, DescribesWhatWasDeclared) {
   EXPECT_EQ(s.params.Find("budget")->default_text, "0.25");
   EXPECT_EQ(s.params.Find("greedy")->default_text, "false");
   EXPECT_EQ(s.params.Find("absent"), nullptr);
-  EXPECT_FALSE(window->set);
+  EXPECT_FALSE(window->given);
 }
 
 TEST(Params, OpenSidesOfARangeAreNotShown) {
@@ -77,7 +77,7 @@ TEST(Params, ListSetsEveryKind) {
   EXPECT_EQ(s.text, "a=b");
   EXPECT_EQ(s.limit, 3u << 19);
   EXPECT_EQ(s.type, "f32");
-  EXPECT_TRUE(s.params.Find("window")->set);
+  EXPECT_TRUE(s.params.Find("window")->given);
   EXPECT_TRUE(s.params.ParseList(""));
   EXPECT_TRUE(s.params.ParseList(" "));
 }

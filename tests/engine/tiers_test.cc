@@ -10,6 +10,7 @@
 
 #include "engine/core.h"
 #include "store/disk/disk_tier.h"
+#include "tests/engine/core_fixture.h"
 #include "tests/kv/memory_tier.h"
 #include "tests/store/store_fixture.h"
 #include "tests/testing/model_session.h"
@@ -19,31 +20,14 @@ namespace {
 
 constexpr SpaceId kSpace = {1, 2, 3};
 
-struct Answer final : RequestSink {
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs;
-  std::optional<Usage> usage;
-  CacheReport report;
+using testing::Answer;
 
-  void OnPromptLogprobs(std::vector<TokenOutput>) override {}
-  void OnToken(TokenOutput out) override {
-    tokens.push_back(out.token);
-    logprobs.push_back(out.logprob);
+int64_t RowsFrom(const std::string& tier, const Answer& answer) {
+  for (const auto& [name, rows] : answer.report.read_tiers) {
+    if (name == tier) return rows;
   }
-  void OnChoiceEnd(ChoiceEnd) override {}
-  void OnFinish(const Usage& u, const CacheReport& r) override {
-    usage = u;
-    report = r;
-  }
-  void OnError(const Error& error) override { ADD_FAILURE() << error.message; }
-
-  int64_t From(const std::string& tier) const {
-    for (const auto& [name, rows] : report.read_tiers) {
-      if (name == tier) return rows;
-    }
-    return tier == "memory" ? report.read_memory : -1;
-  }
-};
+  return tier == "memory" ? answer.report.read_memory : -1;
+}
 
 struct TierCase {
   const char* name;
@@ -111,9 +95,11 @@ class EngineTiers : public ::testing::TestWithParam<TierCase> {
   std::shared_ptr<Answer> Ask(EngineCore& core, std::vector<int32_t> prompt, MemoryTier* scripted = nullptr) {
     auto answer = Add(core, std::move(prompt));
     Finish(core, scripted);
+    EXPECT_EQ(answer->error, "");
     return answer;
   }
   static void ExpectSame(const Answer& a, const Answer& b) {
+    EXPECT_EQ(a.error + b.error, "");
     EXPECT_EQ(a.tokens, b.tokens);
     ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
     EXPECT_EQ(std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * sizeof(float)), 0);
@@ -134,20 +120,20 @@ TEST_P(EngineTiers, MemoryDiskAndRestartGiveTheSameBits) {
     ExpectSame(*Ask(*core, prompt), *cold);
     const auto warm = Ask(*core, prompt);
     ExpectSame(*warm, *cold);
-    EXPECT_EQ(warm->From("memory"), Found(length));
+    EXPECT_EQ(RowsFrom("memory", *warm), Found(length));
     core->cache().FlushTiers();
     core->cache().Clear("");
     const auto restored = Ask(*core, prompt);
     ExpectSame(*restored, *cold);
-    EXPECT_EQ(restored->From("disk"), Found(length));
-    EXPECT_EQ(restored->usage->cached_tokens, Found(length));
+    EXPECT_EQ(RowsFrom("disk", *restored), Found(length));
+    EXPECT_EQ(restored->usage.cached_tokens, Found(length));
     core.reset();
     disk.reset();
     disk = OpenDisk();
     core = Start({disk.get()});
     const auto after = Ask(*core, prompt);
     ExpectSame(*after, *cold);
-    EXPECT_EQ(after->From("disk"), Found(length));
+    EXPECT_EQ(RowsFrom("disk", *after), Found(length));
     // A longer text goes on from there, another one parts in the middle of a block.
     auto longer = prompt;
     for (const int32_t token : Prompt(99, 150)) longer.push_back(token);
@@ -183,7 +169,7 @@ TEST_P(EngineTiers, GapsAreComputedAndNothingElse) {
     const bool windows = model_->kv_shape().kinds().size() > 1;
     if (!windows) {
       EXPECT_EQ(answer->report.recomputed, static_cast<int64_t>(broken.size()) * kPageTokens + 1);
-      EXPECT_EQ(answer->From("disk"), 459 - static_cast<int64_t>(broken.size()) * kPageTokens);
+      EXPECT_EQ(RowsFrom("disk", *answer), 459 - static_cast<int64_t>(broken.size()) * kPageTokens);
     }
     EXPECT_EQ(answer->report.outcome.reason, MissReason::kSlow);
   }
@@ -206,7 +192,7 @@ TEST_P(EngineTiers, ComputingBesideTheReadingGivesTheSameBits) {
     auto core = Start({disk.get()}, {.tier_group_bytes = 1});
     const auto answer = Ask(*core, longer);
     ExpectSame(*answer, *cold);
-    EXPECT_EQ(answer->From("disk"), length);
+    EXPECT_EQ(RowsFrom("disk", *answer), length);
     ExpectSame(*Ask(*core, longer), *cold);
   }
 }
@@ -225,14 +211,14 @@ TEST_P(EngineTiers, OthersGoOnWhileOneWaitsForItsRows) {
   const auto waits = Add(*core, stored);
   const auto goes = Add(*core, fresh);
   // The question for `fresh` is answered, the one for `stored` is not: a tier answers one by one.
-  while (!goes->usage) {
+  while (!goes->finished && goes->error.empty()) {
     if (!core->Step()) tier.DeliverOne(1);
     ASSERT_TRUE(waits->tokens.empty());
   }
   Finish(*core, &tier);
   ExpectSame(*waits, *Ask(*Start({}), stored));
   ExpectSame(*goes, *Ask(*Start({}), fresh));
-  EXPECT_EQ(waits->From("disk"), 299);
+  EXPECT_EQ(RowsFrom("disk", *waits), 299);
 }
 
 TEST_P(EngineTiers, CancelledWhileLoadingLeavesNothing) {
@@ -254,7 +240,7 @@ TEST_P(EngineTiers, CancelledWhileLoadingLeavesNothing) {
       tier.DeliverAll();
     }
     core->Cancel(id);
-    EXPECT_TRUE(answer->usage.has_value());
+    EXPECT_TRUE(answer->finished);
     Finish(*core, &tier);
     core->cache().FlushTiers();
     EXPECT_EQ(core->Stats().kv.held_blocks, 0u);
@@ -290,8 +276,8 @@ TEST_P(EngineTiers, PrefetchedTextsAreInMemoryWhenTheyAreAskedFor) {
   EXPECT_EQ(core->cache().Probe("t", prompt), 300);
   EXPECT_EQ(core->Apply(hint).status, HintStatus::kAccepted) << "it is there";
   const auto answer = Ask(*core, prompt);
-  EXPECT_EQ(answer->From("memory"), 299);
-  EXPECT_EQ(answer->From("disk"), 0);
+  EXPECT_EQ(RowsFrom("memory", *answer), 299);
+  EXPECT_EQ(RowsFrom("disk", *answer), 0);
   hint.action = HintAction::kDemote;
   core->cache().FlushTiers();
   hint.target.tokens.insert(hint.target.tokens.end(), answer->tokens.begin(), answer->tokens.end());

@@ -20,7 +20,7 @@ namespace larder {
 class TemporaryFolder {
  public:
   explicit TemporaryFolder(const std::string& label) {
-    std::string path = testing::TempDir() + "larder-" + label + "-XXXXXX";
+    std::string path = ::testing::TempDir() + "larder-" + label + "-XXXXXX";
     if (mkdtemp(path.data()) == nullptr) std::abort();
     path_ = path;
   }

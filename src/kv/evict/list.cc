@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <optional>
 
 #include "kv/evict/method.h"
 
@@ -37,31 +36,14 @@ std::string EvictMethodNames() {
 
 namespace {
 
-// The value that a list gives, or nothing.
-std::optional<std::string_view> ValueIn(std::string_view list, std::string_view name) {
-  const auto trim = [](std::string_view text) {
-    while (text.starts_with(' ') || text.starts_with('\t')) text.remove_prefix(1);
-    while (text.ends_with(' ') || text.ends_with('\t')) text.remove_suffix(1);
-    return text;
-  };
-  while (!list.empty()) {
-    const std::string_view item = list.substr(0, list.find(','));
-    list.remove_prefix(std::min(list.size(), item.size() + 1));
-    const auto equals = item.find('=');
-    if (equals != std::string_view::npos && trim(item.substr(0, equals)) == name)
-      return trim(item.substr(equals + 1));
-  }
-  return std::nullopt;
-}
-
-// Parameters in the order of their declaration, as they were written.
-std::string FullSpec(const Params& params, std::string_view list) {
+// With all parameters, in the order of their declaration, as they were written.
+std::string FullSpec(const Params& params) {
   std::string spec = params.owner();
   for (const ParamSpec& param : params.specs()) {
     spec += spec.size() == params.owner().size() ? ':' : ',';
     spec += param.name;
     spec += '=';
-    spec += ValueIn(list, param.name).value_or(param.default_text);
+    spec += param.given.value_or(param.default_text);
   }
   return spec;
 }
@@ -75,7 +57,7 @@ Result<std::unique_ptr<EvictMethod>> CreateEvictMethod(std::string_view spec, co
     if (entry.info.name != name) continue;
     Params params{std::string(name)};
     LARDER_ASSIGN(auto method, entry.create(params, parameters, model));
-    if (method != nullptr) method->SetSpec(FullSpec(params, parameters));
+    if (method != nullptr) method->SetSpec(FullSpec(params));
     return method;
   }
   return Fail(ErrorKind::kInvalid, "'{}' is no eviction method; known: {}", name, EvictMethodNames());
