@@ -105,7 +105,10 @@ void Merge(const Record& span, const Record& total, int head_dim) {
 void WriteResult(const Record& total, const AttentionRow& row, int head, int head_dim) {
   const float inverse = InverseOfSum(total.sum());
   float* out = row.out + static_cast<int64_t>(head) * head_dim;
-  for (int d = 0; d < head_dim; ++d) out[d] = total.values()[d] * inverse;
+  const F16x factor = Splat(inverse);
+  int d = 0;
+  for (; d + kBlock <= head_dim; d += kBlock) Store(Mul(Load(total.values() + d), factor), out + d);
+  for (; d < head_dim; ++d) out[d] = total.values()[d] * inverse;
   if (row.lse != nullptr) row.lse[head] = LogSumExpOf(total.maximum(), total.sum());
 }
 
@@ -118,12 +121,14 @@ size_t CodeStride(const AttentionShape& shape) {
 class Item {
  public:
   Item(const AttentionPlan& plan, Worker& worker, int64_t group, int kv_head)
-      : plan_(plan), shape_(plan.shape), worker_(worker), rows_(plan.Group(group)), kv_head_(kv_head) {
+      : plan_(plan), shape_(plan.shape), worker_(worker), rows_(plan.Group(group)), kv_head_(kv_head),
+        provider_(worker.providers) {
     for (size_t r = 0; r < rows_.size(); ++r) {
       int p = 0;
       while (p < providers_ && provider_[p].tiles != rows_[r].tiles) ++p;
       if (p == providers_) {
-        provider_[providers_++] = {rows_[r].tiles, rows_[r].tiles->Entries(shape_.layer, kv_head), {}};
+        provider_[providers_].tiles = rows_[r].tiles;
+        provider_[providers_++].entries = rows_[r].tiles->Entries(shape_.layer, kv_head);
       }
       provider_of_row_[r] = static_cast<uint8_t>(p);
     }
@@ -162,15 +167,6 @@ class Item {
   }
 
  private:
-  struct Provider {
-    const TileProvider* tiles;
-    int64_t entries;
-    std::array<KvPage, kSpanPages> pages;
-    std::array<const void*, kSpanPages> sources;  // of pages: where they lie, or what they are made from
-    std::array<bool, kSpanPages> t4;              // of sources
-    bool done;
-  };
-
   Record RecordOf(int query) const { return Record{running_ + static_cast<size_t>(query) * stride_}; }
   const float* QueryOf(int query) const {
     return rows_[static_cast<size_t>(RowOf(query))].q + static_cast<int64_t>(HeadOf(query)) * head_dim();
@@ -192,7 +188,7 @@ class Item {
 
   // The pages of a span, or only their sources where they have to be made.
   void FindPages(int p, int64_t span) {
-    Provider& provider = provider_[p];
+    SpanProvider& provider = provider_[static_cast<size_t>(p)];
     for (int i = 0; i < kSpanPages; ++i) {
       const int64_t number = span * kSpanPages + i;
       provider.pages[i] = {};
@@ -252,7 +248,7 @@ class Item {
   }
 
   bool SamePages(int a, int b) const {
-    const Provider &x = provider_[a], &y = provider_[b];
+    const SpanProvider &x = provider_[a], &y = provider_[b];
     if (x.tiles->MakesTiles() != y.tiles->MakesTiles() || x.sources != y.sources) return false;
     if (x.tiles->MakesTiles()) return std::ranges::count(x.sources, TileProvider::kNoSource) == 0;
     return std::ranges::equal(x.pages, y.pages, {}, &KvPage::v, &KvPage::v);
@@ -275,6 +271,8 @@ class Item {
       seeing += sees != 0;
     }
     if (seeing == 0) return;
+    AskForScales(any, first);
+    span_.finite = true;
     for (int i = 0; i < kSpanPages; ++i) {
       span_.coded[i] = nullptr;
       if (any[i] != 0) PreparePage(providers, first, i);
@@ -297,15 +295,37 @@ class Item {
     for (int p = 0; p < providers_; ++p) {
       if ((providers >> p & 1) != 0) entries = std::max(entries, provider_[p].pages[i].entries);
     }
-    bool finite = true;
-    float* k = span_.k_scales + i * kPageTokens;
-    float* v = span_.v_scales + i * kPageTokens;
-    for (int e = 0; e < kPageTokens; ++e) {
-      k[e] = e < entries ? page.scales[e] : 0.0f;
-      v[e] = e < entries ? page.scales[kPageTokens + e] : 0.0f;
-      finite &= std::isfinite(v[e]);
+    const int at = i * kPageTokens;
+    CopyScales(page.scales, entries, span_.k_scales + at);
+    span_.finite &= CopyScales(page.scales + kPageTokens, entries, span_.v_scales + at);
+  }
+
+  // Scales lie behind a page's values. All of a span's are asked for before the first is read.
+  void AskForScales(const std::array<uint64_t, kSpanPages>& any, int first) const {
+    if (shape_.type != KvType::kI16) return;
+    for (int i = 0; i < kSpanPages; ++i) {
+      if (any[i] == 0 || coded_[i] != nullptr) continue;
+      const float* scales = provider_[first].pages[i].scales;
+      for (int e = 0; e < 2 * kPageTokens; e += kBlock) __builtin_prefetch(scales + e);
     }
-    span_.finite[i] = finite;
+  }
+
+  // Of a page's entries, zero behind them; whether all are finite.
+  static bool CopyScales(const float* from, int entries, float* to) {
+    F16x poison = Zero();
+    for (int e = 0; e < kPageTokens; e += kBlock) {
+      F16x scales = Zero();
+      if (e + kBlock <= entries) {
+        scales = Load(from + e);
+      } else if (e < entries) {  // what lies behind may be written meanwhile
+        alignas(64) float some[kBlock] = {};
+        std::copy(from + e, from + entries, some);
+        scales = Load(some);
+      }
+      poison = Add(poison, Sub(scales, scales));
+      Store(scales, to + e);
+    }
+    return SumLanes(poison) == 0.0f;
   }
 
   void ReadCodedScales(int i) {
@@ -318,9 +338,7 @@ class Item {
       Store(Mul(LoadHalf(halves + e), unit), k + e);
       Store(Mul(LoadHalf(halves + kPageTokens + e), unit), v + e);
     }
-    bool finite = true;
-    for (int e = 0; e < kPageTokens; ++e) finite &= std::isfinite(v[e]);
-    span_.finite[i] = finite;
+    for (int e = 0; e < kPageTokens; ++e) span_.finite &= std::isfinite(v[e]);
   }
 
   // Whether an earlier provider's page of this span was the same: read from memory then.
@@ -373,8 +391,8 @@ class Item {
   Worker& worker_;
   std::span<const AttentionRow> rows_;
   int kv_head_;
+  std::span<SpanProvider> provider_;  // the first providers_ of them
   int providers_ = 0;
-  std::array<Provider, kMaxGroupRows> provider_;
   std::array<uint8_t, kMaxGroupRows> provider_of_row_;
   std::array<std::array<uint64_t, kSpanPages>, kMaxGroupRows> visible_;
   int16_t* codes_ = nullptr;  // kI16: of the queries, CodeStride apart
@@ -449,6 +467,7 @@ void ReserveWorkers(const AttentionPlan& plan, AttentionScratch::Impl& scratch) 
     worker.query_scales.Get(queries);
     worker.running.Get(queries * plan.record);
     worker.total.Get(queries * plan.record);
+    worker.providers.resize(kMaxGroupRows);
   }
 }
 

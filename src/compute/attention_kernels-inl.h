@@ -1,5 +1,5 @@
-// The inner loops of attention: a tile of queries meets the pages of a span. Scores, softmax, weighted
-// values; for floats and for 16-bit codes. Compiled once per target.
+// The inner loops of attention: a tile of queries meets the pages of a span. Scores and weighted values, for
+// floats and for 16-bit codes; the softmax between them is attention_softmax-inl.h. Compiled once per target.
 #if defined(LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_
 #undef LARDER_COMPUTE_ATTENTION_KERNELS_INL_H_
@@ -12,60 +12,13 @@
 
 #include "compute/attention_coded-inl.h"
 #include "compute/attention_math.h"
+#include "compute/attention_softmax-inl.h"
 #include "compute/simd_ops-inl.h"
 #include "compute/simd_pairs-inl.h"
-
-#ifndef LARDER_COMPUTE_ATTENTION_SPAN_
-#define LARDER_COMPUTE_ATTENTION_SPAN_
-namespace larder {
-
-// A running softmax in memory.
-struct SoftmaxRecord {
-  static constexpr size_t kHeader =
-      16;  // floats before the values: maximum, sum, seen, padding to a cache line
-  // Room for whole vectors of values.
-  static size_t Floats(int head_dim) { return kHeader + static_cast<size_t>((head_dim + 15) / 16 * 16); }
-
-  float* base;
-  float& maximum() const { return base[0]; }  // in units of log 2
-  float& sum() const { return base[1]; }
-  float& seen() const { return base[2]; }  // 0: no entry was visible so far
-  float* values() const { return base + kHeader; }
-  void Clear(int head_dim) const {
-    std::memset(base, 0, Floats(head_dim) * sizeof(float));
-    maximum() = kMinusInfinity;
-  }
-};
-
-// One query (a row's head) at work on a span.
-struct SpanQuery {
-  const float* q;           // kF32
-  const int16_t* codes;     // kI16: [head_dim], a zero behind an odd one
-  float scale;              // from the sum of products (times the key's scale) to units of log 2
-  const uint64_t* visible;  // [kSpanPages]
-  const KvPage* pages;      // [kSpanPages], as the row's own provider gave them: for the bias
-  SoftmaxRecord record;     // cleared
-};
-
-// The pages of a span that its queries share.
-struct SpanPages {
-  KvPage page[kSpanPages];  // k null: absent
-  // kI16: scales of the entries, zero where there is none.
-  alignas(64) float k_scales[kSpanEntries];
-  alignas(64) float v_scales[kSpanEntries];
-  bool finite[kSpanPages];             // the page's scales
-  const std::byte* coded[kSpanPages];  // kI16: the page is kT4 codes; null: it is a page
-};
-
-}  // namespace larder
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace larder {
 namespace HWY_NAMESPACE {
-
-inline constexpr int kBlock = 16;  // keys, or channels, that one F16x holds
-inline constexpr int kPageBlocks = kPageTokens / kBlock;
 
 // Queries of a tile, and blocks of 16 that it works on at once: as many sums as registers allow (GCC spills
 // six queries of 16-bit codes with 16 registers), and enough of them to hide the latency of a multiply-add.
@@ -79,11 +32,6 @@ inline constexpr int BlocksAtOnce(int) { return 1; }
 inline constexpr int kQueryTile = 4;
 inline constexpr int BlocksAtOnce(int queries) { return queries == 1 ? 4 : queries == 2 ? 2 : 1; }
 #endif
-
-// Which blocks of the span's entries a tile computes: [first, end) of each page's four.
-struct TileBlocks {
-  int first[kSpanPages], end[kSpanPages];
-};
 
 template <int kQueries>
 struct TileSpace {
@@ -254,80 +202,6 @@ void Scores(const SpanQuery* queries, const SpanPages& span, const TileBlocks& b
   }
 }
 
-HWY_INLINE uint16_t BitsOfBlock(uint64_t visible, int block) {
-  return static_cast<uint16_t>(visible >> (block * kBlock));
-}
-
-HWY_INLINE float LargestLane(F16x a, float largest) {
-  HWY_ALIGN float each[16];
-  Store(a, each);
-  for (const float x : each) largest = x > largest ? x : largest;
-  return largest;
-}
-
-// Brings sums of products to units of log 2, -inf where the query does not see; returns the largest.
-template <KvType kType>
-HWY_INLINE float ScaleScores(const SpanQuery& query, const SpanPages& span, const TileBlocks& blocks,
-                             float* scores) {
-  const F16x scale = Splat(query.scale);
-  F16x largest = Splat(kMinusInfinity);
-  for (int page = 0; page < kSpanPages; ++page) {
-    const float* bias = query.pages[page].logit_bias;
-    for (int block = blocks.first[page]; block < blocks.end[page]; ++block) {
-      const int at = page * kPageTokens + block * kBlock;
-      F16x s = Load(scores + at);
-      s = Mul(s, kType == KvType::kI16 ? Mul(scale, Load(span.k_scales + at)) : scale);
-      if (bias != nullptr) s = Fma(Load(bias + block * kBlock), Splat(kLog2E), s);
-      const uint16_t visible = BitsOfBlock(query.visible[page], block);
-      if (visible != 0xFFFF) s = SelectBits(visible, s, Splat(kMinusInfinity));
-      largest = Larger(s, largest);
-      Store(s, scores + at);
-    }
-  }
-  return LargestLane(largest, kMinusInfinity);
-}
-
-// A query's weights over the span, and for kI16 their codes; returns what a sum of products of those is
-// worth.
-template <KvType kType>
-HWY_INLINE float Softmax(const SpanQuery& query, const SpanPages& span, const TileBlocks& blocks,
-                         float* scores, int16_t* codes) {
-  const float maximum = ScaleScores<kType>(query, span, blocks, scores);
-  const F16x shift = Splat(ShiftOf(maximum));
-  F16x sum = Zero(), largest = Zero(), poison = Zero();
-  for (int page = 0; page < kSpanPages; ++page) {
-    for (int block = blocks.first[page]; block < blocks.end[page]; ++block) {
-      const int at = page * kPageTokens + block * kBlock;
-      const F16x weight = Exp2(Sub(Load(scores + at), shift));
-      sum = Add(sum, weight);
-      if constexpr (kType == KvType::kI16) {
-        F16x scaled = Mul(weight, Load(span.v_scales + at));
-        if (!span.finite[page]) {  // what the query does not see must not reach it as zero times NaN
-          scaled = SelectBits(BitsOfBlock(query.visible[page], block), scaled, Zero());
-          poison = Add(poison, Sub(scaled, scaled));
-        }
-        largest = Larger(scaled, largest);
-        Store(scaled, scores + at);
-      } else {
-        Store(weight, scores + at);
-      }
-    }
-  }
-  query.record.maximum() = maximum;
-  query.record.sum() = SumLanes(sum);
-  query.record.seen() = 1;
-  if constexpr (kType == KvType::kF32) return 0.0f;
-  const CodeScale scale = ScaleOfCodes(LargestLane(largest, 0.0f), kQueryCodeLimit);
-  const F16x to_code = Splat(scale.to_code);
-  for (int page = 0; page < kSpanPages; ++page) {
-    for (int block = blocks.first[page]; block < blocks.end[page]; ++block) {
-      const int at = page * kPageTokens + block * kBlock;
-      StoreCodes16(Load(scores + at), to_code, codes + at);
-    }
-  }
-  return scale.scale + SumLanes(poison);
-}
-
 // values[t][channel ...] += weights times values of one page, entries [16 first, 16 end).
 template <int kQueries, int kBlocks>
 void AddValueBlocks(const SpanQuery* queries, const KvPage& page, const void* ahead, int head_dim,
@@ -464,12 +338,8 @@ void SpanTimesTile(const SpanQuery* queries, const SpanPages& span, int head_dim
   for (int page = 0; page < kSpanPages; ++page) {
     uint64_t any = 0;
     for (int t = 0; t < kQueries; ++t) any |= queries[t].visible[page];
-    blocks.first[page] = any == 0 ? 0 : std::countr_zero(any) / kBlock;
-    blocks.end[page] = any == 0 ? 0 : (64 - std::countl_zero(any) + kBlock - 1) / kBlock;
-    if (kType == KvType::kI16 && any != 0 && span.coded[page] != nullptr) {  // read as a whole
-      blocks.first[page] = 0;
-      blocks.end[page] = kPageBlocks;
-    }
+    if (kType == KvType::kI16 && any != 0 && span.coded[page] != nullptr) any = ~uint64_t{0};  // read as a whole
+    blocks.SetPage(page, any);
   }
   if constexpr (kType == KvType::kI16) {
     for (int t = 0; t < kQueries; ++t) {

@@ -1,6 +1,7 @@
 // Space of one Attention call; grows, never shrinks, is never cleared.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <vector>
@@ -27,6 +28,16 @@ class GrowingFloats {
   AlignedBuffer buffer_;
 };
 
+// Where an item's rows find their pages.
+struct SpanProvider {
+  const TileProvider* tiles;
+  int64_t entries;
+  std::array<KvPage, kSpanPages> pages;
+  std::array<const void*, kSpanPages> sources;  // of pages: where they lie, or what they are made from
+  std::array<bool, kSpanPages> t4;              // of sources
+  bool done;
+};
+
 struct AttentionScratch::Impl {
   struct Worker {
     GrowingFloats tiles;         // a span's pages made on the way
@@ -34,6 +45,7 @@ struct AttentionScratch::Impl {
     GrowingFloats query_scales;  // [query]
     GrowingFloats running;       // softmax of the span: [query]{maximum, sum, values}
     GrowingFloats total;         // and of the spans so far
+    std::vector<SpanProvider> providers;
   };
   std::vector<Worker> workers;
   GrowingFloats partial;  // spans' results, [row][head][span]{maximum, sum, values}

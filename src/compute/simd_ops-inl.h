@@ -94,7 +94,11 @@ HWY_INLINE F16x Fma(F16x a, F16x b, F16x c) { LARDER_EACH_PART(hn::MulAdd(a.v[i]
 HWY_INLINE F16x Negate(F16x a) { LARDER_EACH_PART(hn::Neg(a.v[i])); }
 // a > b ? a : b, also where one is a NaN.
 HWY_INLINE F16x Larger(F16x a, F16x b) {
+#if HWY_ARCH_X86
+  LARDER_EACH_PART(hn::Max(a.v[i], b.v[i]));  // of a pair with a NaN, this instruction takes the second
+#else
   LARDER_EACH_PART(hn::IfThenElse(hn::Gt(a.v[i], b.v[i]), a.v[i], b.v[i]));
+#endif
 }
 // Lane i from `yes` where bit i is set.
 HWY_INLINE F16x SelectBits(uint16_t bits, F16x yes, F16x no) {
@@ -168,11 +172,55 @@ HWY_INLINE void StoreHalf(F16x a, uint16_t* p) {
 
 HWY_INLINE F16x Zero() { return Splat(0.0f); }
 
-HWY_INLINE float SumLanes(F16x a) {
-  HWY_ALIGN float partial[16];
-  Store(a, partial);
-  return SumTree(partial);
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+
+HWY_INLINE float SumLanes(F16x a) { return SumTree(a.v); }
+HWY_INLINE float LargestLane(F16x a) {
+  float largest = a.v[0];
+  for (const float x : a.v) largest = x > largest ? x : largest;
+  return largest;
 }
+
+#else
+
+struct AddOp {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    return hn::Add(a, b);
+  }
+};
+struct MaxOp {
+  template <class V>
+  HWY_INLINE V operator()(V a, V b) const {
+    return hn::Max(a, b);
+  }
+};
+
+// Sixteen lanes become one by halving, in the order of SumTree.
+template <class Op, class V>
+HWY_INLINE float Halve(Op op, V v) {
+  using D = hn::DFromV<V>;
+  if constexpr (hn::MaxLanes(D()) > 4) {
+    const hn::Half<D> half;
+    return Halve(op, op(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  } else {
+    v = op(v, hn::Shuffle1032(v));
+    return hn::GetLane(op(v, hn::Shuffle2301(v)));
+  }
+}
+template <class Op>
+HWY_INLINE float Halve(Op op, F16x a) {
+  HWY_UNROLL(2)
+  for (size_t n = kParts / 2; n > 0; n /= 2) {
+    for (size_t i = 0; i < n; ++i) a.v[i] = op(a.v[i], a.v[i + n]);
+  }
+  return Halve(op, a.v[0]);
+}
+HWY_INLINE float SumLanes(F16x a) { return Halve(AddOp(), a); }
+// Of lanes that are no NaNs.
+HWY_INLINE float LargestLane(F16x a) { return Halve(MaxOp(), a); }
+
+#endif
 
 }  // namespace HWY_NAMESPACE
 }  // namespace larder
