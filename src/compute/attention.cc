@@ -44,6 +44,27 @@ struct AttentionPlan {
   }
 };
 
+const void* FirstPageOf(const AttentionRow& row, int layer) {
+  const TileProvider& tiles = *row.tiles;
+  if (tiles.Entries(layer, 0) == 0) return TileProvider::kNoSource;
+  return tiles.MakesTiles() ? tiles.Source(layer, 0, 0).at : tiles.Page(layer, 0, 0, nullptr).k;
+}
+
+// Whether rows that would form a group have pages in common, which then begin with the first. Rows of
+// strangers gain nothing from each other and are better spread over the threads.
+bool RowsShare(std::span<const AttentionRow> rows, int layer) {
+  std::array<const void*, kMaxGroupRows> first;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (r > 0 && rows[r].tiles == rows[r - 1].tiles) return true;
+    const size_t in_group = r % kMaxGroupRows;
+    first[in_group] = FirstPageOf(rows[r], layer);
+    if (first[in_group] == TileProvider::kNoSource) continue;
+    if (std::find(first.begin(), first.begin() + in_group, first[in_group]) != first.begin() + in_group)
+      return true;
+  }
+  return false;
+}
+
 AttentionPlan MakeAttentionPlan(const AttentionShape& shape, std::span<const AttentionRow> rows,
                                 int threads) {
   LARDER_CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 && shape.head_dim > 0 &&
@@ -64,14 +85,14 @@ AttentionPlan MakeAttentionPlan(const AttentionShape& shape, std::span<const Att
   const auto cut = [&] {
     plan.groups = (static_cast<int64_t>(rows.size()) + plan.group_rows - 1) / plan.group_rows;
   };
-  cut();
+  const auto halve_until = [&](int64_t enough, int smallest) {
+    for (cut(); items() < enough && plan.group_rows > smallest; cut()) plan.group_rows = (plan.group_rows + 1) / 2;
+  };
+  halve_until(RowsShare(rows, shape.layer) ? 0 : 8 * threads, 1);
   const size_t partial_bytes = rows.size() * static_cast<size_t>(shape.heads) *
                                static_cast<size_t>(plan.spans) * plan.record * sizeof(float);
   plan.item_is_one_span = plan.spans > 1 && items() < 4 * threads && partial_bytes <= kMaxPartialBytes;
-  while (items() < threads && plan.group_rows > 4) {
-    plan.group_rows /= 2;
-    cut();
-  }
+  halve_until(threads, 4);
   return plan;
 }
 
