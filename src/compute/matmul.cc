@@ -33,7 +33,8 @@ void InterleaveTile(const float* x, int64_t ldx, int64_t inputs, int rows, float
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the rows and panels of a call are cut. Nothing here changes a result. The first rows may go to the tile
+// How the rows and panels of a call are cut. Items go through the weights first, so that a worker, whose items are
+// neighbours, keeps its activations in its cache and reads weights in the order in which they lie. Nothing here changes a result. The first rows may go to the tile
 // unit, in tiles of kAmxRows; the others are shared evenly among tiles of up to kMaxTile.
 struct Plan {
   int64_t rows, amx_tiles, tiles;
@@ -224,19 +225,19 @@ void PanelRange(const Matrix& m, int64_t first_panel, int64_t end_panel, const P
 // The product of what the scratch was filled with.
 void Multiply(ThreadPool& pool, MatMulScratch::Impl& scratch, const Plan& plan,
               std::span<const MatMulTarget> targets) {
-  const auto items_of = [&](const MatMulTarget& target) HWY_ATTR {
-    return DivideUp(DivideUp(target.weights->outputs(), kPanelOutputs), plan.panels_per_item) *
-           plan.row_blocks;
+  const auto pieces_of = [&](const MatMulTarget& target) HWY_ATTR {
+    return DivideUp(DivideUp(target.weights->outputs(), kPanelOutputs), plan.panels_per_item);
   };
-  int64_t items = 0;
-  for (const MatMulTarget& target : targets) items += items_of(target);
-  pool.Run(items, [&](int64_t item, int worker) HWY_ATTR {
+  int64_t pieces = 0;
+  for (const MatMulTarget& target : targets) pieces += pieces_of(target);
+  pool.Run(pieces * plan.row_blocks, [&](int64_t item, int worker) HWY_ATTR {
+    const int64_t first_tile = item / pieces * plan.tiles_per_item;
+    int64_t piece = item % pieces;
     size_t t = 0;
-    for (; item >= items_of(targets[t]); ++t) item -= items_of(targets[t]);
+    for (; piece >= pieces_of(targets[t]); ++t) piece -= pieces_of(targets[t]);
     const MatMulTarget& target = targets[t];
     const int64_t panels = DivideUp(target.weights->outputs(), kPanelOutputs);
-    const int64_t first_panel = item / plan.row_blocks * plan.panels_per_item;
-    const int64_t first_tile = item % plan.row_blocks * plan.tiles_per_item;
+    const int64_t first_panel = piece * plan.panels_per_item;
     PanelRange(*target.weights, first_panel, HWY_MIN(panels, first_panel + plan.panels_per_item), plan,
                first_tile, HWY_MIN(plan.tiles, first_tile + plan.tiles_per_item), scratch, worker,
                {target.y, target.ldy, target.bias, 0, 0});
@@ -305,9 +306,10 @@ void GatedOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, MatMulScratch
 
   const int64_t groups = DivideUp(inner, kActivationGroup);
   const int64_t groups_per_item = DivideUp(plan.panels_per_item, 2 * kGatedPanels);
-  pool.Run(DivideUp(groups, groups_per_item) * plan.row_blocks, [&](int64_t item, int worker) HWY_ATTR {
-    const int64_t first_group = item / plan.row_blocks * groups_per_item;
-    const int64_t first_tile = item % plan.row_blocks * plan.tiles_per_item;
+  const int64_t pieces = DivideUp(groups, groups_per_item);
+  pool.Run(pieces * plan.row_blocks, [&](int64_t item, int worker) HWY_ATTR {
+    const int64_t first_group = item % pieces * groups_per_item;
+    const int64_t first_tile = item / pieces * plan.tiles_per_item;
     const int64_t end_tile = HWY_MIN(plan.tiles, first_tile + plan.tiles_per_item);
     for (int64_t g = first_group; g < HWY_MIN(groups, first_group + groups_per_item); ++g) {
       GatedItem(layer, g, plan, first_tile, end_tile, scratch, between, wanted_between, worker);

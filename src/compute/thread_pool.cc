@@ -54,22 +54,40 @@ constexpr uint32_t kEpochMask = ~(kEpochStep - 1);
 
 }  // namespace
 
+// Items begin as one share a worker, neighbours in the order of the memory that they read: a worker's
+// prefetches then fetch what itself will need. Who has finished helps with the shares of the others.
+struct alignas(64) Share {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
+
 struct ThreadPool::State {
+  explicit State(size_t threads) : shares(threads) {}
   alignas(64) std::atomic<uint32_t> word{0};
-  alignas(64) std::atomic<int64_t> next{0};
   alignas(64) std::atomic<uint32_t> finished{
       0};  // counts jobs left by their last worker; the caller sleeps on it
   alignas(64) std::atomic<bool> stop{false};
   // The open job; written before `word` opens it.
   ErasedBody body = nullptr;
   void* context = nullptr;
-  int64_t items = 0;
+  std::vector<Share> shares;
   bool may_spin = false;
   std::vector<std::thread> workers;
 
+  void CutShares(int64_t items) {
+    const auto count = static_cast<int64_t>(shares.size());
+    for (int64_t i = 0; i < count; ++i) {
+      shares[i].next.store(items * i / count, std::memory_order_relaxed);
+      shares[i].end = items * (i + 1) / count;
+    }
+  }
+
   void Drain(int worker) {
-    for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
-      body(context, item, worker);
+    for (size_t i = 0; i < shares.size(); ++i) {
+      Share& share = shares[(static_cast<size_t>(worker) + i) % shares.size()];
+      for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
+        body(context, item, worker);
+    }
   }
 
   void WorkerLoop(int worker) {
@@ -104,8 +122,9 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
+ThreadPool::ThreadPool(int threads) {
   LARDER_CHECK(threads >= 1 && threads <= static_cast<int>(kActiveMask));
+  state_ = std::make_unique<State>(static_cast<size_t>(threads));
   state_->may_spin = threads <= AvailableCores();
   state_->workers.reserve(static_cast<size_t>(threads) - 1);
   for (int worker = 1; worker < threads; ++worker) {
@@ -130,8 +149,7 @@ void ThreadPool::RunErased(int64_t items, ErasedBody body, void* context) {
   }
   state.body = body;
   state.context = context;
-  state.items = items;
-  state.next.store(0, std::memory_order_relaxed);
+  state.CutShares(items);
   const uint32_t epoch = (state.word.load(std::memory_order_relaxed) & kEpochMask) + kEpochStep;
   state.word.store(epoch | kOpen, std::memory_order_release);
   state.word.notify_all();
