@@ -86,7 +86,8 @@ AttentionPlan MakeAttentionPlan(const AttentionShape& shape, std::span<const Att
     plan.groups = (static_cast<int64_t>(rows.size()) + plan.group_rows - 1) / plan.group_rows;
   };
   const auto halve_until = [&](int64_t enough, int smallest) {
-    for (cut(); items() < enough && plan.group_rows > smallest; cut()) plan.group_rows = (plan.group_rows + 1) / 2;
+    for (cut(); items() < enough && plan.group_rows > smallest; cut())
+      plan.group_rows = (plan.group_rows + 1) / 2;
   };
   halve_until(RowsShare(rows, shape.layer) ? 0 : 8 * threads, 1);
   const size_t partial_bytes = rows.size() * static_cast<size_t>(shape.heads) *
@@ -142,7 +143,11 @@ size_t CodeStride(const AttentionShape& shape) {
 class Item {
  public:
   Item(const AttentionPlan& plan, Worker& worker, int64_t group, int kv_head)
-      : plan_(plan), shape_(plan.shape), worker_(worker), rows_(plan.Group(group)), kv_head_(kv_head),
+      : plan_(plan),
+        shape_(plan.shape),
+        worker_(worker),
+        rows_(plan.Group(group)),
+        kv_head_(kv_head),
         provider_(worker.providers) {
     for (size_t r = 0; r < rows_.size(); ++r) {
       int p = 0;

@@ -338,7 +338,8 @@ void SpanTimesTile(const SpanQuery* queries, const SpanPages& span, int head_dim
   for (int page = 0; page < kSpanPages; ++page) {
     uint64_t any = 0;
     for (int t = 0; t < kQueries; ++t) any |= queries[t].visible[page];
-    if (kType == KvType::kI16 && any != 0 && span.coded[page] != nullptr) any = ~uint64_t{0};  // read as a whole
+    if (kType == KvType::kI16 && any != 0 && span.coded[page] != nullptr)
+      any = ~uint64_t{0};  // read as a whole
     blocks.SetPage(page, any);
   }
   if constexpr (kType == KvType::kI16) {

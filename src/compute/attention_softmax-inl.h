@@ -85,7 +85,8 @@ struct TileBlocks {
 
 // Of one of the span's blocks, the entries that the query sees.
 HWY_INLINE uint16_t BitsOfBlock(const uint64_t* visible, int block) {
-  const auto at = static_cast<unsigned>(block);  // unsigned: no code for negative quotients in the inner loops
+  const auto at =
+      static_cast<unsigned>(block);  // unsigned: no code for negative quotients in the inner loops
   return static_cast<uint16_t>(visible[at / kPageBlocks] >> (at % kPageBlocks * kBlock));
 }
 

@@ -33,9 +33,10 @@ void InterleaveTile(const float* x, int64_t ldx, int64_t inputs, int rows, float
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How the rows and panels of a call are cut. Items go through the weights first, so that a worker, whose items are
-// neighbours, keeps its activations in its cache and reads weights in the order in which they lie. Nothing here changes a result. The first rows may go to the tile
-// unit, in tiles of kAmxRows; the others are shared evenly among tiles of up to kMaxTile.
+// How the rows and panels of a call are cut. Items go through the weights first, so that a worker, whose
+// items are neighbours, keeps its activations in its cache and reads weights in the order in which they lie.
+// Nothing here changes a result. The first rows may go to the tile unit, in tiles of kAmxRows; the others are
+// shared evenly among tiles of up to kMaxTile.
 struct Plan {
   int64_t rows, amx_tiles, tiles;
   int64_t tiles_per_item, row_blocks;

@@ -1,6 +1,6 @@
 // One pool for all of the engine's parallel loops. Workers spin shortly at a barrier, then sleep, so that a
-// neighbour who needs the core gets it. Work is handed out item by item: a thread that loses its core delays
-// one item, not a share.
+// neighbour who needs the core gets it. Each takes the items of its own share one by one and then helps the
+// others: a thread that loses its core delays one item, not a share.
 #pragma once
 
 #include <cstdint>
