@@ -370,6 +370,28 @@ TEST(Attention, SharedPagesAreReadOnceForAllBranches) {
   }
 }
 
+// Rows of strangers may be spread over the threads one by one; those with pages in common stay together, in
+// whatever order they come.
+TEST(Attention, BranchesOfTwoPrefixesInTurnsReadEachOnce) {
+  std::mt19937 random(19);
+  std::vector<Sequence> prefixes;
+  for (int p = 0; p < 2; ++p) {
+    prefixes.emplace_back(KvType::kI16, 1, 16);
+    prefixes.back().Append(256, random);
+  }
+  std::vector<Sequence> branches;
+  for (int i = 0; i < 16; ++i) branches.push_back(prefixes[i % 2].Branch());
+  Batch batch{Shape(KvType::kI16, 3, 1, 16), {}, {}};
+  for (const Sequence& branch : branches) batch.AddRow(branch, 255);
+  ExpectEqualsReference(batch);
+  ThreadPool pool(2);
+  AttentionScratch scratch;
+  RunRows(batch, QueriesFor(batch),
+          [&](std::span<const AttentionRow> rows) { Attention(pool, scratch, batch.shape, rows); });
+  // Items of four rows at least: two branches of each prefix.
+  EXPECT_LE(scratch.pages_read(), 2u * (256 / kPageTokens) * (16 / 4));
+}
+
 TEST(Attention, OnlyPagesWithAVisibleEntryAreRead) {
   std::mt19937 random(10);
   Sequence sequence(KvType::kI16, 1, 16);
