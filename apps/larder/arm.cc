@@ -1,5 +1,7 @@
 #include "larder/arm.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "engine/evict_driver.h"
@@ -57,7 +59,7 @@ Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string&
     std::string own = name.size() < text.size() ? text.substr(name.size() + 1) : "";
     std::ranges::replace(own, '+', ',');
     if (IsCodec(name)) {
-      Arm arm{text, "", own.empty() ? name : name + ":" + own, ArmKind::kCodec};
+      Arm arm{text, "", own.empty() ? name : fmt::format("{}:{}", name, own), ArmKind::kCodec};
       LARDER_TRY(CreateKvCodec(arm.spec, model.spec().head_dim));
       arms.push_back(std::move(arm));
     } else if (text == "full") {
