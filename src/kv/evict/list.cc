@@ -90,12 +90,12 @@ Result<EvictBudget> EvictBudget::Parse(std::string_view text) {
               text);
 }
 
-int64_t EvictBudget::Entries(const KvShape& shape, int lanes, int64_t prompt_rows) const {
+int64_t EvictBudget::Entries(const KvShape& shape, int lanes, int64_t prompt_rows, bool unequal) const {
   double entries = value_;
   if (kind_ == Kind::kShare) entries = value_ * static_cast<double>(prompt_rows);
   if (kind_ == Kind::kBytes) {
     const double page = static_cast<double>(shape.page_bytes() + LaneTable::kTableBytesPerPage);
-    entries = std::floor(value_ / (page * lanes)) * kPageTokens;
+    entries = (std::floor(value_ / (page * lanes)) - (unequal ? 1 : 0)) * kPageTokens;
   }
   return std::max<int64_t>(1, static_cast<int64_t>(entries));
 }

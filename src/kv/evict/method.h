@@ -31,7 +31,9 @@ namespace larder {
 class EvictBudget {
  public:
   static Result<EvictBudget> Parse(std::string_view text);
-  int64_t Entries(const KvShape& shape, int lanes, int64_t prompt_rows) const;  // at least 1
+  // Of each of `lanes` lanes, at least 1. With unequal lanes on average: their bytes leave room for a begun
+  // page each.
+  int64_t Entries(const KvShape& shape, int lanes, int64_t prompt_rows, bool unequal = false) const;
 
  private:
   enum class Kind : uint8_t { kShare, kEntries, kBytes };

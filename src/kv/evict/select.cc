@@ -43,6 +43,27 @@ std::vector<float> ReduceGroup(const ColumnScores& scores, int first_head, int h
   return out;
 }
 
+void WindowScoring::Declare(Params& params) {
+  params.Int("window", &window, 1, 4096, "rows at the end of the prompt that score, and stay");
+  params.Int("kernel", &kernel, 1, 255, "width of the pooling, odd");
+  params.Choice("pooling", &pooling, {"max", "avg"}, "how scores are smoothed along the text");
+  params.Choice("group", &group, {"mean", "max", "sum"}, "from a group's query heads to their KV head");
+}
+
+Status WindowScoring::Check(const Params& params) const {
+  if (kernel % 2 != 0) return {};
+  return Fail(ErrorKind::kInvalid, "{}: kernel is {}; it must be odd", params.owner(), kernel);
+}
+
+std::vector<float> WindowScoring::Scores(const EvictView& view, int layer, int kv_head) const {
+  const int queries = view.heads / view.shape.kv_heads();
+  const std::vector<float> summed = ReduceGroup(view.column_scores[static_cast<size_t>(layer)],
+                                                kv_head * queries, queries, view.prompt_rows - window, group);
+  std::vector<float> scores = pooling == "max" ? PoolMax(summed, kernel) : PoolMean(summed, kernel);
+  scores.resize(static_cast<size_t>(view.prompt_rows));
+  return scores;
+}
+
 std::vector<float> PoolMean(std::span<const float> scores, int64_t width) {
   const auto n = static_cast<int64_t>(scores.size());
   std::vector<float> out(scores.size());

@@ -21,6 +21,20 @@ std::vector<int32_t> KeepHighest(std::span<const float> scores, std::span<const 
 std::vector<float> ReduceGroup(const ColumnScores& scores, int first_head, int heads, int64_t entries,
                                const std::string& how);
 
+// SnapKV's scores: what the last rows of the prompt attend to, summed over these rows, reduced over the query
+// heads of a group, and smoothed along the text so that spans survive.
+struct WindowScoring {
+  int64_t window = 32, kernel = 7;
+  std::string pooling = "max", group = "mean";
+
+  void Declare(Params& params);
+  Status Check(const Params& params) const;
+  EvictNeeds needs() const { return {.tap = ScoreTap::kLastRows, .rows = window}; }
+  // Of a lane's entries at the end of the prompt, all of them there; zero for the window's own, which are
+  // never ranked. The prompt is longer than the window.
+  std::vector<float> Scores(const EvictView& view, int layer, int kv_head) const;
+};
+
 // Each score becomes the mean or the maximum of the `width` (odd) around it. Over the borders the mean counts
 // zeros, the maximum nothing.
 std::vector<float> PoolMean(std::span<const float> scores, int64_t width);

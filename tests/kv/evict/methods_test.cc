@@ -101,19 +101,15 @@ class Twin {
     return sorted;
   }
   LaneTable& table() { return kept_; }
-  // From the whole matrix of attention, in double precision.
-  std::vector<int32_t> NaiveSnapKv(int head, int64_t n, int64_t window, int64_t budget, int64_t kernel,
-                                   bool max) {
-    std::vector<int32_t> kept;
-    for (int32_t i = 0; i < n; ++i) kept.push_back(i);
-    if (n <= window || n <= budget) return kept;
+  // SnapKV's scores of what lies before the window, from the whole matrix of attention in double precision.
+  std::vector<double> NaiveWindowScores(int head, int64_t n, int64_t window, int64_t kernel, bool max) {
     std::vector<std::vector<float>> keys;
     for (int64_t i = 0; i < n; ++i) {
       std::vector<float> k(kDim), v(kDim);
       full_.Load(0, head, i, k.data(), v.data());
       keys.push_back(k);
     }
-    std::vector<double> score(static_cast<size_t>(n - window));
+    std::vector<double> score(static_cast<size_t>(n - window)), pooled;
     for (int64_t row = n - window; row < n; ++row) {
       for (int h = 2 * head; h < 2 * head + 2; ++h) {
         const float* q = queries_[0][static_cast<size_t>(row)].data() + h * kDim;
@@ -127,7 +123,6 @@ class Twin {
         for (size_t i = 0; i < score.size(); ++i) score[i] += p[i] / sum / 2;
       }
     }
-    std::vector<std::pair<double, int32_t>> pooled;
     for (int64_t i = 0; i < n - window; ++i) {
       double total = 0, largest = 0;
       for (int64_t j = std::max<int64_t>(0, i - kernel / 2); j <= std::min(n - window - 1, i + kernel / 2);
@@ -135,13 +130,23 @@ class Twin {
         total += score[static_cast<size_t>(j)];
         largest = std::max(largest, score[static_cast<size_t>(j)]);
       }
-      // Neighbours share a maximum, and equal scores go to the lower position.
-      pooled.emplace_back(-(max ? largest : total / static_cast<double>(kernel)), static_cast<int32_t>(i));
+      pooled.push_back(max ? largest : total / static_cast<double>(kernel));
     }
-    std::ranges::sort(pooled);
+    return pooled;
+  }
+  std::vector<int32_t> NaiveSnapKv(int head, int64_t n, int64_t window, int64_t budget, int64_t kernel,
+                                   bool max) {
+    std::vector<int32_t> kept;
+    for (int32_t i = 0; i < n; ++i) kept.push_back(i);
+    if (n <= window || n <= budget) return kept;
+    std::vector<std::pair<double, int32_t>> ranked;
+    // Neighbours share a maximum, and equal scores go to the lower position.
+    for (const double score : NaiveWindowScores(head, n, window, kernel, max))
+      ranked.emplace_back(-score, static_cast<int32_t>(ranked.size()));
+    std::ranges::sort(ranked);
     kept.clear();
     for (int64_t i = 0; i < std::min<int64_t>(std::max<int64_t>(0, budget - window), n - window); ++i)
-      kept.push_back(pooled[static_cast<size_t>(i)].second);
+      kept.push_back(ranked[static_cast<size_t>(i)].second);
     for (int64_t i = n - window; i < n; ++i) kept.push_back(static_cast<int32_t>(i));
     std::ranges::sort(kept);
     return kept;
