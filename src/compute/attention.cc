@@ -136,7 +136,7 @@ void WriteResult(const Record& total, const AttentionRow& row, int head, int hea
 
 // From one query's codes to the next one's.
 size_t CodeStride(const AttentionShape& shape) {
-  return static_cast<size_t>((shape.head_dim + 31) / 32 * 32);
+  return (static_cast<size_t>(shape.head_dim) + 31) / 32 * 32;
 }
 
 // One item at work: a group of rows and a KV head.

@@ -20,9 +20,9 @@ inline constexpr uint16_t kHalfNan = 0x7e00;
 struct CodedLayout {
   CodedLayout(KvCodes kind, int dim)
       : codes(kind), head_dim(dim), groups(kind == KvCodes::kT4 ? 1 : (dim + kCodedGroup - 1) / kCodedGroup) {
-    const size_t elements = static_cast<size_t>(kPageTokens * dim);
+    const size_t elements = static_cast<size_t>(dim) * kPageTokens;
     payload = kind == KvCodes::kQ8 ? elements : elements / 2;
-    metadata = static_cast<size_t>(groups * kPageTokens) * sizeof(uint16_t);
+    metadata = static_cast<size_t>(groups) * kPageTokens * sizeof(uint16_t);
   }
   size_t bytes() const {
     const size_t used = 2 * payload + 2 * metadata + (codes == KvCodes::kT4 ? 2 * metadata : 0);
