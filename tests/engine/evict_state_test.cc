@@ -20,6 +20,7 @@ class EvictStateTest : public testing::CoreTest {
     std::vector<std::string> methods = {"h2o:budget=40",
                                         "streaming:budget=33",
                                         "snapkv:budget=48,window=16",
+                                        "adakv:budget=48,window=16",
                                         "h2o:budget=0.3,decode=false",
                                         "keynorm:budget=0.3,sinks=2",
                                         "random:budget=50,last=4"};

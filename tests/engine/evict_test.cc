@@ -13,8 +13,9 @@ class EvictTest : public testing::CoreTest {
   bool HasWindows() const { return std::string_view(GetParam()) == "tiny-gemma3.gguf"; }
   // Methods with budgets that bite on prompts of 150 rows and more.
   std::vector<std::string> Methods() const {
-    std::vector<std::string> methods = {"snapkv:budget=48,window=16", "h2o:budget=40", "streaming:budget=33",
-                                        "keynorm:budget=0.3,sinks=2", "random:budget=50,last=4"};
+    std::vector<std::string> methods = {"snapkv:budget=48,window=16", "h2o:budget=40",
+                                        "streaming:budget=33",        "keynorm:budget=0.3,sinks=2",
+                                        "random:budget=50,last=4",    "adakv:budget=48,window=16"};
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1");
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1,chunk=50");
     if (!HasWindows()) methods.push_back("streaming:budget=33,positions=rank,chunk=50");
@@ -40,7 +41,7 @@ TEST_P(EvictTest, ABudgetThatCoversEverythingChangesNothing) {
   for (const int64_t length : {1, 20, 64, 130, 333}) {
     const auto prompt = Text(static_cast<uint32_t>(length), length);
     const auto full = Ask(*Start(*model), prompt, "none");
-    for (const std::string method : {"snapkv", "h2o", "streaming", "keynorm", "random"})
+    for (const std::string method : {"snapkv", "adakv", "h2o", "streaming", "keynorm", "random"})
       ExpectSame(*Ask(*Start(*model), prompt, method + ":budget=100000"), *full, method);
   }
 }

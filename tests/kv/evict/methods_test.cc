@@ -238,7 +238,8 @@ TEST_P(EvictedIsMasked, AtEveryStep) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, EvictedIsMasked,
-                         ::testing::Values("h2o:budget=40", "h2o:budget=0.5,sinks=4,decode=false",
+                         ::testing::Values("adakv:budget=0.3,window=16", "h2o:budget=40",
+                                           "h2o:budget=0.5,sinks=4,decode=false",
                                            "snapkv:budget=0.3,window=16,kernel=5", "streaming:budget=70",
                                            "random:budget=64,last=8", "keynorm:budget=0.4,sinks=4"));
 
@@ -262,6 +263,42 @@ TEST(SnapKv, ChoosesAsTheNaiveRule) {
       EXPECT_EQ(twin.Kept(0, head), expected[static_cast<size_t>(head)])
           << "n " << n << " window " << window << " budget " << budget << " kernel " << kernel;
   }
+}
+
+// Heads compete for what the certain share leaves; each then keeps what SnapKV would with so much room.
+TEST(AdaKv, DividesALayersRoomByScores) {
+  std::mt19937 random(4);
+  int unequal = 0;
+  for (int round = 0; round < 20; ++round) {
+    const int64_t window = 1 + static_cast<int64_t>(random() % 12),
+                  room = static_cast<int64_t>(random() % 40);
+    const int64_t n = window + room + 1 + static_cast<int64_t>(random() % 60);
+    const double floor = 0.25 * (round % 5);
+    Twin twin(fmt::format("adakv:budget={},window={},kernel=3,floor={}", window + room, window, floor), 1);
+    for (int64_t i = 0; i < n; ++i) twin.Row();
+    const auto certain = static_cast<int64_t>(floor * static_cast<double>(room));
+    std::vector<std::pair<double, int>> all;
+    for (int head = 0; head < kKvHeads; ++head) {
+      std::vector<double> scores = twin.NaiveWindowScores(head, n, window, 3, true);
+      std::ranges::sort(scores, std::greater());
+      for (size_t i = static_cast<size_t>(certain); i < scores.size(); ++i)
+        all.emplace_back(-scores[i], head);
+    }
+    std::ranges::sort(all);
+    std::vector<int64_t> budgets(kKvHeads, window + certain);
+    for (int64_t i = 0; i < kKvHeads * (room - certain); ++i)
+      ++budgets[static_cast<size_t>(all[static_cast<size_t>(i)].second)];
+    std::vector<std::vector<int32_t>> expected;
+    for (int head = 0; head < kKvHeads; ++head)
+      expected.push_back(twin.NaiveSnapKv(head, n, window, budgets[static_cast<size_t>(head)], 3, true));
+    twin.AfterPrompt();
+    for (int head = 0; head < kKvHeads; ++head) {
+      EXPECT_EQ(twin.Kept(0, head), expected[static_cast<size_t>(head)])
+          << "n " << n << " window " << window << " room " << room << " floor " << floor;
+    }
+    unequal += twin.Kept(0, 0).size() != twin.Kept(0, 1).size();
+  }
+  EXPECT_GE(unequal, 5);
 }
 
 // Sums grow by one for each row and head, until something is dropped.
