@@ -21,7 +21,7 @@ struct Form {
 constexpr Form kTable[] = {
     {2, 96, 24, "0.5"}, {32, 512, 96, "0.5,0.25,0.125"}, {64, 1024, 128, "0.5,0.25,0.125,0.0625"}};
 constexpr const char* kMethods =
-    "random,streaming:sinks=0,streaming,keynorm,h2o:decode=false,h2o,snapkv,lacache,oracle,q8_0,q4_0,"
+    "random,streaming:sinks=0,streaming,keynorm,h2o:decode=false,h2o,snapkv,adakv,lacache,oracle,q8_0,q4_0,"
     "t4:center=0";
 constexpr int64_t kGram = 16;  // tokens that, once repeated, end a greedy text: small models loop
 

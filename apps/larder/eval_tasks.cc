@@ -18,7 +18,7 @@ struct Form {
 constexpr Form kTable[] = {
     {2, 2, 256, "0.5"}, {40, 5, 1024, "0.5,0.25,0.125"}, {100, 5, 1024, "0.5,0.25,0.125,0.0625"}};
 constexpr const char* kMethods =
-    "full,random,streaming,keynorm,h2o:decode=false,h2o,snapkv,lacache,oracle,q8_0,q4_0,t4:center=0";
+    "full,random,streaming,keynorm,h2o:decode=false,h2o,snapkv,adakv,lacache,oracle,q8_0,q4_0,t4:center=0";
 
 std::vector<int32_t> TokensOf(const Tokenizer& tokenizer, const std::string& text) {
   return tokenizer.Encode(text, {.add_special = false, .parse_special = false});
