@@ -131,7 +131,7 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   const Outcome methods = Program("eval methods" + quick + ModelPath("tiny-llama-q4_1.gguf"));
   ASSERT_EQ(methods.code, 0) << methods.out;
   const json fidelity = json::parse(methods.out);
-  EXPECT_EQ(fidelity["arms"].size(), 12u);
+  EXPECT_EQ(fidelity["arms"].size(), 13u);
   for (const json& arm : fidelity["arms"])
     EXPECT_GT(arm["text"]["kl_mean"].get<double>(), 0) << arm["method"];
   EXPECT_TRUE(std::filesystem::exists(report));
@@ -139,7 +139,7 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   const Outcome tasks = Program("eval tasks --style symbols" + quick + retrieval);
   ASSERT_EQ(tasks.code, 0) << tasks.out;
   const json cells = json::parse(tasks.out)["cells"];
-  EXPECT_EQ(cells.size(), 3u * 12);
+  EXPECT_EQ(cells.size(), 3u * 13);
   for (const json& cell : cells) {
     if (cell["method"] != "full") continue;
     EXPECT_EQ(cell["hidden"]["right"], 1) << cell["task"];
