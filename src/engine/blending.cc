@@ -66,6 +66,11 @@ std::optional<ChunkInfo> EngineCore::FindChunk(const Request& request) const {
   return InfoOf(request);
 }
 
+ChunkPage EngineCore::ListChunks(const std::string& tenant, const std::optional<Digest>& after,
+                                 size_t limit) const {
+  return {chunks_->List(tenant, after, limit), chunk_tiers_ != nullptr && !chunk_tiers_->Listed(tenant)};
+}
+
 void EngineCore::SetSpace(const std::string& tenant, const SpaceId& space) {
   cache_->SetSpace(tenant, space);
   // Another space than before: somebody else has wiped the tenant.

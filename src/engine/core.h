@@ -52,6 +52,7 @@ class EngineCore final : private SchedulerCache {
   DerivedRoom& derived() { return *derived_; }  // that both are in
   // The chunk that a request with `chunk_from` stores, if it is here already.
   std::optional<ChunkInfo> FindChunk(const Request& request) const;
+  ChunkPage ListChunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) const;
   void Forget(const std::string& tenant);  // what is wiped
   void SetSpace(const std::string& tenant, const SpaceId& space);
   // Called before a sink hears that its request has ended, when the core counts it no more.

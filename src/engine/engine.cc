@@ -55,6 +55,8 @@ struct Engine::Impl {
   void Post(std::function<void()> work);
   template <class T>
   T Ask(std::function<T()> question, T otherwise);
+  template <class T>
+  T AskOf(const std::string& tenant, std::function<T(EngineCore&)> question, T otherwise);
 };
 
 // A tenant whose space cannot be had is served from memory.
@@ -136,6 +138,17 @@ T Engine::Impl::Ask(std::function<T()> question, T otherwise) {
     std::lock_guard lock(mutex);
     if (stopping) return otherwise;
   }
+}
+
+// What belongs to a tenant is asked of its space as it is now: another server may have wiped it.
+template <class T>
+T Engine::Impl::AskOf(const std::string& tenant, std::function<T(EngineCore&)> question, T otherwise) {
+  return Ask<T>(
+      [raw = core.get(), tenant, space = SpaceOf(tenant), question = std::move(question)] {
+        if (space) raw->SetSpace(tenant, *space);
+        return question(*raw);
+      },
+      std::move(otherwise));
 }
 
 namespace {
@@ -281,6 +294,11 @@ std::optional<ChunkInfo> Engine::FindChunk(Request request) {
   return impl_->Ask<std::optional<ChunkInfo>>(
       [core = impl_->core.get(), request = std::move(request)] { return core->FindChunk(request); },
       std::nullopt);
+}
+
+ChunkPage Engine::Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) {
+  return impl_->AskOf<ChunkPage>(
+      tenant, [tenant, after, limit](EngineCore& core) { return core.ListChunks(tenant, after, limit); }, {});
 }
 
 HintAnswer Engine::Apply(Hint hint) {

@@ -27,7 +27,8 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
 HttpResponse HandleCacheBlocks(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheWipe(ServeContext& context, const HttpRequest& request);
-void HandleCacheChunks(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
+HttpResponse HandleCacheChunks(ServeContext& context, const HttpRequest& request);
+void HandleStoreChunks(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
 HttpResponse HandleCacheHints(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheLeases(ServeContext& context, const HttpRequest& request);
 void HandleCacheEvents(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);

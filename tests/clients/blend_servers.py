@@ -105,12 +105,16 @@ def expect_found(server, stored, answer):
     assert again == answer, (again, answer)
     assert [use["id"] for use in told["blend"]["chunks"]] == [stored[1]["id"], stored[0]["id"]], told
     assert server.call("/v1/cache/stats")["chunks"]["restored"] == 2
+    listed = server.call("/v1/cache/chunks")["data"]
+    assert sorted(one["id"] for one in listed) == sorted(one["id"] for one in stored), listed
+    assert all(one["in_memory"] and one["below"] and one["tokens"] == 130 for one in listed), listed
     assert all(one["state"] == "present" for one in server.call("/v1/cache/chunks", {"chunks": CHUNKS})["data"])
 
 
 def expect_none(server):
     _, told = server.ask(PROMPT)
     assert "blend" not in told, told
+    assert server.call("/v1/cache/chunks")["data"] == []
 
 
 def on_disk(world):

@@ -309,7 +309,9 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
     while (core->derived().DropOldest()) {
     }
     EXPECT_EQ(core->chunks().stats().bytes, 0u);
-    EXPECT_EQ(core->chunks().stats().chunks, 2u);
+    const auto below = core->ListChunks("t", std::nullopt, 10).chunks;
+    ASSERT_EQ(below.size(), 2u);
+    for (const ChunkListing& one : below) EXPECT_TRUE(one.below && !one.in_memory && !one.held);
     ExpectSame(*ask(*core, tier), *first, "read again");
     EXPECT_EQ(core->chunks().stats().restored, 2u);
   }
@@ -318,6 +320,12 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
     EngineOptions options;
     options.tiers = {&tier};
     const auto core = Start(*model, options);
+    core->SetSpace("t", space);
+    EXPECT_TRUE(core->ListChunks("t", std::nullopt, 10).pending);
+    tier.DeliverAll();
+    core->Step();
+    EXPECT_FALSE(core->ListChunks("t", std::nullopt, 10).pending);
+    EXPECT_EQ(core->ListChunks("t", std::nullopt, 10).chunks.size(), 2u);
     const auto next = ask(*core, tier);
     ExpectSame(*next, *first, "the next process");
     EXPECT_EQ(next->report.read_chunks, first->report.read_chunks);

@@ -142,6 +142,68 @@ TEST_F(EndpointsTest, CacheBlocksAreListedUpToTheLimit) {
   EXPECT_EQ(backend_.cleared, "default");
 }
 
+TEST_F(EndpointsTest, ChunksAreListedPageByPage) {
+  for (uint8_t i = 1; i <= 5; ++i)
+    backend_.chunks["default"].push_back({.name = {{i}}, .tokens = 64 + i, .prefix_tokens = 1, .bytes = 7});
+  backend_.chunks["default"][1].in_memory = true;
+  backend_.chunks["default"][2].below = true;
+  backend_.chunks["default"][3].held = true;
+  backend_.chunks["stranger"].push_back({.name = {{9}}});
+  Start();
+  const auto list = [&](const std::string& query) {
+    const Answer answer = Get("/v1/cache/chunks" + query);
+    EXPECT_EQ(answer.status, 200) << answer.body;
+    return Json::parse(answer.body);
+  };
+  const Json all = list("");
+  EXPECT_EQ(all["object"], "list");
+  EXPECT_EQ(all["pending"], false);
+  EXPECT_EQ(all["next"], nullptr);
+  ASSERT_EQ(all["data"].size(), 5u);
+  EXPECT_EQ(all["data"][1], Json({{"id", Digest{{2}}.Hex()},
+                                  {"object", "cache.chunk"},
+                                  {"tokens", 66},
+                                  {"prefix_tokens", 1},
+                                  {"bytes", 7},
+                                  {"in_memory", true},
+                                  {"below", false},
+                                  {"held", false}}));
+  EXPECT_EQ(all["data"][2]["below"], true);
+  EXPECT_EQ(all["data"][3]["held"], true);
+  Json seen = Json::array();
+  std::string after;
+  for (const size_t size : {2u, 2u, 1u}) {
+    const Json page = list("?limit=2&after=" + after);
+    EXPECT_EQ(page["data"].size(), size);
+    for (const Json& chunk : page["data"]) seen.push_back(chunk);
+    EXPECT_EQ(page["next"].is_null(), size == 1);
+    if (size == 2) after = page["next"];
+  }
+  EXPECT_EQ(seen, all["data"]);
+  EXPECT_EQ(list("?limit=5")["next"], nullptr) << "nothing is left behind a full page";
+  for (const char* limit : {"0", "10001", "x", "", "1e3", "-1", "%zz"})
+    ExpectError(Get(std::string("/v1/cache/chunks?limit=") + limit), 400, "limit");
+  for (const char* wrong : {"x", "0", "%zz"})
+    ExpectError(Get(std::string("/v1/cache/chunks?after=") + wrong), 400, "after");
+  ExpectError(Get("/v1/cache/chunks?after=" + std::string(63, '0') + "G"), 400, "after");
+}
+
+TEST_F(EndpointsTest, APathMayHaveSeveralMethods) {
+  Start();
+  const std::string path = "/v1/cache/chunks";
+  EXPECT_EQ(Get(path).status, 200);
+  const Answer head = Exchange("HEAD " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(head.status, 200);
+  EXPECT_TRUE(head.body.empty());
+  ExpectError(Post(path, Json::object()), 400, "chunks");
+  const Answer wrong = Exchange("PUT " + path + " HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+  ExpectError(wrong, 405, "", "method_not_allowed");
+  EXPECT_EQ(wrong.headers.at("allow"), "GET, HEAD, POST, OPTIONS");
+  const Answer model = Exchange("POST /v1/models/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+  ExpectError(model, 405, "", "method_not_allowed");
+  EXPECT_EQ(model.headers.at("allow"), "GET, HEAD, OPTIONS");
+}
+
 TEST_F(EndpointsTest, MetricsAreWellFormedAndHaveFamiliarNames) {
   backend_.stats.prompt_tokens = 12;
   backend_.stats.generation_tokens = 34;

@@ -212,6 +212,14 @@ std::vector<KvBlockInfo> FakeBackend::Blocks(const std::string& tenant, size_t l
   return found;
 }
 
+ChunkPage FakeBackend::Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) {
+  ChunkPage page{.pending = chunks_pending};
+  for (const ChunkListing& chunk : chunks[tenant]) {
+    if (page.chunks.size() < limit && (!after || chunk.name > *after)) page.chunks.push_back(chunk);
+  }
+  return page;
+}
+
 uint64_t FakeBackend::ClearCache(const std::string& tenant) {
   cleared = tenant;
   return 3;

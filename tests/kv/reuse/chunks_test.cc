@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <random>
 
 #include "kv/cache.h"
@@ -244,6 +245,44 @@ TEST_F(ChunkStoreTest, TheOldestGoesAndWhatIsHeldStays) {
   EXPECT_EQ(store_->stats().bytes, bytes);
   all.clear();
   EXPECT_EQ(store_->stats().bytes, held->bytes().size());
+}
+
+TEST_F(ChunkStoreTest, ListsHaveATenantsChunksByTheirNames) {
+  std::map<Digest, int64_t> tokens;  // of t's
+  for (uint32_t i = 0; i < 7; ++i) {
+    tokens[Put("t", Text(i, 70 + i), Text(9, i))->name()] = 70 + i;
+    Put("u", Text(i, 70 + i), Text(9, i));
+  }
+  const auto all = store_->List("t", std::nullopt, 100);
+  ASSERT_EQ(all.size(), 7u);
+  auto expected = tokens.begin();
+  for (const ChunkListing& one : all) {
+    EXPECT_EQ(one.name, expected->first);
+    EXPECT_EQ(one.tokens, expected->second);
+    EXPECT_EQ(one.prefix_tokens, one.tokens - 70);
+    EXPECT_EQ(one.bytes, store_->BytesFor(one.tokens));
+    EXPECT_TRUE(one.in_memory && !one.below && !one.held);
+    ++expected;
+  }
+  // A chunk that goes between two pages takes nothing along that stays.
+  const auto first = store_->List("t", std::nullopt, 3);
+  ASSERT_EQ(first.size(), 3u);
+  store_->Lose(*store_->Find(first[2].name));
+  const auto second = store_->List("t", first[2].name, 100);
+  ASSERT_EQ(second.size(), 4u);
+  EXPECT_EQ(second[0].name, all[3].name);
+  EXPECT_TRUE(store_->List("t", all[6].name, 100).empty());
+  EXPECT_TRUE(store_->List("", std::nullopt, 100).empty());
+
+  const auto holder = store_->Find(all[4].name);
+  store_->KeptBelow(*store_->Find(all[5].name));
+  while (room_->DropOldest()) {
+  }
+  const auto left = store_->List("t", std::nullopt, 100);
+  ASSERT_EQ(left.size(), 2u);
+  EXPECT_TRUE(left[0].held && left[0].in_memory && !left[0].below);
+  EXPECT_TRUE(!left[1].held && !left[1].in_memory && left[1].below);
+  EXPECT_EQ(left[1].bytes, all[5].bytes);
 }
 
 TEST_F(ChunkStoreTest, RefusesWhatCannotBeAChunk) {
