@@ -233,6 +233,40 @@ TEST_F(EndpointsTest, MetricsAreWellFormedAndHaveFamiliarNames) {
   }
 }
 
+TEST_F(EndpointsTest, MetricsHaveTheFiguresOfChunksAndStates) {
+  backend_.stats.chunks = {.chunks = 1,
+                           .tokens = 2,
+                           .bytes = 3,
+                           .limit_bytes = 4,
+                           .stored = 5,
+                           .evicted = 6,
+                           .matches = 7,
+                           .matched_tokens = 8,
+                           .below = 9,
+                           .restored = 10};
+  backend_.stats.states = {.states = 11,
+                           .tokens = 12,
+                           .bytes = 13,
+                           .limit_bytes = 14,
+                           .stored = 15,
+                           .refused = 16,
+                           .evicted = 17,
+                           .hits = 18,
+                           .hit_tokens = 19};
+  Start();
+  const std::string body = Get("/metrics").body;
+  for (const char* sample :
+       {"chunks 1", "chunk_tokens 2", "chunk_bytes 3", "chunk_limit_bytes 4",
+        "chunk_changes_total{change=\"stored\"} 5", "chunk_changes_total{change=\"evicted\"} 6",
+        "chunk_matches_total 7", "chunk_matched_tokens_total 8", "chunks_below 9",
+        "chunk_changes_total{change=\"restored\"} 10", "states 11", "state_tokens 12", "state_bytes 13",
+        "state_limit_bytes 14", "state_changes_total{change=\"stored\"} 15",
+        "state_changes_total{change=\"refused\"} 16", "state_changes_total{change=\"evicted\"} 17",
+        "state_hits_total 18", "state_hit_tokens_total 19"}) {
+    EXPECT_NE(body.find(std::string("\nlarder_kv_") + sample + "\n"), std::string::npos) << sample;
+  }
+}
+
 TEST_F(EndpointsTest, RequestIdsComeBack) {
   Start();
   const Answer own = Get("/health", "X-Request-ID: abc-123\r\n");
