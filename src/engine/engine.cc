@@ -301,6 +301,13 @@ ChunkPage Engine::Chunks(const std::string& tenant, const std::optional<Digest>&
       tenant, [tenant, after, limit](EngineCore& core) { return core.ListChunks(tenant, after, limit); }, {});
 }
 
+std::vector<EvictStateListing> Engine::States(const std::string& tenant, const std::optional<Digest>& after,
+                                              size_t limit) {
+  return impl_->AskOf<std::vector<EvictStateListing>>(
+      tenant, [tenant, after, limit](EngineCore& core) { return core.states().List(tenant, after, limit); },
+      {});
+}
+
 HintAnswer Engine::Apply(Hint hint) {
   if (hint.action == HintAction::kPrefetch) hint.space = impl_->SpaceOf(hint.tenant);
   return impl_->Ask<HintAnswer>(

@@ -103,6 +103,8 @@ class Engine {
   std::optional<ChunkInfo> FindChunk(Request request);
   // From behind `after` (nothing: from the first) on.
   ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit);
+  std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
+                                        size_t limit);
   HintAnswer Apply(Hint hint);
   // Whether the prefetch that answered with this ticket is still under way.
   bool Fetching(uint64_t ticket);

@@ -1,4 +1,4 @@
-// GET /v1/cache/chunks: what a tenant has beside the blocks, under names of its own.
+// GET /v1/cache/chunks and /v1/cache/states: what a tenant has beside the blocks, under names of its own.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -61,6 +61,23 @@ HttpResponse HandleCacheChunks(ServeContext& context, const HttpRequest& request
   }
   EndPage(json, page.chunks, query->limit);
   json.Field("pending", page.pending).EndObject();
+  return {.body = json.Take()};
+}
+
+HttpResponse HandleCacheStates(ServeContext& context, const HttpRequest& request) {
+  const ApiResult<ListQuery> query = ReadListQuery(request);
+  if (!query) return ErrorResponse(query.error());
+  const auto states = context.backend->States(request.tenant, query->after, query->limit + 1);
+  JsonWriter json;
+  json.BeginObject().Field("object", "list").Key("data").BeginArray();
+  for (size_t i = 0; i < std::min(query->limit, states.size()); ++i) {
+    const EvictStateListing& state = states[i];
+    json.BeginObject().Field("id", state.name.Hex()).Field("object", "cache.state");
+    json.Field("method", state.method).Field("tokens", state.tokens).Field("bytes", state.bytes);
+    json.Field("held", state.held).EndObject();
+  }
+  EndPage(json, states, query->limit);
+  json.EndObject();
   return {.body = json.Take()};
 }
 

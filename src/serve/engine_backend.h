@@ -37,6 +37,10 @@ class EngineBackend final : public ServeBackend {
   ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) override {
     return engine_->Chunks(tenant, after, limit);
   }
+  std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
+                                        size_t limit) override {
+    return engine_->States(tenant, after, limit);
+  }
   HintAnswer Apply(Hint hint) override { return engine_->Apply(std::move(hint)); }
   std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
                                                       std::vector<int32_t> tokens) override {

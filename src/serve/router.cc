@@ -61,6 +61,7 @@ constexpr Route kRoutes[] = {
     {"/cache/wipe", "POST", HandleCacheWipe, nullptr, false},
     {"/cache/chunks", "GET", HandleCacheChunks, nullptr, false},
     {"/cache/chunks", "POST", nullptr, HandleStoreChunks, false},
+    {"/cache/states", "GET", HandleCacheStates, nullptr, false},
     {"/cache/hints", "POST", HandleCacheHints, nullptr, false},
     {"/cache/leases", "GET", HandleCacheLeases, nullptr, false},
     {"/cache/events", "GET", nullptr, HandleCacheEvents, false},

@@ -188,6 +188,28 @@ TEST_F(EndpointsTest, ChunksAreListedPageByPage) {
   ExpectError(Get("/v1/cache/chunks?after=" + std::string(63, '0') + "G"), 400, "after");
 }
 
+TEST_F(EndpointsTest, StatesAreListedInTheSameWay) {
+  for (uint8_t i = 1; i <= 3; ++i)
+    backend_.states["default"].push_back({{{i}}, "h2o:budget=64", 100 + i, 7, i == 2});
+  backend_.states["stranger"].push_back({.name = {{9}}});
+  Start();
+  const Json first = Json::parse(Get("/v1/cache/states?limit=2").body);
+  ASSERT_EQ(first["data"].size(), 2u);
+  EXPECT_EQ(first["data"][1], Json({{"id", Digest{{2}}.Hex()},
+                                    {"object", "cache.state"},
+                                    {"method", "h2o:budget=64"},
+                                    {"tokens", 102},
+                                    {"bytes", 7},
+                                    {"held", true}}));
+  EXPECT_EQ(first["next"], first["data"][1]["id"]);
+  const Json last = Json::parse(Get("/v1/cache/states?after=" + first["next"].get<std::string>()).body);
+  ASSERT_EQ(last["data"].size(), 1u);
+  EXPECT_EQ(last["data"][0]["tokens"], 103);
+  EXPECT_EQ(last["next"], nullptr);
+  ExpectError(Get("/v1/cache/states?limit=0"), 400, "limit");
+  ExpectError(Get("/v1/cache/states?after=x"), 400, "after");
+}
+
 TEST_F(EndpointsTest, APathMayHaveSeveralMethods) {
   Start();
   const std::string path = "/v1/cache/chunks";

@@ -19,6 +19,16 @@ std::vector<TokenLogprob> FakeTop(int32_t token, int32_t count) {
   return top;
 }
 
+template <class Listing>
+std::vector<Listing> PageOf(const std::vector<Listing>& all, const std::optional<Digest>& after,
+                            size_t limit) {
+  std::vector<Listing> page;
+  for (const Listing& one : all) {
+    if (page.size() < limit && (!after || one.name > *after)) page.push_back(one);
+  }
+  return page;
+}
+
 }  // namespace
 
 ByteTokenizer::ByteTokenizer(bool add_bos) {
@@ -213,11 +223,12 @@ std::vector<KvBlockInfo> FakeBackend::Blocks(const std::string& tenant, size_t l
 }
 
 ChunkPage FakeBackend::Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) {
-  ChunkPage page{.pending = chunks_pending};
-  for (const ChunkListing& chunk : chunks[tenant]) {
-    if (page.chunks.size() < limit && (!after || chunk.name > *after)) page.chunks.push_back(chunk);
-  }
-  return page;
+  return {PageOf(chunks[tenant], after, limit), chunks_pending};
+}
+
+std::vector<EvictStateListing> FakeBackend::States(const std::string& tenant,
+                                                   const std::optional<Digest>& after, size_t limit) {
+  return PageOf(states[tenant], after, limit);
 }
 
 uint64_t FakeBackend::ClearCache(const std::string& tenant) {

@@ -84,6 +84,9 @@ class FakeBackend final : public ServeBackend {
   std::map<std::string, std::vector<ChunkListing>> chunks;  // of each tenant, by their names
   bool chunks_pending = false;
   ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) override;
+  std::map<std::string, std::vector<EvictStateListing>> states;
+  std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
+                                        size_t limit) override;
   HintAnswer Apply(Hint hint) override {
     hints.push_back(hint);
     return answer_hint(hint);
