@@ -72,9 +72,9 @@ ChunkPage EngineCore::ListChunks(const std::string& tenant, const std::optional<
 }
 
 void EngineCore::SetSpace(const std::string& tenant, const SpaceId& space) {
-  cache_->SetSpace(tenant, space);
+  if (!cache_->SetSpace(tenant, space) || chunk_tiers_ == nullptr) return;
   // Another space than before: somebody else has wiped the tenant.
-  if (chunk_tiers_ != nullptr && chunk_tiers_->SetSpace(tenant, space)) derived_->Forget(tenant);
+  if (chunk_tiers_->SetSpace(tenant, space)) ForgetDerived(tenant);
 }
 
 bool EngineCore::RoomComing() {
@@ -83,6 +83,11 @@ bool EngineCore::RoomComing() {
 
 void EngineCore::Forget(const std::string& tenant) {
   cache_->Forget(tenant);
+  if (chunk_tiers_ != nullptr) chunk_tiers_->Forget(tenant);
+  ForgetDerived(tenant);
+}
+
+void EngineCore::ForgetDerived(const std::string& tenant) {
   LetWaitingGo(tenant, true);
   derived_->Forget(tenant);
 }

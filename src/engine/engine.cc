@@ -291,8 +291,9 @@ uint64_t Engine::ClearCache(const std::string& tenant) {
 }
 
 std::optional<ChunkInfo> Engine::FindChunk(Request request) {
-  return impl_->Ask<std::optional<ChunkInfo>>(
-      [core = impl_->core.get(), request = std::move(request)] { return core->FindChunk(request); },
+  const std::string tenant = request.tenant;
+  return impl_->AskOf<std::optional<ChunkInfo>>(
+      tenant, [request = std::move(request)](EngineCore& core) { return core.FindChunk(request); },
       std::nullopt);
 }
 

@@ -222,7 +222,7 @@ void ChunkTiers::StartReading(const Digest& name) {
 
 void ChunkTiers::ReadOver(const Digest& name, bool good) {
   Reading& reading = reads_.at(name);
-  if (!good && reading.tier + 1 < tiers_.size()) {
+  if (!good && reading.tier + 1 < tiers_.size() && spaces_.contains(reading.chunk->tenant())) {
     ++reading.tier;
     return StartReading(name);
   }

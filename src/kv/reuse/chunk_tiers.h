@@ -35,6 +35,8 @@ class ChunkTiers {
   // Where the tenant's records belong. The first time, and with another space, the tiers are asked what they
   // have of it. Whether there was another before.
   bool SetSpace(const std::string& tenant, const SpaceId& space);
+  // The tenant's space was wiped: nothing more is written to it or read from it.
+  void Forget(const std::string& tenant) { spaces_.erase(tenant); }
   // Whether the tiers have said what they have of the tenant.
   bool Listed(const std::string& tenant) const;
   // Writes a chunk that is ready, if its tenant has a space.
