@@ -3,6 +3,7 @@
 // chunks stay with their tenant and outlive the process, all memory comes back.
 #include <algorithm>
 
+#include "kv/reuse/chunk_record.h"
 #include "tests/engine/blend_fixture.h"
 #include "tests/kv/memory_tier.h"
 

@@ -20,8 +20,6 @@
 
 namespace larder {
 
-inline constexpr uint32_t kKvChunkRecord = 2;  // RecordHeader::kind
-
 class ChunkTiers {
  public:
   // `notify`, from a tier's thread: Poll has something to do; may be null. `store` and `tiers` outlive this.

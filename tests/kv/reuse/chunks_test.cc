@@ -8,6 +8,7 @@
 #include <random>
 
 #include "kv/cache.h"
+#include "kv/reuse/chunk_record.h"
 #include "kv/reuse/chunks.h"
 #include "kv/reuse/method.h"
 
@@ -149,6 +150,28 @@ TEST(ChunkIndexTest, WhatIsRemovedIsNotFound) {
   indexed.index.Remove(2);
   EXPECT_TRUE(indexed.Find(prompt).empty());
   EXPECT_TRUE(indexed.index.empty());
+}
+
+TEST(ChunkRecordTest, MetadataComeBackAndDamagedOnesAreRefused) {
+  const Digest name = NameOf(7);
+  const Tokens tokens = Text(1, 100);
+  const auto good = EncodeChunkMetadata(name, 5, tokens);
+  EXPECT_EQ(good.size(), 44u + 4 * 100) << "docs/formats/kv-chunks.md";
+  const auto read = DecodeChunkMetadata(good);
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->name, name);
+  EXPECT_EQ(read->prefix_rows, 5);
+  EXPECT_EQ(read->tokens, tokens);
+  for (size_t bytes = 0; bytes < good.size(); ++bytes)
+    EXPECT_EQ(DecodeChunkMetadata(std::span(good).first(bytes)).error().kind, ErrorKind::kCorrupt) << bytes;
+  const auto with = [&](size_t at, std::byte value) {
+    auto bad = good;
+    bad[at] = value;
+    return DecodeChunkMetadata(bad).error().kind;
+  };
+  EXPECT_EQ(with(0, std::byte{2}), ErrorKind::kUnsupported);
+  for (const size_t at : {8u, 9u, 10u, 11u}) EXPECT_EQ(with(at, std::byte{0xff}), ErrorKind::kCorrupt) << at;
+  EXPECT_FALSE(DecodeChunkMetadata(EncodeChunkMetadata(name, 5, Text(1, 63)))) << "shorter than any match";
 }
 
 class ChunkStoreTest : public ::testing::Test {
