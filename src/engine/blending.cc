@@ -71,6 +71,16 @@ ChunkPage EngineCore::ListChunks(const std::string& tenant, const std::optional<
   return {chunks_->List(tenant, after, limit), chunk_tiers_ != nullptr && !chunk_tiers_->Listed(tenant)};
 }
 
+Result<std::optional<Digest>> EngineCore::ChunkRecord(const std::string& tenant, const Digest& name) const {
+  const auto chunk = chunks_->Find(name);
+  if (chunk == nullptr || chunk->tenant() != tenant) {
+    return larder::Fail(ErrorKind::kNotFound, "there is no chunk {}; GET /v1/cache/chunks lists them",
+                        name.Hex());
+  }
+  if (chunk_tiers_ == nullptr) return std::nullopt;
+  return chunk_tiers_->RecordOf(tenant, name);
+}
+
 void EngineCore::SetSpace(const std::string& tenant, const SpaceId& space) {
   if (!cache_->SetSpace(tenant, space) || chunk_tiers_ == nullptr) return;
   // Another space than before: somebody else has wiped the tenant.

@@ -53,6 +53,8 @@ class EngineCore final : private SchedulerCache {
   // The chunk that a request with `chunk_from` stores, if it is here already.
   std::optional<ChunkInfo> FindChunk(const Request& request) const;
   ChunkPage ListChunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) const;
+  // What the tiers call a chunk of the tenant; nothing: no tier has anything of it. kNotFound: no such chunk.
+  Result<std::optional<Digest>> ChunkRecord(const std::string& tenant, const Digest& name) const;
   void Forget(const std::string& tenant);  // what is wiped
   // Of the tenant's records, as its requests bring it along. Another one than before wipes it here, too.
   void SetSpace(const std::string& tenant, const SpaceId& space);

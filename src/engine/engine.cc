@@ -302,6 +302,21 @@ ChunkPage Engine::Chunks(const std::string& tenant, const std::optional<Digest>&
       tenant, [tenant, after, limit](EngineCore& core) { return core.ListChunks(tenant, after, limit); }, {});
 }
 
+// Memory last: where a tier fails, who tries again still finds it.
+Status Engine::RemoveChunk(const std::string& tenant, const Digest& name) {
+  using Record = Result<std::optional<Digest>>;
+  const Record record = impl_->AskOf<Record>(
+      tenant, [tenant, name](EngineCore& core) { return core.ChunkRecord(tenant, name); },
+      Fail(ErrorKind::kUnavailable, "the server is shutting down"));
+  if (!record) return std::unexpected(record.error());
+  if (*record) {
+    for (Tier* tier : impl_->options.tiers) LARDER_TRY(tier->Remove({&**record, 1}));
+  }
+  impl_->Ask<bool>([core = impl_->core.get(), tenant, name] { return core->chunks().Remove(tenant, name); },
+                   false);
+  return {};
+}
+
 std::vector<EvictStateListing> Engine::States(const std::string& tenant, const std::optional<Digest>& after,
                                               size_t limit) {
   return impl_->AskOf<std::vector<EvictStateListing>>(

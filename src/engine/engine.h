@@ -103,6 +103,9 @@ class Engine {
   std::optional<ChunkInfo> FindChunk(Request request);
   // From behind `after` (nothing: from the first) on.
   ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit);
+  // Removes a chunk durably from below, then from memory. Running requests that use it end undisturbed.
+  // kNotFound: the tenant has none of this name. After another error it can be tried again.
+  Status RemoveChunk(const std::string& tenant, const Digest& name);
   std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
                                         size_t limit);
   HintAnswer Apply(Hint hint);

@@ -1,4 +1,5 @@
-// GET /v1/cache/chunks and /v1/cache/states: what a tenant has beside the blocks, under names of its own.
+// GET /v1/cache/chunks and /v1/cache/states, DELETE /v1/cache/chunks/ID: what a tenant has beside the blocks,
+// under names of its own.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -61,6 +62,21 @@ HttpResponse HandleCacheChunks(ServeContext& context, const HttpRequest& request
   }
   EndPage(json, page.chunks, query->limit);
   json.Field("pending", page.pending).EndObject();
+  return {.body = json.Take()};
+}
+
+HttpResponse HandleRemoveChunk(ServeContext& context, const HttpRequest& request, std::string_view id) {
+  const std::optional<Digest> name = DigestFrom(id);
+  if (!name) {
+    return ErrorResponse({.status = 400,
+                          .message = "A chunk's id has 64 hexadecimal digits, as /v1/cache/chunks lists it.",
+                          .param = "id"});
+  }
+  if (const Status removed = context.backend->RemoveChunk(request.tenant, *name); !removed)
+    return ErrorResponse(ToApiError(removed.error(), context.draining, 1));
+  JsonWriter json;
+  json.BeginObject().Field("id", name->Hex()).Field("object", "cache.chunk").Field("deleted", true);
+  json.EndObject();
   return {.body = json.Take()};
 }
 

@@ -29,6 +29,7 @@ HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request)
 HttpResponse HandleCacheWipe(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheChunks(ServeContext& context, const HttpRequest& request);
 void HandleStoreChunks(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
+HttpResponse HandleRemoveChunk(ServeContext& context, const HttpRequest& request, std::string_view id);
 HttpResponse HandleCacheStates(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheHints(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheLeases(ServeContext& context, const HttpRequest& request);

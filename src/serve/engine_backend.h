@@ -37,6 +37,9 @@ class EngineBackend final : public ServeBackend {
   ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) override {
     return engine_->Chunks(tenant, after, limit);
   }
+  Status RemoveChunk(const std::string& tenant, const Digest& name) override {
+    return engine_->RemoveChunk(tenant, name);
+  }
   std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
                                         size_t limit) override {
     return engine_->States(tenant, after, limit);

@@ -42,6 +42,12 @@ HttpResponse AnswerModel(ServeContext& context, const HttpRequest& request) {
   return HandleModel(context, request, NormalPath(request.path).substr(kModelPrefix.size()));
 }
 
+constexpr std::string_view kChunkPrefix = "/cache/chunks/";
+
+HttpResponse RemoveChunk(ServeContext& context, const HttpRequest& request) {
+  return HandleRemoveChunk(context, request, NormalPath(request.path).substr(kChunkPrefix.size()));
+}
+
 // The methods of one path stand together.
 constexpr Route kRoutes[] = {
     {"/", "GET", HandleStatusPage, nullptr, true},
@@ -61,6 +67,7 @@ constexpr Route kRoutes[] = {
     {"/cache/wipe", "POST", HandleCacheWipe, nullptr, false},
     {"/cache/chunks", "GET", HandleCacheChunks, nullptr, false},
     {"/cache/chunks", "POST", nullptr, HandleStoreChunks, false},
+    {kChunkPrefix, "DELETE", RemoveChunk, nullptr, false},
     {"/cache/states", "GET", HandleCacheStates, nullptr, false},
     {"/cache/hints", "POST", HandleCacheHints, nullptr, false},
     {"/cache/leases", "GET", HandleCacheLeases, nullptr, false},
@@ -103,7 +110,7 @@ const Route* FindRoute(std::span<const Route> routes, std::string_view method) {
 HttpResponse Preflight(const HttpRequest& request) {
   HttpResponse response{.status = 200, .content_type = "", .body = ""};
   const std::string_view wanted = request.Header("access-control-request-headers");
-  response.headers.emplace_back("Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS");
+  response.headers.emplace_back("Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE, OPTIONS");
   response.headers.emplace_back(
       "Access-Control-Allow-Headers",
       wanted.empty() ? "Authorization, Content-Type, X-Api-Key, X-Request-Id" : std::string(wanted));

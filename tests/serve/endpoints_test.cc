@@ -188,6 +188,28 @@ TEST_F(EndpointsTest, ChunksAreListedPageByPage) {
   ExpectError(Get("/v1/cache/chunks?after=" + std::string(63, '0') + "G"), 400, "after");
 }
 
+TEST_F(EndpointsTest, AChunkOfOnesOwnIsRemoved) {
+  backend_.chunks["default"].push_back({.name = {{1}}});
+  backend_.chunks["stranger"].push_back({.name = {{2}}});
+  Start();
+  const auto remove = [&](const std::string& id) {
+    return Exchange("DELETE /v1/cache/chunks/" + id + " HTTP/1.1\r\nHost: x\r\n\r\n");
+  };
+  const std::string id = Digest{{1}}.Hex();
+  const Answer removed = remove(id);
+  EXPECT_EQ(removed.status, 200);
+  EXPECT_EQ(Json::parse(removed.body), Json({{"id", id}, {"object", "cache.chunk"}, {"deleted", true}}));
+  EXPECT_TRUE(backend_.chunks["default"].empty());
+  ExpectError(remove(id), 404, "", "not_found");
+  ExpectError(remove(Digest{{2}}.Hex()), 404, "", "not_found");
+  EXPECT_EQ(backend_.chunks["stranger"].size(), 1u);
+  for (const char* wrong : {"x", "%31", "0/0"}) ExpectError(remove(wrong), 400, "id");
+  ExpectError(remove(""), 405);
+  const Answer read = Get("/v1/cache/chunks/" + id);
+  ExpectError(read, 405, "", "method_not_allowed");
+  EXPECT_EQ(read.headers.at("allow"), "DELETE, OPTIONS");
+}
+
 TEST_F(EndpointsTest, StatesAreListedInTheSameWay) {
   for (uint8_t i = 1; i <= 3; ++i)
     backend_.states["default"].push_back({{{i}}, "h2o:budget=64", 100 + i, 7, i == 2});

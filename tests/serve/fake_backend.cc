@@ -226,6 +226,12 @@ ChunkPage FakeBackend::Chunks(const std::string& tenant, const std::optional<Dig
   return {PageOf(chunks[tenant], after, limit), chunks_pending};
 }
 
+Status FakeBackend::RemoveChunk(const std::string& tenant, const Digest& name) {
+  if (std::erase_if(chunks[tenant], [&](const auto& chunk) { return chunk.name == name; }) == 0)
+    return Fail(ErrorKind::kNotFound, "there is no chunk {}", name.Hex());
+  return {};
+}
+
 std::vector<EvictStateListing> FakeBackend::States(const std::string& tenant,
                                                    const std::optional<Digest>& after, size_t limit) {
   return PageOf(states[tenant], after, limit);

@@ -84,6 +84,7 @@ class FakeBackend final : public ServeBackend {
   std::map<std::string, std::vector<ChunkListing>> chunks;  // of each tenant, by their names
   bool chunks_pending = false;
   ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) override;
+  Status RemoveChunk(const std::string& tenant, const Digest& name) override;
   std::map<std::string, std::vector<EvictStateListing>> states;
   std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
                                         size_t limit) override;

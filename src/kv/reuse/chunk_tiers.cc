@@ -110,6 +110,12 @@ bool ChunkTiers::Listed(const std::string& tenant) const {
   return known == spaces_.end() || known->second.asked == 0;
 }
 
+std::optional<Digest> ChunkTiers::RecordOf(const std::string& tenant, const Digest& name) const {
+  const auto known = spaces_.find(tenant);
+  if (known == spaces_.end()) return std::nullopt;
+  return RecordName(known->second.id, name);
+}
+
 RecordHeader ChunkTiers::HeaderOf(const StoredChunk& chunk, const SpaceId& space) const {
   RecordHeader header;
   header.name = RecordName(space, chunk.name());

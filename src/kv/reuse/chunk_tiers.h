@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,8 @@ class ChunkTiers {
   void Forget(const std::string& tenant) { spaces_.erase(tenant); }
   // Whether the tiers have said what they have of the tenant.
   bool Listed(const std::string& tenant) const;
+  // What the tenant's chunk of this name is called in the tiers; nothing: they have none of the tenant.
+  std::optional<Digest> RecordOf(const std::string& tenant, const Digest& name) const;
   // Writes a chunk that is ready, if its tenant has a space.
   void Keep(const std::shared_ptr<StoredChunk>& chunk);
   // Begins to read a chunk that is not ready, or goes on. false: there is no room for it now.

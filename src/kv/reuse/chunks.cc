@@ -185,6 +185,13 @@ std::vector<ChunkListing> ChunkStore::List(const std::string& tenant, const std:
   return listed;
 }
 
+bool ChunkStore::Remove(const std::string& tenant, const Digest& name) {
+  const auto chunk = Find(name);
+  if (chunk == nullptr || chunk->tenant() != tenant) return false;
+  Erase(chunk->number_);
+  return true;
+}
+
 void ChunkStore::Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows,
                        std::vector<int32_t> tokens) {
   if (const auto known = Find(name)) return KeptBelow(*known);

@@ -121,6 +121,9 @@ class ChunkStore final : public DerivedStore {
   std::vector<ChunkListing> List(const std::string& tenant, const std::optional<Digest>& after,
                                  size_t limit) const;
 
+  // Removes a chunk of the tenant; who holds it keeps it. false: it has none of this name.
+  bool Remove(const std::string& tenant, const Digest& name);
+
   // Chunks in a prompt, ascending, without overlaps. Holding a span keeps its chunk. Those that are not ready
   // are to be read from below.
   std::vector<ChunkSpan> Match(const std::string& tenant, std::span<const int32_t> prompt);

@@ -308,6 +308,21 @@ TEST_F(ChunkStoreTest, ListsHaveATenantsChunksByTheirNames) {
   EXPECT_EQ(left[1].bytes, all[5].bytes);
 }
 
+TEST_F(ChunkStoreTest, OneIsRemovedByItsTenantOnly) {
+  auto chunk = Put("t", Text(1, 100));
+  Put("t", Text(2, 100));
+  EXPECT_FALSE(store_->Remove("u", chunk->name()));
+  EXPECT_EQ(store_->Match("t", Text(1, 100)).size(), 1u);
+  EXPECT_TRUE(store_->Remove("t", chunk->name()));
+  EXPECT_FALSE(store_->Remove("t", chunk->name()));
+  EXPECT_TRUE(store_->Match("t", Text(1, 100)).empty());
+  EXPECT_EQ(store_->Match("t", Text(2, 100)).size(), 1u);
+  EXPECT_TRUE(chunk->ready()) << "who holds it goes on";
+  const uint64_t with = store_->stats().bytes;
+  chunk = nullptr;
+  EXPECT_LT(store_->stats().bytes, with);
+}
+
 TEST_F(ChunkStoreTest, RefusesWhatCannotBeAChunk) {
   EXPECT_EQ(store_->Check(63).error().kind, ErrorKind::kInvalid);
   EXPECT_TRUE(store_->Check(64));
