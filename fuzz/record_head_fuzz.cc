@@ -1,5 +1,6 @@
 // Any bytes as the head of a record, as they are and with their checksum put right, plain and sealed. What is
-// accepted must hold together, and a plain head must be written again as it was read.
+// accepted must hold together, and a plain head must be written again as it was read. So must metadata that
+// the cache takes for a block's or a chunk's.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -8,6 +9,8 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "kv/block_record.h"
+#include "kv/reuse/chunk_record.h"
 #include "store/record.h"
 
 namespace {
@@ -31,12 +34,20 @@ void Require(bool condition) {
   if (!condition) __builtin_trap();
 }
 
+void DecodeMetadata(const std::vector<std::byte>& metadata) {
+  if (const auto tokens = larder::DecodeBlockMetadata(metadata))
+    Require(larder::EncodeBlockMetadata(*tokens) == metadata);
+  if (const auto chunk = larder::DecodeChunkMetadata(metadata))
+    Require(larder::EncodeChunkMetadata(chunk->name, chunk->prefix_rows, chunk->tokens) == metadata);
+}
+
 void Decode(std::span<const std::byte> bytes, const larder::Sealer* sealer) {
   const auto head = larder::DecodeRecordHead(bytes, sealer);
   if (!head) return Require(!head.error().message.empty());
   Require(head->groups.size() == head->header.group_bytes.size());
   Require(head->header.payload_bytes() <= larder::kMaxRecordBytes);
   Require(larder::PayloadAreaBytes(*head, 4096) % 4096 == 0);
+  DecodeMetadata(head->header.metadata);
   std::vector<std::byte> again;
   Require(larder::EncodeRecordHead(*head, sealer, again).has_value());
   Require(again.size() == larder::RecordHeadBytes(bytes).value());

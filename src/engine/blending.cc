@@ -66,10 +66,25 @@ std::optional<ChunkInfo> EngineCore::FindChunk(const Request& request) const {
   return InfoOf(request);
 }
 
+ChunkPage EngineCore::ListChunks(const std::string& tenant, const std::optional<Digest>& after,
+                                 size_t limit) const {
+  return {chunks_->List(tenant, after, limit), chunk_tiers_ != nullptr && !chunk_tiers_->Listed(tenant)};
+}
+
+Result<std::optional<Digest>> EngineCore::ChunkRecord(const std::string& tenant, const Digest& name) const {
+  const auto chunk = chunks_->Find(name);
+  if (chunk == nullptr || chunk->tenant() != tenant) {
+    return larder::Fail(ErrorKind::kNotFound, "there is no chunk {}; GET /v1/cache/chunks lists them",
+                        name.Hex());
+  }
+  if (chunk_tiers_ == nullptr) return std::nullopt;
+  return chunk_tiers_->RecordOf(tenant, name);
+}
+
 void EngineCore::SetSpace(const std::string& tenant, const SpaceId& space) {
-  cache_->SetSpace(tenant, space);
+  if (!cache_->SetSpace(tenant, space) || chunk_tiers_ == nullptr) return;
   // Another space than before: somebody else has wiped the tenant.
-  if (chunk_tiers_ != nullptr && chunk_tiers_->SetSpace(tenant, space)) derived_->Forget(tenant);
+  if (chunk_tiers_->SetSpace(tenant, space)) ForgetDerived(tenant);
 }
 
 bool EngineCore::RoomComing() {
@@ -78,6 +93,11 @@ bool EngineCore::RoomComing() {
 
 void EngineCore::Forget(const std::string& tenant) {
   cache_->Forget(tenant);
+  if (chunk_tiers_ != nullptr) chunk_tiers_->Forget(tenant);
+  ForgetDerived(tenant);
+}
+
+void EngineCore::ForgetDerived(const std::string& tenant) {
   LetWaitingGo(tenant, true);
   derived_->Forget(tenant);
 }

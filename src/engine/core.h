@@ -52,7 +52,11 @@ class EngineCore final : private SchedulerCache {
   DerivedRoom& derived() { return *derived_; }  // that both are in
   // The chunk that a request with `chunk_from` stores, if it is here already.
   std::optional<ChunkInfo> FindChunk(const Request& request) const;
+  ChunkPage ListChunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) const;
+  // What the tiers call a chunk of the tenant; nothing: no tier has anything of it. kNotFound: no such chunk.
+  Result<std::optional<Digest>> ChunkRecord(const std::string& tenant, const Digest& name) const;
   void Forget(const std::string& tenant);  // what is wiped
+  // Of the tenant's records, as its requests bring it along. Another one than before wipes it here, too.
   void SetSpace(const std::string& tenant, const SpaceId& space);
   // Called before a sink hears that its request has ended, when the core counts it no more.
   void BeforeEnd(std::function<void()> told) { before_end_ = std::move(told); }
@@ -100,6 +104,7 @@ class EngineCore final : private SchedulerCache {
   Status ValidateChunks(const Request& request) const;
   bool DropUnused(const Choice& needy);
   bool LetWaitingGo(const std::string& tenant, bool preempted);
+  void ForgetDerived(const std::string& tenant);
   HintAnswer BeginPrefetch(const Hint& hint);
   void TakePrefetched();
   void ReportRead(Choice& choice, const CacheOutcome& outcome);

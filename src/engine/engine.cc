@@ -55,6 +55,8 @@ struct Engine::Impl {
   void Post(std::function<void()> work);
   template <class T>
   T Ask(std::function<T()> question, T otherwise);
+  template <class T>
+  T AskOf(const std::string& tenant, std::function<T(EngineCore&)> question, T otherwise);
 };
 
 // A tenant whose space cannot be had is served from memory.
@@ -136,6 +138,17 @@ T Engine::Impl::Ask(std::function<T()> question, T otherwise) {
     std::lock_guard lock(mutex);
     if (stopping) return otherwise;
   }
+}
+
+// What belongs to a tenant is asked of its space as it is now: another server may have wiped it.
+template <class T>
+T Engine::Impl::AskOf(const std::string& tenant, std::function<T(EngineCore&)> question, T otherwise) {
+  return Ask<T>(
+      [raw = core.get(), tenant, space = SpaceOf(tenant), question = std::move(question)] {
+        if (space) raw->SetSpace(tenant, *space);
+        return question(*raw);
+      },
+      std::move(otherwise));
 }
 
 namespace {
@@ -278,9 +291,37 @@ uint64_t Engine::ClearCache(const std::string& tenant) {
 }
 
 std::optional<ChunkInfo> Engine::FindChunk(Request request) {
-  return impl_->Ask<std::optional<ChunkInfo>>(
-      [core = impl_->core.get(), request = std::move(request)] { return core->FindChunk(request); },
+  const std::string tenant = request.tenant;
+  return impl_->AskOf<std::optional<ChunkInfo>>(
+      tenant, [request = std::move(request)](EngineCore& core) { return core.FindChunk(request); },
       std::nullopt);
+}
+
+ChunkPage Engine::Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) {
+  return impl_->AskOf<ChunkPage>(
+      tenant, [tenant, after, limit](EngineCore& core) { return core.ListChunks(tenant, after, limit); }, {});
+}
+
+// Memory last: where a tier fails, who tries again still finds it.
+Status Engine::RemoveChunk(const std::string& tenant, const Digest& name) {
+  using Record = Result<std::optional<Digest>>;
+  const Record record = impl_->AskOf<Record>(
+      tenant, [tenant, name](EngineCore& core) { return core.ChunkRecord(tenant, name); },
+      Fail(ErrorKind::kUnavailable, "the server is shutting down"));
+  if (!record) return std::unexpected(record.error());
+  if (*record) {
+    for (Tier* tier : impl_->options.tiers) LARDER_TRY(tier->Remove({&**record, 1}));
+  }
+  impl_->Ask<bool>([core = impl_->core.get(), tenant, name] { return core->chunks().Remove(tenant, name); },
+                   false);
+  return {};
+}
+
+std::vector<EvictStateListing> Engine::States(const std::string& tenant, const std::optional<Digest>& after,
+                                              size_t limit) {
+  return impl_->AskOf<std::vector<EvictStateListing>>(
+      tenant, [tenant, after, limit](EngineCore& core) { return core.states().List(tenant, after, limit); },
+      {});
 }
 
 HintAnswer Engine::Apply(Hint hint) {

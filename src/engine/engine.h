@@ -65,6 +65,12 @@ struct EngineStats {
   std::optional<KeyringStats> keyring;  // where there are tiers
 };
 
+// Chunks of a tenant by their names.
+struct ChunkPage {
+  std::vector<ChunkListing> chunks;
+  bool pending = false;  // a tier has not said yet which ones it has
+};
+
 class Engine {
  public:
   // Takes the model; starts the thread.
@@ -95,6 +101,13 @@ class Engine {
   Status Wipe(const std::string& tenant);
   // The chunk that a request with `chunk_from` would store, if it is in memory.
   std::optional<ChunkInfo> FindChunk(Request request);
+  // From behind `after` (nothing: from the first) on.
+  ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit);
+  // Removes a chunk durably from below, then from memory. Running requests that use it end undisturbed.
+  // kNotFound: the tenant has none of this name. After another error it can be tried again.
+  Status RemoveChunk(const std::string& tenant, const Digest& name);
+  std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
+                                        size_t limit);
   HintAnswer Apply(Hint hint);
   // Whether the prefetch that answered with this ticket is still under way.
   bool Fetching(uint64_t ticket);

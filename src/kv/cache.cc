@@ -135,7 +135,9 @@ void KvCache::SetTiers(KvTiersOptions tiers) {
   LARDER_CHECK(impl_->tiers == nullptr);
   if (!tiers.tiers.empty()) impl_->tiers = std::make_unique<KvTiers>(*impl_, std::move(tiers));
 }
-void KvCache::SetSpace(const std::string& tenant, const SpaceId& space) { impl_->SetSpace(tenant, space); }
+bool KvCache::SetSpace(const std::string& tenant, const SpaceId& space) {
+  return impl_->SetSpace(tenant, space);
+}
 void KvCache::Forget(const std::string& tenant) {
   if (const auto space = impl_->spaces.find(tenant); space != impl_->spaces.end()) {
     impl_->wiped.insert(space->second);
@@ -394,13 +396,16 @@ void KvCache::Impl::DropTenantIfUnused(int32_t index) {
 }
 
 // A tenant whose names began without a space, or with another one, begins anew.
-void KvCache::Impl::SetSpace(const std::string& tenant, const SpaceId& space) {
-  if (wiped.contains(space)) return;  // of a request from before
+bool KvCache::Impl::SetSpace(const std::string& tenant, const SpaceId& space) {
+  if (wiped.contains(space)) return false;
   const auto [at, added] = spaces.emplace(tenant, space);
-  if (!added && at->second == space) return;
-  at->second = space;
-  if (!added && tiers != nullptr) tiers->TellCleared(tenant);
+  if (!added && at->second == space) return true;
+  if (!added) {
+    wiped.insert(std::exchange(at->second, space));  // by another server
+    if (tiers != nullptr) tiers->TellCleared(tenant);
+  }
   Retire(tenant);
+  return true;
 }
 
 void KvCache::Impl::Retire(const std::string& tenant) {

@@ -191,8 +191,9 @@ class KvCache {
   // What lies below memory (kv/tiers.h). At most once, before the first sequence.
   void SetTiers(KvTiersOptions tiers);
   // The tenant's space (store/sealer.h): its names begin with it, its records belong to it, and without one
-  // it lives in memory only. Another space than before retires what the tenant has here.
-  void SetSpace(const std::string& tenant, const SpaceId& space);
+  // it lives in memory only. Another space than before retires what the tenant has here. false: the space was
+  // wiped or replaced before, and who comes with it is late; nothing has changed.
+  bool SetSpace(const std::string& tenant, const SpaceId& space);
   // The tenant's space is being wiped: drops what nobody holds; what is held goes when it is let go, and
   // nothing of it is found or written any more.
   void Forget(const std::string& tenant);

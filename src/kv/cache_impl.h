@@ -62,7 +62,7 @@ struct KvCache::Impl {
   void CloseSequence(KvSequence& sequence);
   Result<int32_t> TenantFor(const std::string& name);
   void DropTenantIfUnused(int32_t index);
-  void SetSpace(const std::string& tenant, const SpaceId& space);
+  bool SetSpace(const std::string& tenant, const SpaceId& space);
   void Retire(const std::string& tenant);
   uint64_t Clear(const std::string& tenant);
   uint64_t ClearBelow(KvNode& top);

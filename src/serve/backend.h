@@ -40,6 +40,10 @@ class ServeBackend {
   virtual uint64_t ClearCache(const std::string& tenant) = 0;
   virtual Status Wipe(const std::string& tenant) = 0;
   virtual std::optional<ChunkInfo> FindChunk(Request request) = 0;
+  virtual ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) = 0;
+  virtual Status RemoveChunk(const std::string& tenant, const Digest& name) = 0;
+  virtual std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
+                                                size_t limit) = 0;
   virtual HintAnswer Apply(Hint hint) = 0;
   virtual std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
                                                               std::vector<int32_t> tokens) = 0;

@@ -1,9 +1,8 @@
-#include <charconv>
-
 #include "serve/endpoints.h"
 #include "serve/errors.h"
 #include "serve/json_writer.h"
 #include "serve/misses.h"
+#include "serve/query.h"
 
 namespace larder {
 namespace {
@@ -35,17 +34,6 @@ void WriteTier(JsonWriter& json, const TierStats& tier) {
   };
   json.Field("read_ms_mean", mean_ms(tier.read_ns, tier.read_records));
   json.Field("write_ms_mean", mean_ms(tier.write_ns, tier.write_records)).EndObject();
-}
-
-ApiResult<int64_t> Limit(const HttpRequest& request) {
-  if (request.query.find("limit") == std::string::npos) return kDefaultBlocks;
-  const std::string text = request.QueryParameter("limit").value_or("");
-  int64_t limit = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), limit);
-  if (error != std::errc() || end != text.data() + text.size() || limit < 1 || limit > kMaxBlocks) {
-    return BadField("limit", "'limit' must be an integer in 1..{}.", kMaxBlocks);
-  }
-  return limit;
 }
 
 }  // namespace
@@ -105,7 +93,7 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
 }
 
 HttpResponse HandleCacheBlocks(ServeContext& context, const HttpRequest& request) {
-  const ApiResult<int64_t> limit = Limit(request);
+  const ApiResult<int64_t> limit = QueryInteger(request, "limit", kDefaultBlocks, 1, kMaxBlocks);
   if (!limit) return ErrorResponse(limit.error());
   JsonWriter json;
   json.BeginObject().Key("blocks").BeginArray();

@@ -173,7 +173,7 @@ class ChunkStoring : public std::enable_shared_from_this<ChunkStoring> {
 
 }  // namespace
 
-void HandleCacheChunks(ServeContext& context, const HttpRequest& http, const ExchangePtr& exchange) {
+void HandleStoreChunks(ServeContext& context, const HttpRequest& http, const ExchangePtr& exchange) {
   ApiResult<std::vector<Request>> requests = ReadChunks(context, http);
   if (!requests) {
     exchange->Post([exchange, error = requests.error()] { exchange->Respond(ErrorResponse(error)); });

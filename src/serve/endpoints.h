@@ -27,7 +27,10 @@ HttpResponse HandleCacheStats(ServeContext& context, const HttpRequest& request)
 HttpResponse HandleCacheBlocks(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheClear(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheWipe(ServeContext& context, const HttpRequest& request);
-void HandleCacheChunks(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
+HttpResponse HandleCacheChunks(ServeContext& context, const HttpRequest& request);
+void HandleStoreChunks(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);
+HttpResponse HandleRemoveChunk(ServeContext& context, const HttpRequest& request, std::string_view id);
+HttpResponse HandleCacheStates(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheHints(ServeContext& context, const HttpRequest& request);
 HttpResponse HandleCacheLeases(ServeContext& context, const HttpRequest& request);
 void HandleCacheEvents(ServeContext& context, const HttpRequest& request, const ExchangePtr& exchange);

@@ -34,6 +34,16 @@ class EngineBackend final : public ServeBackend {
   std::optional<ChunkInfo> FindChunk(Request request) override {
     return engine_->FindChunk(std::move(request));
   }
+  ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) override {
+    return engine_->Chunks(tenant, after, limit);
+  }
+  Status RemoveChunk(const std::string& tenant, const Digest& name) override {
+    return engine_->RemoveChunk(tenant, name);
+  }
+  std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
+                                        size_t limit) override {
+    return engine_->States(tenant, after, limit);
+  }
   HintAnswer Apply(Hint hint) override { return engine_->Apply(std::move(hint)); }
   std::vector<std::pair<std::string, int64_t>> Lookup(const std::string& tenant,
                                                       std::vector<int32_t> tokens) override {

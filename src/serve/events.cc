@@ -8,6 +8,7 @@
 #include "serve/errors.h"
 #include "serve/event_waits.h"
 #include "serve/json_writer.h"
+#include "serve/query.h"
 
 namespace larder {
 namespace {
@@ -51,7 +52,7 @@ std::string CursorText(const EventCursor& cursor) {
 
 struct Query {
   EventCursor after;
-  size_t limit = kDefaultEvents;
+  size_t limit = 0;
   int64_t wait_ms = 0;
 };
 
@@ -62,20 +63,12 @@ ApiResult<Query> ReadQuery(const HttpRequest& request) {
     if (!cursor) return BadField("after", "'after' must be what 'next' was in the last answer, or left out.");
     query.after = *cursor;
   }
-  if (const auto text = request.QueryParameter("limit")) {
-    const auto limit = Number<int64_t>(*text, 10);
-    if (!limit || *limit < 1 || *limit > kMostEvents) {
-      return BadField("limit", "'limit' must be an integer in 1..{}.", kMostEvents);
-    }
-    query.limit = static_cast<size_t>(*limit);
-  }
-  if (const auto text = request.QueryParameter("wait_ms")) {
-    const auto wait = Number<int64_t>(*text, 10);
-    if (!wait || *wait < 0 || *wait > kLongestWaitMs) {
-      return BadField("wait_ms", "'wait_ms' must be an integer in 0..{}.", kLongestWaitMs);
-    }
-    query.wait_ms = *wait;
-  }
+  const ApiResult<int64_t> limit = QueryInteger(request, "limit", kDefaultEvents, 1, kMostEvents);
+  if (!limit) return std::unexpected(limit.error());
+  query.limit = static_cast<size_t>(*limit);
+  const ApiResult<int64_t> wait = QueryInteger(request, "wait_ms", 0, 0, kLongestWaitMs);
+  if (!wait) return std::unexpected(wait.error());
+  query.wait_ms = *wait;
   return query;
 }
 

@@ -1,24 +1,11 @@
 #include "serve/hint_target.h"
 
-#include <optional>
-
 #include "serve/completion_request.h"
 #include "serve/hint_fields.h"
+#include "serve/query.h"
 
 namespace larder {
 namespace {
-
-std::optional<Digest> BlockName(std::string_view hex) {
-  Digest name;
-  if (hex.size() != 2 * name.bytes.size()) return std::nullopt;
-  for (size_t i = 0; i < hex.size(); ++i) {
-    const char c = hex[i];
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-    if (digit < 0) return std::nullopt;
-    name.bytes[i / 2] = static_cast<uint8_t>(name.bytes[i / 2] << 4 | digit);
-  }
-  return name;
-}
 
 ApiResult<std::vector<int32_t>> TargetTokens(const ServeContext& context, const TargetParams& params) {
   if (!params.chat.messages.empty()) return ChatPrompt(context, params.chat);
@@ -47,7 +34,7 @@ ApiResult<KvTarget> ReadTarget(const ServeContext& context, const TargetParams& 
   }
   KvTarget target;
   if (!params.block.empty()) {
-    target.block = BlockName(params.block);
+    target.block = DigestFrom(params.block);
     if (!target.block) {
       return BadField("target.block", "'target.block' must be the 64 hexadecimal digits of a block's name.");
     }

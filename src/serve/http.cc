@@ -27,7 +27,8 @@ std::optional<std::string> HttpRequest::QueryParameter(std::string_view name) co
     rest = end == std::string_view::npos ? std::string_view() : rest.substr(end + 1);
     const size_t equals = pair.find('=');
     if (pair.substr(0, equals) != name) continue;
-    return PercentDecode(equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1));
+    const std::string_view value = equals == std::string_view::npos ? "" : pair.substr(equals + 1);
+    return PercentDecode(value).value_or(std::string(value));
   }
   return std::nullopt;
 }

@@ -22,7 +22,7 @@ struct HttpRequest {
   std::string tenant;  // from the credential, set by the router
 
   std::string_view Header(std::string_view lower_case_name) const;  // "" where absent
-  // A parameter of the query, decoded; nullopt where absent or badly encoded.
+  // A parameter of the query, decoded, or as it was sent where its encoding is broken; nullopt where absent.
   std::optional<std::string> QueryParameter(std::string_view name) const;
 };
 

@@ -158,6 +158,39 @@ void AddLeases(Page& page, const EngineStats& stats) {
   page.Counter("larder_kv_events_total", "Events of blocks, of all tenants.", stats.events);
 }
 
+void AddChunks(Page& page, const ChunkStats& chunks) {
+  page.Gauge("larder_kv_chunks", "Stored chunks, those that are below memory only included.", chunks.chunks);
+  page.Gauge("larder_kv_chunks_below", "Those that are not in memory.", chunks.below);
+  page.Gauge("larder_kv_chunk_tokens", "Tokens of all of them.", chunks.tokens);
+  page.Gauge("larder_kv_chunk_bytes", "Bytes of their rows in memory.", chunks.bytes);
+  page.Gauge("larder_kv_chunk_limit_bytes", "What chunks and states may take together.", chunks.limit_bytes);
+  page.Describe("larder_kv_chunk_changes_total", "counter", "What became of chunks in memory.");
+  const std::pair<std::string_view, uint64_t> changes[] = {
+      {"stored", chunks.stored}, {"restored", chunks.restored}, {"evicted", chunks.evicted}};
+  for (const auto& [change, count] : changes) {
+    page.Sample("larder_kv_chunk_changes_total", fmt::format("{{change=\"{}\"}}", change), count);
+  }
+  page.Counter("larder_kv_chunk_matches_total", "Chunks found in prompts.", chunks.matches);
+  page.Counter("larder_kv_chunk_matched_tokens_total", "Tokens of prompts that were found in them.",
+               chunks.matched_tokens);
+}
+
+void AddStates(Page& page, const EvictStateStats& states) {
+  page.Gauge("larder_kv_states", "Compressed states.", states.states);
+  page.Gauge("larder_kv_state_tokens", "Tokens that they stand for.", states.tokens);
+  page.Gauge("larder_kv_state_bytes", "Bytes of their pages and tables.", states.bytes);
+  page.Gauge("larder_kv_state_limit_bytes", "What chunks and states may take together.", states.limit_bytes);
+  page.Describe("larder_kv_state_changes_total", "counter", "What became of states.");
+  const std::pair<std::string_view, uint64_t> changes[] = {
+      {"stored", states.stored}, {"refused", states.refused}, {"evicted", states.evicted}};
+  for (const auto& [change, count] : changes) {
+    page.Sample("larder_kv_state_changes_total", fmt::format("{{change=\"{}\"}}", change), count);
+  }
+  page.Counter("larder_kv_state_hits_total", "Requests that went on from one.", states.hits);
+  page.Counter("larder_kv_state_hit_tokens_total", "Tokens of their prompts that it stood for.",
+               states.hit_tokens);
+}
+
 void AddHttp(Page& page, const ServeContext& context) {
   page.Gauge("larder_http_connections", "Open connections.", context.connections_open.load());
   page.Counter("larder_http_connections_total", "Connections accepted.", context.connections_accepted.load());
@@ -193,6 +226,8 @@ HttpResponse HandleMetrics(ServeContext& context, const HttpRequest& request) {
   AddTiers(page, stats);
   AddKeyring(page, context, request.tenant, stats);
   AddLeases(page, stats);
+  AddChunks(page, stats.chunks);
+  AddStates(page, stats.states);
   AddHttp(page, context);
   AddFamiliarNames(page, context, stats);
   return {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = page.Take()};

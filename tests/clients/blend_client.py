@@ -63,6 +63,11 @@ def storing():
     assert again["data"] == [first | {"state": "present"}], again
     status, other = call("/v1/cache/chunks", {"tokens": tokens_of(TEXTS[0]), "prefix": "Behind this. "})
     assert status == 200 and other["data"][0]["id"] != first["id"], other
+    status, listed = call("/v1/cache/chunks")
+    expected = [(one["id"], one["tokens"], one["bytes"]) for one in (first, second, other["data"][0])]
+    assert sorted((one["id"], one["tokens"], one["bytes"]) for one in listed["data"]) == sorted(expected), listed
+    assert all(one["in_memory"] and not one["below"] for one in listed["data"]) and not listed["pending"], listed
+    assert call(f"/v1/cache/chunks?limit=2&after={listed['data'][0]['id']}")[1]["data"] == listed["data"][1:], listed
     stats = call("/v1/cache/stats")[1]["chunks"]
     assert stats["count"] == 3 and 0 < stats["bytes"] <= stats["limit_bytes"], stats
     return first, second
@@ -99,6 +104,7 @@ def blending(first, second):
 def tenants():
     if len(KEYS) < 2:
         return
+    assert call("/v1/cache/chunks", key=1)[1]["data"] == []
     prompt = tokens_of(TEXTS[0]) + tokens_of("And?")
     before = complete(prompt, "blend:ratio=0", key=1)
     assert "blend" not in before.model_extra["larder"]["cache"], before.model_extra
@@ -117,7 +123,7 @@ def refusals():
     for larder in ({"reuse": "nosuch"}, {"reuse": "blend:ratio=2"}, {"reuse": "blend:nosuch=1"}, {"reuse": "blend", "evict": "streaming"}):
         status, answer = call("/v1/completions", {"prompt": [1, 2, 3], "larder": larder})
         assert status in (400, 501) and answer["error"]["message"], (larder, status, answer)
-    assert call("/v1/cache/chunks")[0] == 405
+    assert call("/v1/cache/chunks?limit=0")[0] == call("/v1/cache/chunks?after=x")[0] == 400
 
 
 def chats():

@@ -44,9 +44,10 @@ class Server:
         self.log.seek(0)
         return self.log.read().decode(errors="replace")
 
-    def call(self, path, body=None):
+    def call(self, path, body=None, method=None):
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}), timeout=120) as answer:
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return json.loads(answer.read())
 
     def ask(self, prompt):
@@ -105,12 +106,29 @@ def expect_found(server, stored, answer):
     assert again == answer, (again, answer)
     assert [use["id"] for use in told["blend"]["chunks"]] == [stored[1]["id"], stored[0]["id"]], told
     assert server.call("/v1/cache/stats")["chunks"]["restored"] == 2
+    listed = server.call("/v1/cache/chunks")["data"]
+    assert sorted(one["id"] for one in listed) == sorted(one["id"] for one in stored), listed
+    assert all(one["in_memory"] and one["below"] and one["tokens"] == 130 for one in listed), listed
     assert all(one["state"] == "present" for one in server.call("/v1/cache/chunks", {"chunks": CHUNKS})["data"])
 
 
 def expect_none(server):
     _, told = server.ask(PROMPT)
     assert "blend" not in told, told
+    assert server.call("/v1/cache/chunks")["data"] == []
+
+
+def expect_removed(server, stored):
+    """One of the two, in memory and below."""
+    answer = server.call(f"/v1/cache/chunks/{stored[0]['id']}", method="DELETE")
+    assert answer == {"id": stored[0]["id"], "object": "cache.chunk", "deleted": True}, answer
+    expect_second_alone(server, stored)
+
+
+def expect_second_alone(server, stored):
+    _, told = server.ask(PROMPT)
+    assert [use["id"] for use in told["blend"]["chunks"]] == [stored[1]["id"]], told
+    assert [one["id"] for one in server.call("/v1/cache/chunks")["data"]] == [stored[1]["id"]]
 
 
 def on_disk(world):
@@ -120,6 +138,10 @@ def on_disk(world):
     server.stop()
     server = world.server(*options)
     expect_found(server, stored, answer)
+    expect_removed(server, stored)
+    server.stop()
+    server = world.server(*options)
+    expect_second_alone(server, stored)
     server.call("/v1/cache/wipe", {})
     expect_none(server)
     server.stop()
@@ -136,6 +158,10 @@ def in_redis(world, redis, *options):
     second = world.server("--redis", redis.url, *options)
     expect_found(second, stored, answer)
     first.stop()
+    expect_removed(second, stored)
+    other = world.server("--redis", redis.url, *options)
+    expect_second_alone(other, stored)
+    other.stop()
     second.call("/v1/cache/wipe", {})
     expect_none(second)
     second.stop()

@@ -117,6 +117,8 @@ def two_turns(windows):
         now = states()
         rows = len(first) + len(reply) - 1  # the last token has not been run
         assert now["count"] == 1 and now["tokens"] == rows and 0 < now["bytes"] <= now["limit_bytes"], now
+        (listed,) = call("/v1/cache/states")[1]["data"]
+        assert listed["tokens"] == rows and listed["bytes"] == now["bytes"] and listed["method"].startswith(method.split(":")[0]), listed
         second = first + reply + question
         answer, cache, usage = good(second, method, fields=keep)
         assert cache["read"]["states"] == cache["state"]["tokens"] == rows and cache["read"]["memory"] == 0, cache

@@ -1,6 +1,9 @@
 // Requests that use stored chunks through the engine: computing every row again changes no bit, answers do
 // not depend on threads, neighbours, warm prefixes or preemption, nothing is published under exact names,
 // chunks stay with their tenant and outlive the process, all memory comes back.
+#include <algorithm>
+
+#include "kv/reuse/chunk_record.h"
 #include "tests/engine/blend_fixture.h"
 #include "tests/kv/memory_tier.h"
 
@@ -309,7 +312,9 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
     while (core->derived().DropOldest()) {
     }
     EXPECT_EQ(core->chunks().stats().bytes, 0u);
-    EXPECT_EQ(core->chunks().stats().chunks, 2u);
+    const auto below = core->ListChunks("t", std::nullopt, 10).chunks;
+    ASSERT_EQ(below.size(), 2u);
+    for (const ChunkListing& one : below) EXPECT_TRUE(one.below && !one.in_memory && !one.held);
     ExpectSame(*ask(*core, tier), *first, "read again");
     EXPECT_EQ(core->chunks().stats().restored, 2u);
   }
@@ -318,6 +323,12 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
     EngineOptions options;
     options.tiers = {&tier};
     const auto core = Start(*model, options);
+    core->SetSpace("t", space);
+    EXPECT_TRUE(core->ListChunks("t", std::nullopt, 10).pending);
+    tier.DeliverAll();
+    core->Step();
+    EXPECT_FALSE(core->ListChunks("t", std::nullopt, 10).pending);
+    EXPECT_EQ(core->ListChunks("t", std::nullopt, 10).chunks.size(), 2u);
     const auto next = ask(*core, tier);
     ExpectSame(*next, *first, "the next process");
     EXPECT_EQ(next->report.read_chunks, first->report.read_chunks);
@@ -344,6 +355,73 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
   EXPECT_EQ(core->chunks().stats().chunks, 0u);
   EXPECT_EQ(core->chunks().stats().bytes, 0u);
   ExpectSame(*damaged, *Ask(*Start(*model), prompt, "prefix"), "computed");
+}
+
+// A tenant that comes with another space was wiped by another server. What was its own under the old one is
+// found neither in memory nor below, by nobody who waits, and not when somebody from before comes late.
+TEST_P(BlendTest, AnotherSpaceIsAWipeFromElsewhere) {
+  const auto model = Load(2);
+  const SpaceId before = {1}, now = {2};
+  MemoryRecords records;
+  MemoryTier tier(&records);
+  EngineOptions options;
+  options.tiers = {&tier};
+  const auto core = Start(*model, options);
+  const auto listed = [&] { return core->ListChunks("t", std::nullopt, 10).chunks.size(); };
+  const auto add = [&](Request r, const SpaceId& space) {
+    r.space = space;
+    return Add(*core, std::move(r));
+  };
+  const auto run = [&] {
+    for (int i = 0; i < 100000 && core->unfinished() > 0; ++i) {
+      core->Step();
+      tier.DeliverAll();
+    }
+    core->Step();
+  };
+  const auto store = [&](const Tokens& text, const SpaceId& space) {
+    Request r = Make(Tokens{1} + text, "prefix", 0);
+    r.chunk_from = 1;
+    add(r, space);
+    run();
+  };
+  const Request asks = Make(system_ + a_ + question_, "blend:ratio=0.2");
+  store(a_, before);
+  store(c_, before);
+  while (core->derived().DropOldest()) {
+  }
+  add(asks, before);
+  run();
+  Request turn = Make(c_, "prefix", 1);
+  turn.evict = "streaming:budget=33";
+  turn.keep_state = true;
+  add(turn, before);
+  run();
+  ASSERT_EQ(listed(), 2u);
+  ASSERT_EQ(core->states().List("t", std::nullopt, 10).size(), 1u);
+
+  // It has found both; one is in memory, the other on its way.
+  const auto waiting = add(Make(system_ + a_ + c_ + question_, "blend:ratio=0.2"), before);
+  core->Step();
+  ASSERT_EQ(std::ranges::count(core->ListChunks("t", std::nullopt, 10).chunks, true, &ChunkListing::held), 2);
+  core->SetSpace("t", now);
+  EXPECT_EQ(listed(), 0u);
+  EXPECT_TRUE(core->states().List("t", std::nullopt, 10).empty());
+  run();
+  EXPECT_TRUE(waiting->finished) << waiting->error;
+  EXPECT_EQ(waiting->report.read_chunks, 0) << "who waited lets go";
+
+  store(b_, now);
+  EXPECT_EQ(listed(), 1u);
+  const auto late = add(asks, before);
+  run();
+  EXPECT_EQ(late->report.read_chunks, 0) << "what the tier has of the old space is not learnt again";
+  EXPECT_EQ(listed(), 1u) << "and what was stored since stays";
+  EXPECT_EQ(core->ListChunks("t", std::nullopt, 10).chunks[0].tokens, 64);
+  core->Forget("t");
+  const size_t kept = records.by_name.size();
+  store(Text(70, 100), now);
+  EXPECT_EQ(records.by_name.size(), kept) << "nobody writes under a space that was wiped here";
 }
 
 INSTANTIATE_TEST_SUITE_P(, BlendTest, ::testing::Values("tiny-llama.gguf", "tiny-gemma3.gguf"));

@@ -110,6 +110,21 @@ TEST(Tiers, ForgettingATenantLeavesNothingToFind) {
   EXPECT_EQ(server.Run("a", text).length, 200) << "under the new space it is kept again";
 }
 
+TEST(Tiers, ASpaceThatWasReplacedDoesNotComeBack) {
+  MemoryRecords records;
+  Server server({&records});
+  const auto text = Text(1, 200);
+  server.Run("a", text);
+  server.Settle();
+  EXPECT_TRUE(server.cache().SetSpace("a", SpaceId{7}));
+  EXPECT_EQ(server.Run("a", text).length, 0);
+  EXPECT_FALSE(server.cache().SetSpace("a", kSpaceA)) << "of a request from before";
+  server.Settle();
+  server.cache().Clear("");
+  EXPECT_EQ(server.Run("a", text).length, 200) << "it is kept under the new one";
+  EXPECT_TRUE(server.world().Sound());
+}
+
 TEST(Tiers, AFailedReadCostsItsBlock) {
   MemoryRecords records;
   const auto text = Text(1, 320);

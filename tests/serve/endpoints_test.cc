@@ -142,6 +142,112 @@ TEST_F(EndpointsTest, CacheBlocksAreListedUpToTheLimit) {
   EXPECT_EQ(backend_.cleared, "default");
 }
 
+TEST_F(EndpointsTest, ChunksAreListedPageByPage) {
+  for (uint8_t i = 1; i <= 5; ++i)
+    backend_.chunks["default"].push_back({.name = {{i}}, .tokens = 64 + i, .prefix_tokens = 1, .bytes = 7});
+  backend_.chunks["default"][1].in_memory = true;
+  backend_.chunks["default"][2].below = true;
+  backend_.chunks["default"][3].held = true;
+  backend_.chunks["stranger"].push_back({.name = {{9}}});
+  Start();
+  const auto list = [&](const std::string& query) {
+    const Answer answer = Get("/v1/cache/chunks" + query);
+    EXPECT_EQ(answer.status, 200) << answer.body;
+    return Json::parse(answer.body);
+  };
+  const Json all = list("");
+  EXPECT_EQ(all["object"], "list");
+  EXPECT_EQ(all["pending"], false);
+  EXPECT_EQ(all["next"], nullptr);
+  ASSERT_EQ(all["data"].size(), 5u);
+  EXPECT_EQ(all["data"][1], Json({{"id", Digest{{2}}.Hex()},
+                                  {"object", "cache.chunk"},
+                                  {"tokens", 66},
+                                  {"prefix_tokens", 1},
+                                  {"bytes", 7},
+                                  {"in_memory", true},
+                                  {"below", false},
+                                  {"held", false}}));
+  EXPECT_EQ(all["data"][2]["below"], true);
+  EXPECT_EQ(all["data"][3]["held"], true);
+  Json seen = Json::array();
+  std::string after;
+  for (const size_t size : {2u, 2u, 1u}) {
+    const Json page = list("?limit=2&after=" + after);
+    EXPECT_EQ(page["data"].size(), size);
+    for (const Json& chunk : page["data"]) seen.push_back(chunk);
+    EXPECT_EQ(page["next"].is_null(), size == 1);
+    if (size == 2) after = page["next"];
+  }
+  EXPECT_EQ(seen, all["data"]);
+  EXPECT_EQ(list("?limit=5")["next"], nullptr) << "nothing is left behind a full page";
+  for (const char* limit : {"0", "10001", "x", "", "1e3", "-1", "%zz"})
+    ExpectError(Get(std::string("/v1/cache/chunks?limit=") + limit), 400, "limit");
+  for (const char* wrong : {"x", "0", "%zz"})
+    ExpectError(Get(std::string("/v1/cache/chunks?after=") + wrong), 400, "after");
+  ExpectError(Get("/v1/cache/chunks?after=" + std::string(63, '0') + "G"), 400, "after");
+}
+
+TEST_F(EndpointsTest, AChunkOfOnesOwnIsRemoved) {
+  backend_.chunks["default"].push_back({.name = {{1}}});
+  backend_.chunks["stranger"].push_back({.name = {{2}}});
+  Start();
+  const auto remove = [&](const std::string& id) {
+    return Exchange("DELETE /v1/cache/chunks/" + id + " HTTP/1.1\r\nHost: x\r\n\r\n");
+  };
+  const std::string id = Digest{{1}}.Hex();
+  const Answer removed = remove(id);
+  EXPECT_EQ(removed.status, 200);
+  EXPECT_EQ(Json::parse(removed.body), Json({{"id", id}, {"object", "cache.chunk"}, {"deleted", true}}));
+  EXPECT_TRUE(backend_.chunks["default"].empty());
+  ExpectError(remove(id), 404, "", "not_found");
+  ExpectError(remove(Digest{{2}}.Hex()), 404, "", "not_found");
+  EXPECT_EQ(backend_.chunks["stranger"].size(), 1u);
+  for (const char* wrong : {"x", "%31", "0/0"}) ExpectError(remove(wrong), 400, "id");
+  ExpectError(remove(""), 405);
+  const Answer read = Get("/v1/cache/chunks/" + id);
+  ExpectError(read, 405, "", "method_not_allowed");
+  EXPECT_EQ(read.headers.at("allow"), "DELETE, OPTIONS");
+}
+
+TEST_F(EndpointsTest, StatesAreListedInTheSameWay) {
+  for (uint8_t i = 1; i <= 3; ++i)
+    backend_.states["default"].push_back({{{i}}, "h2o:budget=64", 100 + i, 7, i == 2});
+  backend_.states["stranger"].push_back({.name = {{9}}});
+  Start();
+  const Json first = Json::parse(Get("/v1/cache/states?limit=2").body);
+  ASSERT_EQ(first["data"].size(), 2u);
+  EXPECT_EQ(first["data"][1], Json({{"id", Digest{{2}}.Hex()},
+                                    {"object", "cache.state"},
+                                    {"method", "h2o:budget=64"},
+                                    {"tokens", 102},
+                                    {"bytes", 7},
+                                    {"held", true}}));
+  EXPECT_EQ(first["next"], first["data"][1]["id"]);
+  const Json last = Json::parse(Get("/v1/cache/states?after=" + first["next"].get<std::string>()).body);
+  ASSERT_EQ(last["data"].size(), 1u);
+  EXPECT_EQ(last["data"][0]["tokens"], 103);
+  EXPECT_EQ(last["next"], nullptr);
+  ExpectError(Get("/v1/cache/states?limit=0"), 400, "limit");
+  ExpectError(Get("/v1/cache/states?after=x"), 400, "after");
+}
+
+TEST_F(EndpointsTest, APathMayHaveSeveralMethods) {
+  Start();
+  const std::string path = "/v1/cache/chunks";
+  EXPECT_EQ(Get(path).status, 200);
+  const Answer head = Exchange("HEAD " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(head.status, 200);
+  EXPECT_TRUE(head.body.empty());
+  ExpectError(Post(path, Json::object()), 400, "chunks");
+  const Answer wrong = Exchange("PUT " + path + " HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+  ExpectError(wrong, 405, "", "method_not_allowed");
+  EXPECT_EQ(wrong.headers.at("allow"), "GET, HEAD, POST, OPTIONS");
+  const Answer model = Exchange("POST /v1/models/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+  ExpectError(model, 405, "", "method_not_allowed");
+  EXPECT_EQ(model.headers.at("allow"), "GET, HEAD, OPTIONS");
+}
+
 TEST_F(EndpointsTest, MetricsAreWellFormedAndHaveFamiliarNames) {
   backend_.stats.prompt_tokens = 12;
   backend_.stats.generation_tokens = 34;
@@ -168,6 +274,40 @@ TEST_F(EndpointsTest, MetricsAreWellFormedAndHaveFamiliarNames) {
     if (!line.starts_with("#")) {
       EXPECT_TRUE(line.starts_with(described)) << line;
     }
+  }
+}
+
+TEST_F(EndpointsTest, MetricsHaveTheFiguresOfChunksAndStates) {
+  backend_.stats.chunks = {.chunks = 1,
+                           .tokens = 2,
+                           .bytes = 3,
+                           .limit_bytes = 4,
+                           .stored = 5,
+                           .evicted = 6,
+                           .matches = 7,
+                           .matched_tokens = 8,
+                           .below = 9,
+                           .restored = 10};
+  backend_.stats.states = {.states = 11,
+                           .tokens = 12,
+                           .bytes = 13,
+                           .limit_bytes = 14,
+                           .stored = 15,
+                           .refused = 16,
+                           .evicted = 17,
+                           .hits = 18,
+                           .hit_tokens = 19};
+  Start();
+  const std::string body = Get("/metrics").body;
+  for (const char* sample :
+       {"chunks 1", "chunk_tokens 2", "chunk_bytes 3", "chunk_limit_bytes 4",
+        "chunk_changes_total{change=\"stored\"} 5", "chunk_changes_total{change=\"evicted\"} 6",
+        "chunk_matches_total 7", "chunk_matched_tokens_total 8", "chunks_below 9",
+        "chunk_changes_total{change=\"restored\"} 10", "states 11", "state_tokens 12", "state_bytes 13",
+        "state_limit_bytes 14", "state_changes_total{change=\"stored\"} 15",
+        "state_changes_total{change=\"refused\"} 16", "state_changes_total{change=\"evicted\"} 17",
+        "state_hits_total 18", "state_hit_tokens_total 19"}) {
+    EXPECT_NE(body.find(std::string("\nlarder_kv_") + sample + "\n"), std::string::npos) << sample;
   }
 }
 

@@ -19,6 +19,16 @@ std::vector<TokenLogprob> FakeTop(int32_t token, int32_t count) {
   return top;
 }
 
+template <class Listing>
+std::vector<Listing> PageOf(const std::vector<Listing>& all, const std::optional<Digest>& after,
+                            size_t limit) {
+  std::vector<Listing> page;
+  for (const Listing& one : all) {
+    if (page.size() < limit && (!after || one.name > *after)) page.push_back(one);
+  }
+  return page;
+}
+
 }  // namespace
 
 ByteTokenizer::ByteTokenizer(bool add_bos) {
@@ -210,6 +220,21 @@ std::vector<KvBlockInfo> FakeBackend::Blocks(const std::string& tenant, size_t l
     if (found.size() < limit) found.push_back(block);
   }
   return found;
+}
+
+ChunkPage FakeBackend::Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) {
+  return {PageOf(chunks[tenant], after, limit), chunks_pending};
+}
+
+Status FakeBackend::RemoveChunk(const std::string& tenant, const Digest& name) {
+  if (std::erase_if(chunks[tenant], [&](const auto& chunk) { return chunk.name == name; }) == 0)
+    return Fail(ErrorKind::kNotFound, "there is no chunk {}", name.Hex());
+  return {};
+}
+
+std::vector<EvictStateListing> FakeBackend::States(const std::string& tenant,
+                                                   const std::optional<Digest>& after, size_t limit) {
+  return PageOf(states[tenant], after, limit);
 }
 
 uint64_t FakeBackend::ClearCache(const std::string& tenant) {

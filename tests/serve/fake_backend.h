@@ -81,6 +81,13 @@ class FakeBackend final : public ServeBackend {
   std::function<EventPage(const std::string& tenant, bool all, const EventCursor&, size_t limit)> events =
       [](const std::string&, bool, const EventCursor& cursor, size_t) { return EventPage{.next = cursor}; };
   std::optional<ChunkInfo> FindChunk(Request) override { return std::nullopt; }
+  std::map<std::string, std::vector<ChunkListing>> chunks;  // of each tenant, by their names
+  bool chunks_pending = false;
+  ChunkPage Chunks(const std::string& tenant, const std::optional<Digest>& after, size_t limit) override;
+  Status RemoveChunk(const std::string& tenant, const Digest& name) override;
+  std::map<std::string, std::vector<EvictStateListing>> states;
+  std::vector<EvictStateListing> States(const std::string& tenant, const std::optional<Digest>& after,
+                                        size_t limit) override;
   HintAnswer Apply(Hint hint) override {
     hints.push_back(hint);
     return answer_hint(hint);

@@ -87,6 +87,22 @@ std::shared_ptr<const EvictState> EvictStates::Find(const std::string& tenant, c
   return states_.at(best->name());
 }
 
+std::vector<EvictStateListing> EvictStates::List(const std::string& tenant,
+                                                 const std::optional<Digest>& after, size_t limit) const {
+  std::vector<EvictStateListing> listed;
+  for (auto it = after ? states_.upper_bound(*after) : states_.begin();
+       it != states_.end() && listed.size() < limit; ++it) {
+    const std::shared_ptr<EvictState>& state = it->second;
+    if (state->tenant() != tenant) continue;
+    listed.push_back({.name = state->name(),
+                      .method = state->method().spec(),
+                      .tokens = state->rows(),
+                      .bytes = state->bytes_,
+                      .held = state.use_count() > 1});
+  }
+  return listed;
+}
+
 EvictStates::States::const_iterator EvictStates::Oldest() const {
   auto oldest = states_.end();
   for (auto it = states_.begin(); it != states_.end(); ++it) {

@@ -61,6 +61,15 @@ struct EvictStateStats {
   uint64_t hits = 0, hit_tokens = 0;
 };
 
+// A state as lists have it.
+struct EvictStateListing {
+  Digest name;
+  std::string method;  // with all its parameters
+  int64_t tokens = 0;
+  uint64_t bytes = 0;
+  bool held = false;  // by a request
+};
+
 // One thread at a time, the engine's. Outlives the states that it made.
 class EvictStates final : public DerivedStore {
  public:
@@ -77,6 +86,9 @@ class EvictStates final : public DerivedStore {
   // of equally long ones the one last used. Holding it keeps it.
   std::shared_ptr<const EvictState> Find(const std::string& tenant, const std::string& method,
                                          std::span<const int32_t> prompt);
+  // States of the tenant by their names, from behind `after` (nothing: from the first) on.
+  std::vector<EvictStateListing> List(const std::string& tenant, const std::optional<Digest>& after,
+                                      size_t limit) const;
 
   std::optional<uint64_t> OldestUse() const override;
   void DropOldest() override;

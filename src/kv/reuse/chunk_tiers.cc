@@ -2,50 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
 #include <thread>
 #include <utility>
 
-#include "store/bytes.h"
+#include "kv/reuse/chunk_record.h"
 
 namespace larder {
 namespace {
 
-constexpr uint32_t kMetadataVersion = 1;
 constexpr size_t kMostListed = 4096;  // chunks of a tenant that a tier is asked for
 constexpr int64_t kListMs = 10'000, kReadMs = 60'000;
-
-// What metadata says.
-struct Described {
-  Digest name;
-  int64_t prefix_rows;
-  std::vector<int32_t> tokens;
-};
-
-std::vector<std::byte> EncodeMetadata(const StoredChunk& chunk) {
-  std::vector<std::byte> out;
-  ByteWriter writer(out);
-  writer.Number(kMetadataVersion);
-  writer.Number(static_cast<uint32_t>(chunk.prefix_rows()));
-  writer.Number(static_cast<uint32_t>(chunk.rows()));
-  writer.Bytes(chunk.name().bytes);
-  for (const int32_t token : chunk.tokens()) writer.Number(static_cast<uint32_t>(token));
-  return out;
-}
-
-std::optional<Described> DecodeMetadata(std::span<const std::byte> metadata) {
-  ByteReader reader(metadata);
-  Described out;
-  const auto version = reader.Number<uint32_t>();
-  out.prefix_rows = reader.Number<uint32_t>();
-  const auto rows = reader.Number<uint32_t>();
-  reader.Bytes(out.name.bytes);
-  if (!reader.ok() || version != kMetadataVersion || reader.left() != rows * sizeof(uint32_t))
-    return std::nullopt;
-  out.tokens.resize(rows);
-  for (int32_t& token : out.tokens) token = static_cast<int32_t>(reader.Number<uint32_t>());
-  return out;
-}
 
 // Names in a tier begin with the tenant's space, so that a wiped tenant begins anew.
 Digest InSpace(std::string_view what, const SpaceId& space, const Digest& of) {
@@ -131,7 +97,7 @@ void ChunkTiers::TakeListed(const std::string& tenant, const SpaceId& space,
   --known->second.asked;
   if (!headers) return;
   for (const RecordHeader& header : *headers) {
-    auto described = DecodeMetadata(header.metadata);
+    auto described = DecodeChunkMetadata(header.metadata);
     if (!described || header.kind != kKvChunkRecord || header.name != RecordName(space, described->name))
       continue;
     if (described->prefix_rows + std::ssize(described->tokens) > longest_) continue;
@@ -144,13 +110,19 @@ bool ChunkTiers::Listed(const std::string& tenant) const {
   return known == spaces_.end() || known->second.asked == 0;
 }
 
+std::optional<Digest> ChunkTiers::RecordOf(const std::string& tenant, const Digest& name) const {
+  const auto known = spaces_.find(tenant);
+  if (known == spaces_.end()) return std::nullopt;
+  return RecordName(known->second.id, name);
+}
+
 RecordHeader ChunkTiers::HeaderOf(const StoredChunk& chunk, const SpaceId& space) const {
   RecordHeader header;
   header.name = RecordName(space, chunk.name());
   header.parent = ListName(space);
   header.space = space;
   header.kind = kKvChunkRecord;
-  header.metadata = EncodeMetadata(chunk);
+  header.metadata = EncodeChunkMetadata(chunk.name(), chunk.prefix_rows(), chunk.tokens());
   const auto layers = static_cast<uint64_t>(shape_->layers());
   const uint64_t layer_bytes = store_->BytesFor(chunk.rows()) / layers;
   const uint64_t each = std::max((group_bytes_ + layer_bytes - 1) / layer_bytes,
@@ -222,7 +194,7 @@ void ChunkTiers::StartReading(const Digest& name) {
 
 void ChunkTiers::ReadOver(const Digest& name, bool good) {
   Reading& reading = reads_.at(name);
-  if (!good && reading.tier + 1 < tiers_.size()) {
+  if (!good && reading.tier + 1 < tiers_.size() && spaces_.contains(reading.chunk->tenant())) {
     ++reading.tier;
     return StartReading(name);
   }

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,6 @@
 #include "store/tier.h"
 
 namespace larder {
-
-inline constexpr uint32_t kKvChunkRecord = 2;  // RecordHeader::kind
 
 class ChunkTiers {
  public:
@@ -35,8 +34,12 @@ class ChunkTiers {
   // Where the tenant's records belong. The first time, and with another space, the tiers are asked what they
   // have of it. Whether there was another before.
   bool SetSpace(const std::string& tenant, const SpaceId& space);
+  // The tenant's space was wiped: nothing more is written to it or read from it.
+  void Forget(const std::string& tenant) { spaces_.erase(tenant); }
   // Whether the tiers have said what they have of the tenant.
   bool Listed(const std::string& tenant) const;
+  // What the tenant's chunk of this name is called in the tiers; nothing: they have none of the tenant.
+  std::optional<Digest> RecordOf(const std::string& tenant, const Digest& name) const;
   // Writes a chunk that is ready, if its tenant has a space.
   void Keep(const std::shared_ptr<StoredChunk>& chunk);
   // Begins to read a chunk that is not ready, or goes on. false: there is no room for it now.

@@ -167,6 +167,31 @@ std::shared_ptr<StoredChunk> ChunkStore::Find(const Digest& name) const {
   return known == by_name_.end() ? nullptr : chunks_.at(known->second);
 }
 
+std::vector<ChunkListing> ChunkStore::List(const std::string& tenant, const std::optional<Digest>& after,
+                                           size_t limit) const {
+  std::vector<ChunkListing> listed;
+  for (auto it = after ? by_name_.upper_bound(*after) : by_name_.begin();
+       it != by_name_.end() && listed.size() < limit; ++it) {
+    const std::shared_ptr<StoredChunk>& chunk = chunks_.at(it->second);
+    if (chunk->tenant() != tenant) continue;
+    listed.push_back({.name = chunk->name(),
+                      .tokens = chunk->rows(),
+                      .prefix_tokens = chunk->prefix_rows(),
+                      .bytes = BytesFor(chunk->rows()),
+                      .in_memory = chunk->ready(),
+                      .below = chunk->kept_below_,
+                      .held = chunk.use_count() > 1});
+  }
+  return listed;
+}
+
+bool ChunkStore::Remove(const std::string& tenant, const Digest& name) {
+  const auto chunk = Find(name);
+  if (chunk == nullptr || chunk->tenant() != tenant) return false;
+  Erase(chunk->number_);
+  return true;
+}
+
 void ChunkStore::Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows,
                        std::vector<int32_t> tokens) {
   if (const auto known = Find(name)) return KeptBelow(*known);

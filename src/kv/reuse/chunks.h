@@ -85,6 +85,16 @@ struct ChunkStats {
   uint64_t below = 0, restored = 0;  // known but not in memory; read from below so far
 };
 
+// A chunk as lists have it.
+struct ChunkListing {
+  Digest name;
+  int64_t tokens = 0, prefix_tokens = 0;
+  uint64_t bytes = 0;  // of its rows, wherever they are
+  bool in_memory = false;
+  bool below = false;  // a tier has said that it has it
+  bool held = false;   // by a request, or on its way to or from a tier
+};
+
 // One thread at a time, the engine's. Outlives the chunks that it made.
 class ChunkStore final : public DerivedStore {
  public:
@@ -107,6 +117,12 @@ class ChunkStore final : public DerivedStore {
   bool Has(const Digest& name) const { return by_name_.contains(name); }
   std::shared_ptr<StoredChunk> Find(const Digest& name) const;  // null: not here
   uint64_t BytesFor(int64_t tokens) const;
+  // Chunks of the tenant by their names, from behind `after` (nothing: from the first) on.
+  std::vector<ChunkListing> List(const std::string& tenant, const std::optional<Digest>& after,
+                                 size_t limit) const;
+
+  // Removes a chunk of the tenant; who holds it keeps it. false: it has none of this name.
+  bool Remove(const std::string& tenant, const Digest& name);
 
   // Chunks in a prompt, ascending, without overlaps. Holding a span keeps its chunk. Those that are not ready
   // are to be read from below.

@@ -80,6 +80,27 @@ TEST_F(StatesTest, EquallyLongOnesDifferByTheirHistory) {
   EXPECT_EQ(Find(Text(1, 101), "u"), nullptr);
 }
 
+TEST_F(StatesTest, ListsHaveATenantsStatesByTheirNames) {
+  for (int32_t i = 0; i < 5; ++i) Keep(Text(i, static_cast<size_t>(100 + i)), room_->Tick());
+  const auto held = Find(Text(3, 110));
+  const auto all = states_->List("t", std::nullopt, 100);
+  ASSERT_EQ(all.size(), 5u);
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (i > 0) {
+      EXPECT_LT(all[i - 1].name, all[i].name);
+    }
+    EXPECT_EQ(all[i].method, Method()->spec());
+    EXPECT_EQ(all[i].held, all[i].tokens == 103);
+    bytes += all[i].bytes;
+  }
+  EXPECT_EQ(bytes, states_->stats().bytes);
+  const auto page = states_->List("t", all[1].name, 2);
+  ASSERT_EQ(page.size(), 2u);
+  EXPECT_EQ(page[0].name, all[2].name);
+  EXPECT_TRUE(states_->List("u", std::nullopt, 100).empty());
+}
+
 TEST_F(StatesTest, ChunksAndStatesGiveWayByAge) {
   Keep(Text(1, 100), 0);
   ASSERT_EQ(states_->stats().states, 1u);

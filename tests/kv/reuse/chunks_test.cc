@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <random>
 
 #include "kv/cache.h"
+#include "kv/reuse/chunk_record.h"
 #include "kv/reuse/chunks.h"
 #include "kv/reuse/method.h"
 
@@ -150,6 +152,28 @@ TEST(ChunkIndexTest, WhatIsRemovedIsNotFound) {
   EXPECT_TRUE(indexed.index.empty());
 }
 
+TEST(ChunkRecordTest, MetadataComeBackAndDamagedOnesAreRefused) {
+  const Digest name = NameOf(7);
+  const Tokens tokens = Text(1, 100);
+  const auto good = EncodeChunkMetadata(name, 5, tokens);
+  EXPECT_EQ(good.size(), 44u + 4 * 100) << "docs/formats/kv-chunks.md";
+  const auto read = DecodeChunkMetadata(good);
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->name, name);
+  EXPECT_EQ(read->prefix_rows, 5);
+  EXPECT_EQ(read->tokens, tokens);
+  for (size_t bytes = 0; bytes < good.size(); ++bytes)
+    EXPECT_EQ(DecodeChunkMetadata(std::span(good).first(bytes)).error().kind, ErrorKind::kCorrupt) << bytes;
+  const auto with = [&](size_t at, std::byte value) {
+    auto bad = good;
+    bad[at] = value;
+    return DecodeChunkMetadata(bad).error().kind;
+  };
+  EXPECT_EQ(with(0, std::byte{2}), ErrorKind::kUnsupported);
+  for (const size_t at : {8u, 9u, 10u, 11u}) EXPECT_EQ(with(at, std::byte{0xff}), ErrorKind::kCorrupt) << at;
+  EXPECT_FALSE(DecodeChunkMetadata(EncodeChunkMetadata(name, 5, Text(1, 63)))) << "shorter than any match";
+}
+
 class ChunkStoreTest : public ::testing::Test {
  protected:
   ChunkStoreTest() {
@@ -244,6 +268,59 @@ TEST_F(ChunkStoreTest, TheOldestGoesAndWhatIsHeldStays) {
   EXPECT_EQ(store_->stats().bytes, bytes);
   all.clear();
   EXPECT_EQ(store_->stats().bytes, held->bytes().size());
+}
+
+TEST_F(ChunkStoreTest, ListsHaveATenantsChunksByTheirNames) {
+  std::map<Digest, int64_t> tokens;  // of t's
+  for (uint32_t i = 0; i < 7; ++i) {
+    tokens[Put("t", Text(i, 70 + i), Text(9, i))->name()] = 70 + i;
+    Put("u", Text(i, 70 + i), Text(9, i));
+  }
+  const auto all = store_->List("t", std::nullopt, 100);
+  ASSERT_EQ(all.size(), 7u);
+  auto expected = tokens.begin();
+  for (const ChunkListing& one : all) {
+    EXPECT_EQ(one.name, expected->first);
+    EXPECT_EQ(one.tokens, expected->second);
+    EXPECT_EQ(one.prefix_tokens, one.tokens - 70);
+    EXPECT_EQ(one.bytes, store_->BytesFor(one.tokens));
+    EXPECT_TRUE(one.in_memory && !one.below && !one.held);
+    ++expected;
+  }
+  // A chunk that goes between two pages takes nothing along that stays.
+  const auto first = store_->List("t", std::nullopt, 3);
+  ASSERT_EQ(first.size(), 3u);
+  store_->Lose(*store_->Find(first[2].name));
+  const auto second = store_->List("t", first[2].name, 100);
+  ASSERT_EQ(second.size(), 4u);
+  EXPECT_EQ(second[0].name, all[3].name);
+  EXPECT_TRUE(store_->List("t", all[6].name, 100).empty());
+  EXPECT_TRUE(store_->List("", std::nullopt, 100).empty());
+
+  const auto holder = store_->Find(all[4].name);
+  store_->KeptBelow(*store_->Find(all[5].name));
+  while (room_->DropOldest()) {
+  }
+  const auto left = store_->List("t", std::nullopt, 100);
+  ASSERT_EQ(left.size(), 2u);
+  EXPECT_TRUE(left[0].held && left[0].in_memory && !left[0].below);
+  EXPECT_TRUE(!left[1].held && !left[1].in_memory && left[1].below);
+  EXPECT_EQ(left[1].bytes, all[5].bytes);
+}
+
+TEST_F(ChunkStoreTest, OneIsRemovedByItsTenantOnly) {
+  auto chunk = Put("t", Text(1, 100));
+  Put("t", Text(2, 100));
+  EXPECT_FALSE(store_->Remove("u", chunk->name()));
+  EXPECT_EQ(store_->Match("t", Text(1, 100)).size(), 1u);
+  EXPECT_TRUE(store_->Remove("t", chunk->name()));
+  EXPECT_FALSE(store_->Remove("t", chunk->name()));
+  EXPECT_TRUE(store_->Match("t", Text(1, 100)).empty());
+  EXPECT_EQ(store_->Match("t", Text(2, 100)).size(), 1u);
+  EXPECT_TRUE(chunk->ready()) << "who holds it goes on";
+  const uint64_t with = store_->stats().bytes;
+  chunk = nullptr;
+  EXPECT_LT(store_->stats().bytes, with);
 }
 
 TEST_F(ChunkStoreTest, RefusesWhatCannotBeAChunk) {
