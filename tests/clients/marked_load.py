@@ -301,6 +301,7 @@ def main():
     arguments.stop = threading.Event()
     ledger = Ledger()
     workers = [Worker(f"{tenant}/{i}", tenant, key, arguments, ledger, url) for tenant, key in keys.items() for i in range(arguments.workers)]
+    api.close()  # else the server closes it during a long run
     for worker in workers:
         worker.start()
     for worker in workers:
