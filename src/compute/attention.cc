@@ -214,7 +214,7 @@ class Item {
 
   // The pages of a span, or only their sources where they have to be made.
   void FindPages(int p, int64_t span) {
-    SpanProvider& provider = provider_[static_cast<size_t>(p)];
+    SpanProvider& provider = provider_[p];
     for (int i = 0; i < kSpanPages; ++i) {
       const int64_t number = span * kSpanPages + i;
       provider.pages[i] = {};

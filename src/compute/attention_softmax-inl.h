@@ -83,10 +83,10 @@ struct TileBlocks {
   }
 };
 
-// Of one of the span's blocks, the entries that the query sees.
+// Of one of the span's blocks, the entries that the query sees. Unsigned, so that the inner loops have no
+// code for negative quotients.
 HWY_INLINE uint16_t BitsOfBlock(const uint64_t* visible, int block) {
-  const auto at =
-      static_cast<unsigned>(block);  // unsigned: no code for negative quotients in the inner loops
+  const auto at = static_cast<unsigned>(block);
   return static_cast<uint16_t>(visible[at / kPageBlocks] >> (at % kPageBlocks * kBlock));
 }
 

@@ -2,7 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <iterator>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "serve/endpoints.h"
 #include "serve/misses.h"
@@ -42,6 +46,12 @@ class Page {
   void Counter(std::string_view name, std::string_view help, Number value, std::string_view labels = "") {
     Describe(name, "counter", help);
     Sample(name, labels, value);
+  }
+  // One counter for each thing that may become of something.
+  void Changes(std::string_view name, std::string_view help,
+               std::initializer_list<std::pair<std::string_view, uint64_t>> changes) {
+    Describe(name, "counter", help);
+    for (const auto& [change, count] : changes) Sample(name, fmt::format("{{change=\"{}\"}}", change), count);
   }
   std::string Take() { return std::move(text_); }
 
@@ -147,14 +157,14 @@ void AddLeases(Page& page, const EngineStats& stats) {
   page.Gauge("larder_kv_leases_hard", "Those whose blocks are not evicted.", leases.hard);
   page.Gauge("larder_kv_lease_bytes", "Bytes that hard leases hold.", leases.hard_bytes);
   page.Gauge("larder_kv_lease_limit_bytes", "What they may hold together.", leases.hard_limit_bytes);
-  page.Describe("larder_kv_lease_changes_total", "counter", "What became of leases.");
-  const std::pair<std::string_view, uint64_t> changes[] = {
-      {"granted", leases.granted}, {"clipped", leases.clipped},       {"refused", leases.refused},
-      {"expired", leases.expired}, {"superseded", leases.superseded}, {"broken", leases.broken},
-      {"evicted", leases.evicted}};
-  for (const auto& [change, count] : changes) {
-    page.Sample("larder_kv_lease_changes_total", fmt::format("{{change=\"{}\"}}", change), count);
-  }
+  page.Changes("larder_kv_lease_changes_total", "What became of leases.",
+               {{"granted", leases.granted},
+                {"clipped", leases.clipped},
+                {"refused", leases.refused},
+                {"expired", leases.expired},
+                {"superseded", leases.superseded},
+                {"broken", leases.broken},
+                {"evicted", leases.evicted}});
   page.Counter("larder_kv_events_total", "Events of blocks, of all tenants.", stats.events);
 }
 
@@ -164,12 +174,8 @@ void AddChunks(Page& page, const ChunkStats& chunks) {
   page.Gauge("larder_kv_chunk_tokens", "Tokens of all of them.", chunks.tokens);
   page.Gauge("larder_kv_chunk_bytes", "Bytes of their rows in memory.", chunks.bytes);
   page.Gauge("larder_kv_chunk_limit_bytes", "What chunks and states may take together.", chunks.limit_bytes);
-  page.Describe("larder_kv_chunk_changes_total", "counter", "What became of chunks in memory.");
-  const std::pair<std::string_view, uint64_t> changes[] = {
-      {"stored", chunks.stored}, {"restored", chunks.restored}, {"evicted", chunks.evicted}};
-  for (const auto& [change, count] : changes) {
-    page.Sample("larder_kv_chunk_changes_total", fmt::format("{{change=\"{}\"}}", change), count);
-  }
+  page.Changes("larder_kv_chunk_changes_total", "What became of chunks in memory.",
+               {{"stored", chunks.stored}, {"restored", chunks.restored}, {"evicted", chunks.evicted}});
   page.Counter("larder_kv_chunk_matches_total", "Chunks found in prompts.", chunks.matches);
   page.Counter("larder_kv_chunk_matched_tokens_total", "Tokens of prompts that were found in them.",
                chunks.matched_tokens);
@@ -180,12 +186,8 @@ void AddStates(Page& page, const EvictStateStats& states) {
   page.Gauge("larder_kv_state_tokens", "Tokens that they stand for.", states.tokens);
   page.Gauge("larder_kv_state_bytes", "Bytes of their pages and tables.", states.bytes);
   page.Gauge("larder_kv_state_limit_bytes", "What chunks and states may take together.", states.limit_bytes);
-  page.Describe("larder_kv_state_changes_total", "counter", "What became of states.");
-  const std::pair<std::string_view, uint64_t> changes[] = {
-      {"stored", states.stored}, {"refused", states.refused}, {"evicted", states.evicted}};
-  for (const auto& [change, count] : changes) {
-    page.Sample("larder_kv_state_changes_total", fmt::format("{{change=\"{}\"}}", change), count);
-  }
+  page.Changes("larder_kv_state_changes_total", "What became of states.",
+               {{"stored", states.stored}, {"refused", states.refused}, {"evicted", states.evicted}});
   page.Counter("larder_kv_state_hits_total", "Requests that went on from one.", states.hits);
   page.Counter("larder_kv_state_hit_tokens_total", "Tokens of their prompts that it stood for.",
                states.hit_tokens);

@@ -348,6 +348,14 @@ TEST(Attention, ARowThatSeesNothingGivesZeros) {
   for (float x : result.lse) EXPECT_EQ(x, -std::numeric_limits<float>::infinity());
 }
 
+uint64_t PagesRead(const Batch& batch, int threads) {
+  ThreadPool pool(threads);
+  AttentionScratch scratch;
+  RunRows(batch, QueriesFor(batch),
+          [&](std::span<const AttentionRow> rows) { Attention(pool, scratch, batch.shape, rows); });
+  return scratch.pages_read();
+}
+
 TEST(Attention, SharedPagesAreReadOnceForAllBranches) {
   std::mt19937 random(9);
   const int branches = 32;
@@ -361,13 +369,8 @@ TEST(Attention, SharedPagesAreReadOnceForAllBranches) {
   Batch batch{Shape(KvType::kI16, 9, 3, 16), {}, {}};
   for (const Sequence& sequence : sequences) batch.AddRow(sequence, sequence.Entries(0, 0) - 1);
   ExpectEqualsReference(batch);
-  for (int threads = 1; threads <= 4; ++threads) {
-    ThreadPool pool(threads);
-    AttentionScratch scratch;
-    RunRows(batch, QueriesFor(batch),
-            [&](std::span<const AttentionRow> rows) { Attention(pool, scratch, batch.shape, rows); });
-    EXPECT_EQ(scratch.pages_read(), 3u * (2048 / kPageTokens + branches));
-  }
+  for (int threads = 1; threads <= 4; ++threads)
+    EXPECT_EQ(PagesRead(batch, threads), 3u * (2048 / kPageTokens + branches));
 }
 
 // Rows of strangers may be spread over the threads one by one; those with pages in common stay together, in
@@ -384,26 +387,18 @@ TEST(Attention, BranchesOfTwoPrefixesInTurnsReadEachOnce) {
   Batch batch{Shape(KvType::kI16, 3, 1, 16), {}, {}};
   for (const Sequence& branch : branches) batch.AddRow(branch, 255);
   ExpectEqualsReference(batch);
-  ThreadPool pool(2);
-  AttentionScratch scratch;
-  RunRows(batch, QueriesFor(batch),
-          [&](std::span<const AttentionRow> rows) { Attention(pool, scratch, batch.shape, rows); });
   // Items of four rows at least: two branches of each prefix.
-  EXPECT_LE(scratch.pages_read(), 2u * (256 / kPageTokens) * (16 / 4));
+  EXPECT_LE(PagesRead(batch, 2), 2u * (256 / kPageTokens) * (16 / 4));
 }
 
 TEST(Attention, OnlyPagesWithAVisibleEntryAreRead) {
   std::mt19937 random(10);
   Sequence sequence(KvType::kI16, 1, 16);
   sequence.Append(640, random);
-  ThreadPool pool(1);
   const auto pages_read = [&](int window, std::vector<int64_t> positions) {
     Batch batch{Shape(KvType::kI16, 1, 1, 16, window), {}, {}};
     for (int64_t position : positions) batch.AddRow(sequence, position);
-    AttentionScratch scratch;
-    RunRows(batch, QueriesFor(batch),
-            [&](std::span<const AttentionRow> rows) { Attention(pool, scratch, batch.shape, rows); });
-    return scratch.pages_read();
+    return PagesRead(batch, 1);
   };
   EXPECT_EQ(pages_read(0, {0}), 1u);
   EXPECT_EQ(pages_read(0, {63}), 1u);
@@ -467,11 +462,7 @@ TEST(Attention, CodesThatAreSharedAreReadOnce) {
   std::vector<Sequence> branches(32, prefix);
   Batch batch{Shape(KvType::kI16, 3, 1, 64), {}, {}};
   for (const Sequence& branch : branches) batch.AddRow(branch, 1023);
-  const std::vector<float> q = QueriesFor(batch);
-  ThreadPool pool(1);
-  AttentionScratch scratch;
-  RunRows(batch, q, [&](std::span<const AttentionRow> rows) { Attention(pool, scratch, batch.shape, rows); });
-  EXPECT_EQ(scratch.pages_read(), 16u);
+  EXPECT_EQ(PagesRead(batch, 1), 16u);
 }
 
 TEST(Attention, RandomBatchesOfStrangersAndBranches) {

@@ -31,7 +31,7 @@ class AdaKv final : public EvictMethod {
     const int64_t n = view.prompt_rows, window = params_.scoring.window;
     const int64_t budget = params_.parsed.Entries(view.shape, view.lane_count(), n, /*unequal=*/true);
     if (n <= budget || n <= window) return {};
-    const int64_t newest = n - std::max(window, params_.last);
+    const int64_t newest = std::max<int64_t>(0, n - std::max(window, params_.last));
     for (const int layer : view.layers) {
       std::vector<std::vector<float>> scores;
       for (int head = 0; head < view.shape.kv_heads(); ++head)

@@ -101,6 +101,7 @@ class Twin {
     return sorted;
   }
   LaneTable& table() { return kept_; }
+  const KvShape& shape() const { return shape_; }
   // SnapKV's scores of what lies before the window, from the whole matrix of attention in double precision.
   std::vector<double> NaiveWindowScores(int head, int64_t n, int64_t window, int64_t kernel, bool max) {
     std::vector<std::vector<float>> keys;
@@ -299,6 +300,29 @@ TEST(AdaKv, DividesALayersRoomByScores) {
     unequal += twin.Kept(0, 0).size() != twin.Kept(0, 1).size();
   }
   EXPECT_GE(unequal, 5);
+}
+
+// Lanes of unequal lengths may each begin a page more than equal ones would.
+TEST(AdaKv, KeepsAByteBudget) {
+  constexpr int64_t kPages = 3;
+  Twin probe("adakv", 1);
+  const auto page = static_cast<int64_t>(probe.shape().page_bytes() + LaneTable::kTableBytesPerPage);
+  Twin twin(fmt::format("adakv:budget={}B,window=8,floor=0", kKvHeads * kPages * page), 1);
+  for (int i = 0; i < 500; ++i) twin.Row();
+  twin.AfterPrompt();
+  int64_t pages = 0;
+  for (int head = 0; head < kKvHeads; ++head)
+    pages += (std::ssize(twin.Kept(0, head)) + kPageTokens - 1) / kPageTokens;
+  EXPECT_NE(twin.Kept(0, 0).size(), twin.Kept(0, 1).size());
+  EXPECT_LE(pages, kKvHeads * kPages);
+}
+
+// Protected entries that are more than the prompt keep all of it.
+TEST(AdaKv, ManyNewestKeepEverything) {
+  Twin twin("adakv:budget=20,window=8,last=1000", 1);
+  for (int i = 0; i < 100; ++i) twin.Row();
+  twin.AfterPrompt();
+  EXPECT_EQ(twin.Kept(0, 0).size(), 100u);
 }
 
 // Sums grow by one for each row and head, until something is dropped.
