@@ -22,7 +22,7 @@ struct TimedWork {
 
 // Runs work() and adds its time; not where `keep` is false (a round that warms).
 template <class Work>
-void AddTimed(TimedWork& to, bool keep, Work work) {
+void AddTimed(TimedWork& to, bool keep, const Work& work) {
   const double busy = SystemBusySeconds();
   const Stopwatch watch;
   work();

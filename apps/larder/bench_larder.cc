@@ -72,7 +72,7 @@ class LarderEngine final : public BenchEngine {
     LARDER_TRY(session_->Append(
         *sequence, tokens, point.length - 1,
         [&](int64_t, int rows, const float* hidden) { model_.Logits(hidden, rows, logits.data()); }));
-    const BenchSample sample = End(begin, (point.length + Session::kChunkRows - 1) / Session::kChunkRows);
+    BenchSample sample = End(begin, (point.length + Session::kChunkRows - 1) / Session::kChunkRows);
     session_->Close(std::move(sequence));
     return sample;
   }
@@ -105,7 +105,7 @@ class LarderEngine final : public BenchEngine {
     LARDER_TRY(Step(pointers, tokens));  // pays for copied rows; not measured
     const Counters begin = Begin();
     for (int64_t i = 0; i < point.tokens; ++i) LARDER_TRY(Step(pointers, tokens));
-    const BenchSample sample = End(begin, point.tokens);
+    BenchSample sample = End(begin, point.tokens);
     for (auto& fork : forks) session_->cache().Close(std::move(fork));
     return sample;
   }

@@ -41,7 +41,8 @@ class PeerEngine final : public BenchEngine {
       sample.seconds = answer.at("seconds").get<double>();
       sample.cpu_seconds = answer.at("cpu_seconds").get<double>();
       sample.busy_seconds = answer.at("busy_seconds").get<double>();
-      sample.note = version_ + (answer.at("note") == "" ? "" : ", " + answer.at("note").get<std::string>());
+      const auto note = answer.at("note").get<std::string>();
+      sample.note = version_ + (note.empty() ? "" : ", " + note);
     } catch (const Json::exception& error) {
       return Fail(ErrorKind::kUnavailable, "{}: an answer is not understood: {}", name_, error.what());
     }

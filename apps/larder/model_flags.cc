@@ -9,11 +9,11 @@
 
 namespace larder {
 
-void DeclareMath(Params& params, std::string prefix, std::string* value, std::string help) {
+void DeclareMath(Params& params, const std::string& prefix, std::string* value, std::string help) {
   params.Choice(prefix + "math", value, {"fast", "f32"}, std::move(help));
 }
 
-void DeclareKvType(Params& params, std::string prefix, std::string* value, std::string help) {
+void DeclareKvType(Params& params, const std::string& prefix, std::string* value, std::string help) {
   params.String(prefix + "kv-type", value, std::move(help));
 }
 

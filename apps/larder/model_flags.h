@@ -29,8 +29,8 @@ struct ModelFlags {
                                         const std::string& other_kv_type) const;
 };
 
-void DeclareMath(Params& params, std::string prefix, std::string* value, std::string help);
-void DeclareKvType(Params& params, std::string prefix, std::string* value, std::string help);
+void DeclareMath(Params& params, const std::string& prefix, std::string* value, std::string help);
+void DeclareKvType(Params& params, const std::string& prefix, std::string* value, std::string help);
 
 // Where key means are looked for and kept; "" without a home.
 std::string KeyMeansFolder();

@@ -23,7 +23,7 @@ Result<uint64_t> LargestSegment(const std::string& directory) {
   LARDER_ASSIGN(const auto names, RealFileSystem()->List(directory));
   for (const std::string& name : names) {
     if (!NumberIn(name, "seg")) continue;
-    LARDER_ASSIGN(const auto file, RealFileSystem()->Open(directory + "/" + name, {}));
+    LARDER_ASSIGN(const auto file, RealFileSystem()->Open(fmt::format("{}/{}", directory, name), {}));
     LARDER_ASSIGN(const uint64_t bytes, file->Size());
     largest = std::max(largest, bytes);
   }

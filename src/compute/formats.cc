@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -76,17 +77,18 @@ void UnpackIQ4_NL(const uint8_t* block, int8_t* codes, float* scales, float*) {
 namespace {
 
 using enum TensorType;
-constexpr WeightForm kF32Form = WeightForm::kF32, kU4 = WeightForm::kU4, kS8 = WeightForm::kS8;
+constexpr WeightForm kF32Form = WeightForm::kF32, kU4 = WeightForm::kU4, kS8 = WeightForm::kS8,
+                     kS16 = WeightForm::kS16;
 
 // type, name, block elements and bytes, form, group, has_min.
 constexpr FormatInfo kFormats[] = {
-    {kF32, "F32", 1, 4, kF32Form, 0, false},     {kF16, "F16", 1, 2, kF32Form, 0, false},
+    {kF32, "F32", 1, 4, kF32Form, 0, false},     {kF16, "F16", 1, 2, kS16, 32, false},
     {kQ4_0, "Q4_0", 32, 18, kU4, 32, true},      {kQ4_1, "Q4_1", 32, 20, kU4, 32, true},
     {kQ5_0, "Q5_0", 32, 22, kS8, 32, false},     {kQ5_1, "Q5_1", 32, 24, kS8, 32, true},
     {kQ8_0, "Q8_0", 32, 34, kS8, 32, false},     {kQ2_K, "Q2_K", 256, 84, kU4, 16, true},
     {kQ3_K, "Q3_K", 256, 110, kU4, 16, true},    {kQ4_K, "Q4_K", 256, 144, kU4, 32, true},
     {kQ5_K, "Q5_K", 256, 176, kS8, 32, true},    {kQ6_K, "Q6_K", 256, 210, kS8, 16, false},
-    {kIQ4_NL, "IQ4_NL", 32, 18, kS8, 32, false}, {kBF16, "BF16", 1, 2, kF32Form, 0, false},
+    {kIQ4_NL, "IQ4_NL", 32, 18, kS8, 32, false}, {kBF16, "BF16", 1, 2, kS16, 32, false},
 };
 // In the order of kFormats; null for plain floats.
 constexpr std::array<formats::UnpackBlock, std::size(kFormats)> kUnpack = {
@@ -196,6 +198,28 @@ void UnpackRow(TensorType type, const void* src, int64_t n, int8_t* codes, float
     codes += info.block_elements;
     scales += groups;
     mins += groups;
+  }
+}
+
+void WordsOfRow(const float* x, int64_t n, int16_t* codes, float* scales) {
+  constexpr int kGroup = 32, kCodeBits = 14;
+  LARDER_CHECK(n >= 0 && n % kGroup == 0);
+  for (; n > 0; n -= kGroup, x += kGroup, codes += kGroup, ++scales) {
+    float largest = 0;
+    bool finite = true;
+    for (int i = 0; i < kGroup; ++i) {
+      finite = finite && std::isfinite(x[i]);
+      largest = std::max(largest, std::abs(x[i]));
+    }
+    std::fill_n(codes, kGroup, int16_t{0});
+    *scales = finite ? 0.0f : std::numeric_limits<float>::infinity();
+    if (!finite || largest < 1e-30f) continue;
+    int exponent;  // largest = [0.5, 1) * 2^exponent
+    std::frexp(largest, &exponent);
+    *scales = std::ldexp(1.0f, exponent - kCodeBits);
+    for (int i = 0; i < kGroup; ++i) {
+      codes[i] = static_cast<int16_t>(std::lrint(std::ldexp(x[i], kCodeBits - exponent)));
+    }
   }
 }
 

@@ -1,6 +1,6 @@
-// GGUF's weight formats, and the few forms they are computed in. Every format maps exactly: for quantised
-// formats weight = scale[group] * code + minimum[group], where codes fit the form and groups run along the
-// inner dimension.
+// GGUF's weight formats, and the few forms they are computed in. Quantised formats map exactly: weight =
+// scale[group] * code + minimum[group], where codes fit the form and groups run along the inner dimension.
+// F16 and BF16 are rounded to 14 bits and a sign in groups of 32 (WordsOfRow).
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,7 @@ enum class WeightForm : uint8_t {
   kF32,  // plain floats
   kU4,   // codes 0..15
   kS8,   // codes -128..127
+  kS16,  // codes -16383..16383
 };
 
 struct FormatInfo {
@@ -43,6 +44,9 @@ struct FormatInfo {
   WeightForm form;
   int group;     // elements that share a scale: 16 or 32; 0 for kF32
   bool has_min;  // false: every minimum is zero
+
+  // Whether rows of n elements are computed in this form; floats otherwise, as rows of no whole groups are.
+  bool IsInteger(int64_t n) const { return form != WeightForm::kF32 && n % group == 0; }
 };
 
 const FormatInfo* FindFormat(uint32_t ggml_type);  // nullptr: not one of ours
@@ -58,5 +62,11 @@ void DequantizeRow(TensorType type, const void* src, int64_t n, float* out);
 // where the format has none). scale * code + min, computed in float, equals DequantizeRow to the last bit of
 // its one rounding.
 void UnpackRow(TensorType type, const void* src, int64_t n, int8_t* codes, float* scales, float* mins);
+
+// A row of F16 or BF16 weights in form kS16: x[n], codes[n], scales[n / 32]. A scale is the power of two with
+// which the group's largest magnitude has a code of 8192 to 16383: a weight is off by at most 2^-14 of that
+// magnitude, and exact if it is at least an eighth of it. A group with an infinity or NaN has an infinite
+// scale and codes of zero, which makes its products NaN; one below 1e-30 is zero.
+void WordsOfRow(const float* x, int64_t n, int16_t* codes, float* scales);
 
 }  // namespace larder

@@ -50,10 +50,10 @@ struct Plan {
   }
 };
 
-// How many tiles go to the tile unit, which takes no floats.
-int64_t AmxTiles(int64_t rows, const MatMulScratch::Impl& scratch, bool floats) {
+// How many tiles go to the tile unit, which takes bytes alone.
+int64_t AmxTiles(int64_t rows, const MatMulScratch::Impl& scratch, bool only_bytes) {
 #if HWY_TARGET == HWY_AVX3_DL
-  return scratch.use_amx && !floats ? rows / kAmxRows : 0;
+  return scratch.use_amx && only_bytes ? rows / kAmxRows : 0;
 #else
   return 0;
 #endif
@@ -87,16 +87,6 @@ Plan MakePlan(int64_t rows, int64_t amx_tiles, int64_t inputs, int64_t panels, i
   return plan;
 }
 
-// What the forms of the matrices need of their activations.
-struct WantedForms {
-  bool floats = false;
-  WantedSums sums;
-  bool integers() const { return sums.by16 || sums.by32; }
-  void Add(const Matrix& m) {
-    (m.form() == WeightForm::kF32 ? floats : m.group() == 16 ? sums.by16 : sums.by32) = true;
-  }
-};
-
 void PrepareTile(MatMulScratch::Impl& scratch, const MatMulSource& source, int64_t inputs, int64_t first,
                  int rows, const WantedForms& wanted, int worker) {
   const float* x = source.x + first * source.ldx;
@@ -108,13 +98,14 @@ void PrepareTile(MatMulScratch::Impl& scratch, const MatMulSource& source, int64
     ldx = inputs;
   }
   if (wanted.floats) InterleaveTile(x, ldx, inputs, rows, scratch.floats(first));
-  if (wanted.integers()) QuantizeTile(x, ldx, inputs, rows, wanted.sums, scratch.integers(first));
+  if (wanted.words) WordTile(x, ldx, inputs, rows, scratch.words(first));
+  if (wanted.bytes()) QuantizeTile(x, ldx, inputs, rows, wanted, scratch.integers(first));
 }
 
 // Fills the scratch.
 void PrepareActivations(ThreadPool& pool, MatMulScratch::Impl& scratch, const MatMulSource& source,
                         int64_t inputs, const Plan& plan, const WantedForms& wanted) {
-  scratch.Resize(plan.rows, inputs, pool.threads(), wanted.floats, wanted.integers());
+  scratch.Resize(plan.rows, inputs, pool.threads(), wanted);
   if (source.maker != nullptr) scratch.ResizeMade(pool.threads());
   const auto prepare = [&](int64_t tile, int worker) HWY_ATTR {
     const int64_t first = plan.FirstRow(tile);
@@ -184,6 +175,7 @@ void PanelsTimesTiles(const Matrix& m, int64_t first_panel, int64_t count, const
   for (int64_t p = 0; p < count; ++p) {
     panels[p] = {reinterpret_cast<const uint8_t*>(m.packed().data()) + (first_panel + p) * panel_bytes,
                  nullptr,
+                 0,
                  nullptr,
                  LayoutOfUnit(m.form(), m.group(), m.has_min(), m.half_scales()),
                  m.has_min(),
@@ -251,7 +243,7 @@ void MatMulOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, const MatMul
   WantedForms wanted;
   for (const MatMulTarget& target : targets) wanted.Add(*target.weights);
   const Plan plan =
-      MakePlan(rows, AmxTiles(rows, scratch, wanted.floats), inputs, PanelsOf(targets), pool.threads());
+      MakePlan(rows, AmxTiles(rows, scratch, wanted.OnlyBytes()), inputs, PanelsOf(targets), pool.threads());
   PrepareActivations(pool, scratch, source, inputs, plan, wanted);
   Multiply(pool, scratch, plan, targets);
 }
@@ -282,8 +274,10 @@ void GatedItem(const GatedFeedForward& layer, int64_t group, const Plan& plan, i
     const int64_t row = plan.FirstRow(tile);
     const int count = static_cast<int>(plan.FirstRow(tile + 1) - row);
     const float* x = gate + (row - first_row) * columns;
-    if (wanted.integers()) {
-      QuantizeGroupOfRows(x, columns, group, count, wanted.sums, between.integers(row));
+    if (wanted.words) {
+      WordsOfRows(x, columns, group, count, between.words(row));
+    } else if (wanted.bytes()) {
+      QuantizeGroupOfRows(x, columns, group, count, wanted, between.integers(row));
     } else {
       InterleaveTile(x, columns, columns, count, between.floats(row) + first_output * count);
     }
@@ -298,11 +292,11 @@ void GatedOnTarget(ThreadPool& pool, MatMulScratch::Impl& scratch, MatMulScratch
   wanted.Add(*layer.up);
   wanted_between.Add(*layer.down);
   // All three products cut the rows alike.
-  const int64_t amx_tiles = AmxTiles(rows, scratch, wanted.floats || wanted_between.floats);
+  const int64_t amx_tiles = AmxTiles(rows, scratch, wanted.OnlyBytes() && wanted_between.OnlyBytes());
   const int64_t panels = DivideUp(inner, kPanelOutputs);
   const Plan plan = MakePlan(rows, amx_tiles, inputs, 2 * panels, pool.threads());
   PrepareActivations(pool, scratch, {nullptr, 0, &x}, inputs, plan, wanted);
-  between.Resize(rows, inner, pool.threads(), wanted_between.floats, wanted_between.integers());
+  between.Resize(rows, inner, pool.threads(), wanted_between);
   scratch.ResizeGated(pool.threads(), plan.FirstRow(HWY_MIN(plan.tiles, plan.tiles_per_item)));
 
   const int64_t groups = DivideUp(inner, kActivationGroup);
@@ -332,10 +326,15 @@ namespace larder {
 HWY_EXPORT(MatMulOnTarget);
 HWY_EXPORT(GatedOnTarget);
 
-void MatMulScratch::Impl::Resize(int64_t rows, int64_t inputs, int threads, bool floats, bool integers) {
+void MatMulScratch::Impl::Resize(int64_t rows, int64_t inputs, int threads, const WantedForms& wanted) {
   inputs_ = inputs;
-  if (floats) floats_.Resize(rows * inputs);
-  if (!integers) return;
+  if (wanted.floats) floats_.Resize(rows * inputs);
+  if (wanted.words) {
+    words_.Resize(rows * inputs);
+    word_scales_.Resize(rows * inputs / kActivationGroup);
+  }
+  if (wanted.words || wanted.bytes()) metadata_.Resize(threads * kMaxPanels * MetadataFloats());
+  if (!wanted.bytes()) return;
   codes_.Resize(rows * inputs);
   scales_.Resize(rows * inputs / 32);
   offsets32_.Resize(rows * inputs / 32);
@@ -344,7 +343,6 @@ void MatMulScratch::Impl::Resize(int64_t rows, int64_t inputs, int threads, bool
   scaled16_.Resize(rows * inputs / 16);
   unpacked_bytes_ = inputs * kPanelOutputs;
   unpacked_.Resize(threads * kMaxPanels * unpacked_bytes_);
-  metadata_.Resize(threads * kMaxPanels * MetadataFloats());
 }
 
 MatMulScratch::MatMulScratch(bool may_use_amx)

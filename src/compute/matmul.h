@@ -17,8 +17,8 @@
 namespace larder {
 
 enum class MathMode : uint8_t {
-  kFast,  // quantised weights stay integer codes, activations become signed 8 bit in groups of
-          // kActivationGroup
+  kFast,  // weights other than F32 are integer codes, activations become signed 8 bit in groups of
+          // kActivationGroup, 16 bit where they meet F16 or BF16
   kF32,   // weights dequantised to float, float activations: the oracle
 };
 

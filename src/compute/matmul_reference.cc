@@ -1,4 +1,5 @@
 // The matrix product as packed.h defines it, row by row and number by number.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -15,23 +16,42 @@ float FloatProduct(const float* x, const std::vector<float>& w) {
 }
 
 struct QuantizedRow {
-  std::vector<int8_t> codes;
+  std::vector<int16_t> codes;
   std::vector<float> scales;
 };
 
+// As Code, int8_t or int16_t.
+template <class Code>
 QuantizedRow Quantize(const float* x, int64_t inputs) {
-  QuantizedRow row{std::vector<int8_t>(static_cast<size_t>(inputs)),
+  QuantizedRow row{std::vector<int16_t>(static_cast<size_t>(inputs)),
                    std::vector<float>(static_cast<size_t>(inputs / kActivationGroup))};
   for (size_t g = 0; g < row.scales.size(); ++g) {
-    row.scales[g] = QuantizeGroup(x + g * kActivationGroup, row.codes.data() + g * kActivationGroup);
+    Code codes[kActivationGroup];
+    row.scales[g] = QuantizeGroup(x + g * kActivationGroup, codes);
+    std::copy_n(codes, kActivationGroup, row.codes.data() + g * kActivationGroup);
   }
   return row;
 }
 
 struct IntegerWeights {
-  std::vector<int8_t> codes;
+  std::vector<int16_t> codes;
   std::vector<float> scales, mins;
 };
+
+// values: the row as floats.
+IntegerWeights Unpack(const MatrixSource& source, const FormatInfo& format, const std::byte* packed,
+                      const std::vector<float>& values) {
+  const size_t inputs = values.size(), groups = inputs / static_cast<size_t>(format.group);
+  IntegerWeights w{std::vector<int16_t>(inputs), std::vector<float>(groups), std::vector<float>(groups)};
+  if (format.form == WeightForm::kS16) {
+    WordsOfRow(values.data(), source.inputs, w.codes.data(), w.scales.data());
+  } else {
+    std::vector<int8_t> codes(inputs);
+    UnpackRow(source.type, packed, source.inputs, codes.data(), w.scales.data(), w.mins.data());
+    std::ranges::copy(codes, w.codes.begin());
+  }
+  return w;
+}
 
 float IntegerProduct(const QuantizedRow& x, const IntegerWeights& w, int group, bool has_min) {
   float acc = 0;
@@ -56,26 +76,20 @@ void MatMulReference(const float* x, int64_t ldx, int rows, const MatrixSource& 
   LARDER_CHECK(format != nullptr);
   const Result<uint64_t> row_bytes = RowBytes(*format, static_cast<uint64_t>(source.inputs));
   LARDER_CHECK(row_bytes.has_value());
-  const bool integer = mode == MathMode::kFast && format->form != WeightForm::kF32;
-  const size_t inputs = static_cast<size_t>(source.inputs);
-  std::vector<float> values(inputs);
+  const bool integer = mode == MathMode::kFast && format->IsInteger(source.inputs);
+  std::vector<float> values(static_cast<size_t>(source.inputs));
   IntegerWeights weights;
   std::vector<QuantizedRow> quantized;
-  if (integer) {
-    const size_t groups = inputs / static_cast<size_t>(format->group);
-    weights = {std::vector<int8_t>(inputs), std::vector<float>(groups), std::vector<float>(groups)};
-    for (int row = 0; row < rows; ++row) quantized.push_back(Quantize(x + row * ldx, source.inputs));
+  for (int row = 0; integer && row < rows; ++row) {
+    quantized.push_back(format->form == WeightForm::kS16 ? Quantize<int16_t>(x + row * ldx, source.inputs)
+                                                         : Quantize<int8_t>(x + row * ldx, source.inputs));
   }
   for (int64_t output = 0; output < source.outputs; ++output) {
     const int64_t from = permutation.empty() ? output : permutation[static_cast<size_t>(output)];
     const std::byte* packed =
         static_cast<const std::byte*>(source.data) + from * static_cast<int64_t>(*row_bytes);
-    if (integer) {
-      UnpackRow(source.type, packed, source.inputs, weights.codes.data(), weights.scales.data(),
-                weights.mins.data());
-    } else {
-      DequantizeRow(source.type, packed, source.inputs, values.data());
-    }
+    DequantizeRow(source.type, packed, source.inputs, values.data());
+    if (integer) weights = Unpack(source, *format, packed, values);
     for (int row = 0; row < rows; ++row) {
       const float acc = integer ? IntegerProduct(quantized[static_cast<size_t>(row)], weights, format->group,
                                                  format->has_min)

@@ -22,6 +22,27 @@ struct IntegerActivations {
   GroupSums by16, by32;
 };
 
+struct WordActivations {
+  int16_t* codes;  // [inputs / 32][row][32]
+  float* scales;   // [inputs / 32][row]
+};
+
+// What the weights of a call need of its activations.
+struct WantedForms {
+  bool floats = false;
+  bool words = false;               // for kS16
+  bool by16 = false, by32 = false;  // bytes, with the sums of such groups
+
+  bool bytes() const { return by16 || by32; }
+  bool OnlyBytes() const { return !floats && !words; }
+  void Add(const Matrix& m) {
+    (m.form() == WeightForm::kF32   ? floats
+     : m.form() == WeightForm::kS16 ? words
+     : m.group() == 16              ? by16
+                                    : by32) = true;
+  }
+};
+
 // Grows and forgets what it held. Begins on a cache line.
 template <class T>
 class ScratchArray {
@@ -55,7 +76,7 @@ struct MatMulScratch::Impl {
   explicit Impl(bool amx) : use_amx(amx) {}
   const bool use_amx;
 
-  void Resize(int64_t rows, int64_t inputs, int threads, bool floats, bool integers);
+  void Resize(int64_t rows, int64_t inputs, int threads, const WantedForms& wanted);
   void ResizeMade(int threads) { made_.Resize(threads * kMaxTileRows * inputs_); }
   void ResizeGated(int threads, int64_t rows) {
     gated_floats_ = 2 * rows * kActivationGroup;
@@ -70,6 +91,9 @@ struct MatMulScratch::Impl {
             scales_.At(groups32),
             {offsets16_.At(groups16), scaled16_.At(groups16)},
             {offsets32_.At(groups32), scaled32_.At(groups32)}};
+  }
+  WordActivations words(int64_t row) {
+    return {words_.At(row * inputs_), word_scales_.At(row * (inputs_ / kActivationGroup))};
   }
   // A worker's space for the unpacked codes, scales and minimums of one of its panels.
   uint8_t* unpacked(int worker, int64_t panel) {
@@ -87,8 +111,9 @@ struct MatMulScratch::Impl {
   int64_t MetadataFloats() const { return inputs_ / 16 * 2 * kPanelOutputs; }  // for the smaller groups
 
   int64_t inputs_ = 0, unpacked_bytes_ = 0, gated_floats_ = 0;
-  ScratchArray<float> floats_, scales_, scaled16_, scaled32_, metadata_, made_, gated_;
+  ScratchArray<float> floats_, scales_, word_scales_, scaled16_, scaled32_, metadata_, made_, gated_;
   ScratchArray<int8_t> codes_;
+  ScratchArray<int16_t> words_;
   ScratchArray<int32_t> offsets16_, offsets32_;
   ScratchArray<uint8_t> unpacked_;
 };

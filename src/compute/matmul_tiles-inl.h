@@ -76,6 +76,7 @@ HWY_NOINLINE void FloatTile(const float* w, const float* x, int64_t inputs, cons
 struct Panel {
   const uint8_t* units;
   const uint8_t* unpacked;  // UnpackUnit of all units, or null where nothing needs it
+  int64_t unpacked_stride;  // bytes of a unit there
   const float* metadata;    // with `unpacked`: [unit][scale, minimum][16 outputs]
   UnitLayout layout;
   bool has_min, half_scales;
@@ -103,10 +104,41 @@ struct UnitScales {
                           : SplatOutputs(0.0f)) {}
 };
 
+// What a tile's kernel reads of its activations.
+struct TileActivations {
+  const int8_t* codes;  // [inputs / 32][row][32], of one or two bytes
+  const float* scales;  // [inputs / 32][row]
+  GroupSums sums;       // not for kS16
+};
+template <WeightForm kForm, int kGroup>
+HWY_INLINE TileActivations ActivationsOf(MatMulScratch::Impl& scratch, int64_t first_row) {
+  if constexpr (kForm == WeightForm::kS16) {
+    const WordActivations x = scratch.words(first_row);
+    return {reinterpret_cast<const int8_t*>(x.codes), x.scales, {}};
+  } else {
+    const IntegerActivations x = scratch.integers(first_row);
+    return {x.codes, x.scales, kGroup == 16 ? x.by16 : x.by32};
+  }
+}
+
+// The beginning of the sum of unit u of row r.
+template <WeightForm kForm, int kRows>
+HWY_INLINE GroupSum<kForm> BeginSum(const TileActivations& x, int64_t u, int r) {
+  if constexpr (kForm == WeightForm::kS16) return GroupSum<kForm>(0);
+  return GroupSum<kForm>(x.sums.offsets[u * kRows + r]);
+}
+
+// Slices of a unit: what meets four bytes of activations.
+template <WeightForm kForm, int kGroup>
+inline constexpr int kSlices = kGroup * ActivationBytes(kForm) / 4;
+// From a row's activations of a group to the next row's.
+template <WeightForm kForm>
+inline constexpr int kRowBytes = kActivationGroup * ActivationBytes(kForm);
+
 // What follows a unit's integer sums, for one register of outputs of all rows.
 template <int kGroup, int kRows, class Sum>
-HWY_INLINE void AddUnit(bool has_min, const UnitScales& w, int64_t u, const IntegerActivations& x,
-                        const GroupSums& sums, const Sum* isum, Outputs* acc) {
+HWY_INLINE void AddUnit(bool has_min, const UnitScales& w, int64_t u, const TileActivations& x,
+                        const Sum* isum, Outputs* acc) {
   const float* scale_x = x.scales + u * kGroup / kActivationGroup * kRows;
   HWY_UNROLL(12)
   for (int r = 0; r < kRows; ++r) {
@@ -114,16 +146,17 @@ HWY_INLINE void AddUnit(bool has_min, const UnitScales& w, int64_t u, const Inte
   }
   if (!has_min) return;
   HWY_UNROLL(12)
-  for (int r = 0; r < kRows; ++r) acc[r] = Fma(w.min, SplatOutputs(sums.scaled[u * kRows + r]), acc[r]);
+  for (int r = 0; r < kRows; ++r) acc[r] = Fma(w.min, SplatOutputs(x.sums.scaled[u * kRows + r]), acc[r]);
 }
 
-// The activations of a unit's first row; the next row's follow after 32 bytes.
-template <int kGroup, int kRows>
-HWY_INLINE const int8_t* UnitActivations(const IntegerActivations& x, int64_t u) {
-  return x.codes + u * kGroup / kActivationGroup * kActivationGroup * kRows + u * kGroup % kActivationGroup;
+// The activations of a unit's first row.
+template <WeightForm kForm, int kGroup, int kRows>
+HWY_INLINE const int8_t* UnitActivations(const TileActivations& x, int64_t u) {
+  static_assert(kForm != WeightForm::kS16 || kGroup == kActivationGroup);
+  return x.codes + u * kGroup / kActivationGroup * kRowBytes<kForm> * kRows + u * kGroup % kActivationGroup;
 }
 
-// A slice of four inputs of a packed unit times all rows, for one register of outputs.
+// A slice of a packed unit times all rows, for one register of outputs.
 template <WeightForm kForm, int kRows>
 HWY_INLINE void AddSlice(const uint8_t* unit, int j, const int8_t* codes, GroupSum<kForm>* isum) {
   Codes w;
@@ -134,7 +167,7 @@ HWY_INLINE void AddSlice(const uint8_t* unit, int j, const int8_t* codes, GroupS
     w = GroupSum<kForm>::Prepare(LoadCodes(unit + j * 64));
   }
   HWY_UNROLL(12)
-  for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kActivationGroup + 4 * j);
+  for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kRowBytes<kForm> + 4 * j);
 }
 
 // A single tile reads its weights once, from memory, in which the processor by itself looks ahead too little
@@ -143,8 +176,8 @@ HWY_INLINE void AddSlice(const uint8_t* unit, int j, const int8_t* codes, GroupS
 template <WeightForm kForm, int kGroup>
 HWY_INLINE void PrefetchUnit(const uint8_t* unit) {
   constexpr int kAhead = 4096, kLine = 64;
-  constexpr int kCodes = kGroup * kPanelOutputs / (kForm == WeightForm::kU4 ? 2 : 1);
-  HWY_UNROLL(9)
+  constexpr int kCodes = static_cast<int>(LayoutOfUnit(kForm, kGroup, false, false).codes_bytes);
+  HWY_UNROLL(17)
   for (int at = 0; at <= kCodes; at += kLine) __builtin_prefetch(unit + kAhead + at, 0, 2);  // to level 2
 }
 
@@ -152,12 +185,11 @@ HWY_INLINE void PrefetchUnit(const uint8_t* unit) {
 // the registers with one register of outputs. A unit's scales come first and its sums are flat: with a branch
 // behind the products, or loops of loops, GCC keeps the sums in memory, a store for every product.
 template <WeightForm kForm, int kGroup, int kRows>
-HWY_NOINLINE void PackedTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
+HWY_NOINLINE void PackedTile(const Panel& panel, const TileActivations& x, const Destination& to) {
   constexpr int kAtOnce = kRows < 4 ? kRegisters : 1, kSums = kAtOnce * kRows;
   static_assert(kAtOnce <= 2);
   constexpr int kSecond =
       kRegisterOutputs % kPanelOutputs;  // where the other register begins, if there is one
-  const GroupSums sums = kGroup == 16 ? x.by16 : x.by32;
   const int64_t units = panel.inputs / kGroup;
   for (int first = 0; first < kPanelOutputs; first += kAtOnce * kRegisterOutputs) {
     const uint8_t* unit = panel.units;
@@ -166,19 +198,19 @@ HWY_NOINLINE void PackedTile(const Panel& panel, const IntegerActivations& x, co
     for (int i = 0; i < kSums; ++i) acc[i] = SplatOutputs(0.0f);
     for (int64_t u = 0; u < units; ++u, unit += panel.layout.bytes) {
       PrefetchUnit<kForm, kGroup>(unit);
-      const int8_t* codes = UnitActivations<kGroup, kRows>(x, u);
+      const int8_t* codes = UnitActivations<kForm, kGroup, kRows>(x, u);
       const UnitScales scales(panel, unit, first), second(panel, unit, kSecond);
       GroupSum<kForm> isum[kSums];
       HWY_UNROLL(12)
-      for (int i = 0; i < kSums; ++i) isum[i] = GroupSum<kForm>(sums.offsets[u * kRows + i % kRows]);
-      HWY_UNROLL(8)
-      for (int j = 0; j < kGroup / 4; ++j) {
+      for (int i = 0; i < kSums; ++i) isum[i] = BeginSum<kForm, kRows>(x, u, i % kRows);
+      HWY_UNROLL(16)
+      for (int j = 0; j < kSlices<kForm, kGroup>; ++j) {
         AddSlice<kForm, kRows>(unit + first * 4, j, codes, isum);
         if constexpr (kAtOnce == 2) AddSlice<kForm, kRows>(unit + kSecond * 4, j, codes, isum + kRows);
       }
-      AddUnit<kGroup, kRows>(panel.has_min, scales, u, x, sums, isum, acc);
+      AddUnit<kGroup, kRows>(panel.has_min, scales, u, x, isum, acc);
       if constexpr (kAtOnce == 2)
-        AddUnit<kGroup, kRows>(panel.has_min, second, u, x, sums, isum + kRows, acc + kRows);
+        AddUnit<kGroup, kRows>(panel.has_min, second, u, x, isum + kRows, acc + kRows);
     }
     HWY_UNROLL(12)
     for (int i = 0; i < kSums; ++i) StoreRow(acc[i], to, first + i / kRows * kRegisterOutputs, i % kRows);
@@ -188,27 +220,25 @@ HWY_NOINLINE void PackedTile(const Panel& panel, const IntegerActivations& x, co
 #if LARDER_DOT_X86
 // One of several tiles, weights unpacked: one register of outputs after the other.
 template <WeightForm kForm, int kGroup, int kRows>
-HWY_NOINLINE void UnpackedTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
-  const GroupSums sums = kGroup == 16 ? x.by16 : x.by32;
+HWY_NOINLINE void UnpackedTile(const Panel& panel, const TileActivations& x, const Destination& to) {
   const int64_t units = panel.inputs / kGroup;
   for (int first = 0; first < kPanelOutputs; first += kRegisterOutputs) {
     const uint8_t* weights = panel.unpacked + first * 4;
     Outputs acc[kRows];
     HWY_UNROLL(12)
     for (int r = 0; r < kRows; ++r) acc[r] = SplatOutputs(0.0f);
-    for (int64_t u = 0; u < units; ++u, weights += kGroup * kPanelOutputs) {
-      constexpr int kSlices = kGroup / 4;
-      const int8_t* codes = UnitActivations<kGroup, kRows>(x, u);
+    for (int64_t u = 0; u < units; ++u, weights += panel.unpacked_stride) {
+      const int8_t* codes = UnitActivations<kForm, kGroup, kRows>(x, u);
       GroupSum<kForm> isum[kRows];
       HWY_UNROLL(12)
-      for (int r = 0; r < kRows; ++r) isum[r] = GroupSum<kForm>(sums.offsets[u * kRows + r]);
-      HWY_UNROLL(8)
-      for (int j = 0; j < kSlices; ++j) {
+      for (int r = 0; r < kRows; ++r) isum[r] = BeginSum<kForm, kRows>(x, u, r);
+      HWY_UNROLL(16)
+      for (int j = 0; j < kSlices<kForm, kGroup>; ++j) {
         const Codes w = LoadCodes(weights + j * 64);
         HWY_UNROLL(12)
-        for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kActivationGroup + 4 * j);
+        for (int r = 0; r < kRows; ++r) isum[r].Add(w, codes + r * kRowBytes<kForm> + 4 * j);
       }
-      AddUnit<kGroup, kRows>(panel.has_min, UnitScales(panel, u, first), u, x, sums, isum, acc);
+      AddUnit<kGroup, kRows>(panel.has_min, UnitScales(panel, u, first), u, x, isum, acc);
     }
     HWY_UNROLL(12)
     for (int r = 0; r < kRows; ++r) StoreRow(acc[r], to, first, r);
@@ -219,7 +249,8 @@ template <WeightForm kForm>
 void UnpackPanel(const Panel& panel, int group, uint8_t* codes, float* metadata) {
   for (int64_t u = 0; u < panel.inputs / group; ++u) {
     const uint8_t* unit = panel.units + u * panel.layout.bytes;
-    UnpackUnit<kForm>(unit, group, codes + u * group * kPanelOutputs);
+    if constexpr (kForm != WeightForm::kS16)
+      UnpackUnit<kForm>(unit, group, codes + u * group * kPanelOutputs);
     for (int which = 0; which < (panel.has_min ? 2 : 1); ++which) {
       for (int first = 0; first < kPanelOutputs; first += kRegisterOutputs) {
         StoreOutputs(panel.Metadata(unit, which, first), metadata + (2 * u + which) * kPanelOutputs + first);
@@ -234,16 +265,22 @@ void Unpack(const Matrix& m, uint8_t* codes, float* metadata, Panel& panel) {
     UnpackPanel<WeightForm::kU4>(panel, m.group(), codes, metadata);
   } else if (kUnpacks<WeightForm::kS8> && m.form() == WeightForm::kS8) {
     UnpackPanel<WeightForm::kS8>(panel, m.group(), codes, metadata);
+  } else if (m.form() == WeightForm::kS16) {
+    UnpackPanel<WeightForm::kS16>(panel, m.group(), codes, metadata);
   } else {
     return;
   }
-  panel.unpacked = codes;
+  const bool in_place = m.form() == WeightForm::kS16;
+  panel.unpacked = in_place ? panel.units : codes;
+  panel.unpacked_stride = in_place ? panel.layout.bytes : m.group() * kPanelOutputs;
   panel.metadata = metadata;
 }
 #endif
 
 template <WeightForm kForm, int kGroup, int kRows>
-HWY_INLINE void IntegerTile(const Panel& panel, const IntegerActivations& x, const Destination& to) {
+HWY_INLINE void IntegerTile(const Panel& panel, MatMulScratch::Impl& scratch, int64_t first_row,
+                            const Destination& to) {
+  const TileActivations x = ActivationsOf<kForm, kGroup>(scratch, first_row);
 #if LARDER_DOT_X86
   if constexpr (kRows >= 4 && kUnpacks<kForm>) {
     if (panel.unpacked != nullptr) return UnpackedTile<kForm, kGroup, kRows>(panel, x, to);
@@ -264,13 +301,15 @@ void PanelTimesTile(int rows, const Matrix& m, const Panel& panel, MatMulScratch
     return FloatTile<kRows>(reinterpret_cast<const float*>(panel.units), scratch.floats(first_row),
                             m.inputs(), to);
   }
-  const IntegerActivations x = scratch.integers(first_row);
+  const auto tile = [&]<WeightForm kForm, int kGroup>()
+                        HWY_ATTR { IntegerTile<kForm, kGroup, kRows>(panel, scratch, first_row, to); };
+  if (m.form() == WeightForm::kS16) return tile.template operator()<WeightForm::kS16, 32>();
   if (m.form() == WeightForm::kU4) {
-    if (m.group() == 32) return IntegerTile<WeightForm::kU4, 32, kRows>(panel, x, to);
-    return IntegerTile<WeightForm::kU4, 16, kRows>(panel, x, to);
+    if (m.group() == 32) return tile.template operator()<WeightForm::kU4, 32>();
+    return tile.template operator()<WeightForm::kU4, 16>();
   }
-  if (m.group() == 32) return IntegerTile<WeightForm::kS8, 32, kRows>(panel, x, to);
-  IntegerTile<WeightForm::kS8, 16, kRows>(panel, x, to);
+  if (m.group() == 32) return tile.template operator()<WeightForm::kS8, 32>();
+  tile.template operator()<WeightForm::kS8, 16>();
 }
 
 }  // namespace HWY_NAMESPACE

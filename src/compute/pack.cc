@@ -73,12 +73,17 @@ struct PackJob {
 // A thread's unpacked row.
 struct RowBuffer {
   std::vector<int8_t> codes;
+  std::vector<int16_t> words;
   std::vector<float> scales, mins, values;
 };
 
-void PackFloatRow(const PackJob& job, RowBuffer& row, int64_t output, int lane, std::byte* panel) {
+void FloatsOfRow(const PackJob& job, RowBuffer& row, int64_t output) {
   row.values.resize(static_cast<size_t>(job.source.inputs));
   DequantizeRow(job.source.type, job.SourceRow(output), job.source.inputs, row.values.data());
+}
+
+void PackFloatRow(const PackJob& job, RowBuffer& row, int64_t output, int lane, std::byte* panel) {
+  FloatsOfRow(job, row, output);
   float* to = reinterpret_cast<float*>(panel) + lane;
   for (float value : row.values) {
     *to = value;
@@ -86,7 +91,14 @@ void PackFloatRow(const PackJob& job, RowBuffer& row, int64_t output, int lane, 
   }
 }
 
-void PackCodes(const PackJob& job, const int8_t* codes, int lane, uint8_t* to) {
+// Group g of a row.
+void PackCodes(const PackJob& job, const RowBuffer& row, int64_t g, int lane, uint8_t* to) {
+  if (job.form == WeightForm::kS16) {
+    const int16_t* words = row.words.data() + g * job.group;
+    for (int k = 0; k < job.group; k += 2) std::memcpy(to + k / 2 * 64 + 4 * lane, words + k, 4);
+    return;
+  }
+  const int8_t* codes = row.codes.data() + g * job.group;
   for (int k = 0; k < job.group; ++k) {
     if (job.form == WeightForm::kU4) {
       const int nibble = k / 4 % 2;
@@ -109,17 +121,29 @@ bool PackScale(bool as_half, float value, int lane, std::byte* to) {
   return IsHalf(value);
 }
 
-bool PackIntegerRow(const PackJob& job, RowBuffer& row, int64_t output, int lane, std::byte* panel) {
-  const int64_t groups = job.source.inputs / job.group;
-  row.codes.resize(static_cast<size_t>(job.source.inputs));
-  row.scales.resize(static_cast<size_t>(groups));
-  row.mins.resize(static_cast<size_t>(groups));
+void CodesOfRow(const PackJob& job, RowBuffer& row, int64_t output) {
+  const size_t inputs = static_cast<size_t>(job.source.inputs),
+               groups = inputs / static_cast<size_t>(job.group);
+  row.scales.resize(groups);
+  row.mins.resize(groups);
+  if (job.form == WeightForm::kS16) {
+    FloatsOfRow(job, row, output);
+    row.words.resize(inputs);
+    WordsOfRow(row.values.data(), job.source.inputs, row.words.data(), row.scales.data());
+    return;
+  }
+  row.codes.resize(inputs);
   UnpackRow(job.source.type, job.SourceRow(output), job.source.inputs, row.codes.data(), row.scales.data(),
             row.mins.data());
+}
+
+bool PackIntegerRow(const PackJob& job, RowBuffer& row, int64_t output, int lane, std::byte* panel) {
+  const int64_t groups = job.source.inputs / job.group;
+  CodesOfRow(job, row, output);
   const UnitLayout layout = LayoutOfUnit(job.form, job.group, job.format.has_min, job.half_scales);
   for (int64_t g = 0; g < groups; ++g) {
     std::byte* unit = panel + g * layout.bytes;
-    PackCodes(job, row.codes.data() + g * job.group, lane, reinterpret_cast<uint8_t*>(unit));
+    PackCodes(job, row, g, lane, reinterpret_cast<uint8_t*>(unit));
     std::byte* metadata = unit + layout.codes_bytes;
     if (!PackScale(job.half_scales, row.scales[static_cast<size_t>(g)], lane, metadata)) return false;
     if (job.format.has_min && !PackScale(job.half_scales, row.mins[static_cast<size_t>(g)], lane,
@@ -160,7 +184,7 @@ Result<Matrix> Matrix::Shaped(TensorType type, int64_t outputs, int64_t inputs, 
   Matrix matrix;
   matrix.outputs_ = outputs;
   matrix.inputs_ = inputs;
-  if (mode == MathMode::kFast && format->form != WeightForm::kF32) {
+  if (mode == MathMode::kFast && format->IsInteger(inputs)) {
     matrix.form_ = format->form;
     matrix.group_ = format->group;
     matrix.has_min_ = format->has_min;

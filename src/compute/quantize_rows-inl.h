@@ -1,5 +1,5 @@
-// Activations of a tile as signed bytes with a scale for each group of 32 (packed.h): what QuantizeGroup
-// gives, with the sums of the codes that the kernels need.
+// Activations of a tile as signed bytes or 16-bit numbers with a scale for each group of 32 (packed.h): what
+// QuantizeGroup gives, with the sums of the codes that the kernels need.
 //
 // No include guard in the usual sense: compiled once per target.
 #if defined(LARDER_COMPUTE_QUANTIZE_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -15,15 +15,11 @@
 #include "compute/packed.h"
 #include "compute/simd_dot-inl.h"
 #include "compute/simd_ops-inl.h"
+#include "compute/simd_pairs-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace larder {
 namespace HWY_NAMESPACE {
-
-// Sizes of the groups of weights that the activations will meet: whose sums are wanted.
-struct WantedSums {
-  bool by16 = false, by32 = false;
-};
 
 #if HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128
 
@@ -44,10 +40,11 @@ HWY_INLINE int32_t LargestBits(const float* x) {
 }
 
 // ScaleOfGroup for each of `count` groups; what lies behind them, up to a vector, is overwritten.
+template <class Code>
 HWY_INLINE void ScalesOfGroups(const int32_t* largest_bits, int count, float* scales, float* to_codes) {
   const DF df;
   const hn::RebindToSigned<DF> di;
-  const auto most = hn::Set(df, 127.0f);
+  const auto most = hn::Set(df, kLargestCode<Code>);
   for (int i = 0; i < count; i += static_cast<int>(kLanes)) {
     const auto bits = hn::Load(di, largest_bits + i);
     const auto largest = hn::BitCast(df, bits);
@@ -90,29 +87,30 @@ inline int32_t LargestBits(const float* x) {
   return static_cast<int32_t>(largest);
 }
 
-inline void ScalesOfGroups(const int32_t* largest_bits, int count, float* scales, float* to_codes) {
+template <class Code>
+void ScalesOfGroups(const int32_t* largest_bits, int count, float* scales, float* to_codes) {
   for (int i = 0; i < count; ++i) {
-    const GroupScale scale = ScaleOfGroup(static_cast<uint32_t>(largest_bits[i]));
+    const GroupScale scale = ScaleOfGroup<Code>(static_cast<uint32_t>(largest_bits[i]));
     scales[i] = scale.scale;
     to_codes[i] = scale.to_code;
   }
 }
 
 inline void CodesOfGroup(const float* x, float to_code, int8_t* codes, int32_t* sums) {
-  for (int i = 0; i < kActivationGroup; ++i) codes[i] = CodeOf(x[i], to_code);
+  for (int i = 0; i < kActivationGroup; ++i) codes[i] = CodeOf<int8_t>(x[i], to_code);
   SumHalves(codes, sums);
 }
 
 #endif
 
 // One group of each of a tile's rows, which begin at `x`, ldx apart.
-HWY_INLINE void QuantizeGroupOfRows(const float* x, int64_t ldx, int64_t group, int rows, WantedSums wanted,
-                                    const IntegerActivations& to) {
+HWY_INLINE void QuantizeGroupOfRows(const float* x, int64_t ldx, int64_t group, int rows,
+                                    const WantedForms& wanted, const IntegerActivations& to) {
   HWY_ALIGN int32_t largest[kMaxTileRows] = {};
   HWY_ALIGN float scales[kMaxTileRows], to_codes[kMaxTileRows];
   int32_t sums[kMaxTileRows][2];
   for (int r = 0; r < rows; ++r) largest[r] = LargestBits(x + r * ldx);
-  ScalesOfGroups(largest, rows, scales, to_codes);
+  ScalesOfGroups<int8_t>(largest, rows, scales, to_codes);
   const int64_t at = group * rows;
   for (int r = 0; r < rows; ++r) {
     CodesOfGroup(x + r * ldx, to_codes[r], to.codes + (at + r) * kActivationGroup, sums[r]);
@@ -130,7 +128,40 @@ HWY_INLINE void QuantizeGroupOfRows(const float* x, int64_t ldx, int64_t group, 
   }
 }
 
-inline void QuantizeTile(const float* x, int64_t ldx, int64_t inputs, int rows, WantedSums wanted,
+// LargestBitsOf<int16_t>.
+HWY_INLINE int32_t LargestWordBits(const float* x) {
+  const F16x low = Load(x), high = Load(x + 16);
+  const float sum = SumLanes(Add(Larger(low, Negate(low)), Larger(high, Negate(high))));
+  return HWY_MAX(LargestBits(x), static_cast<int32_t>(std::bit_cast<uint32_t>(0.25f * sum) & kMagnitudeBits));
+}
+
+// The same as 16-bit numbers, without sums.
+HWY_INLINE void WordsOfRows(const float* x, int64_t ldx, int64_t group, int rows, const WordActivations& to) {
+  HWY_ALIGN int32_t largest[kMaxTileRows] = {};
+  HWY_ALIGN float scales[kMaxTileRows], to_codes[kMaxTileRows];
+  for (int r = 0; r < rows; ++r) largest[r] = LargestWordBits(x + r * ldx);
+  ScalesOfGroups<int16_t>(largest, rows, scales, to_codes);
+  const int64_t at = group * rows;
+  for (int r = 0; r < rows; ++r) {
+    int16_t* codes = to.codes + (at + r) * kActivationGroup;
+    to.scales[at + r] = scales[r];
+    if (to_codes[r] == 0.0f) {
+      hwy::ZeroBytes<kActivationGroup * sizeof(int16_t)>(codes);
+      continue;
+    }
+    for (int i = 0; i < kActivationGroup; i += 16) {
+      StoreCodes16(Load(x + r * ldx + i), Splat(to_codes[r]), codes + i);
+    }
+  }
+}
+
+inline void WordTile(const float* x, int64_t ldx, int64_t inputs, int rows, const WordActivations& to) {
+  for (int64_t group = 0; group < inputs / kActivationGroup; ++group) {
+    WordsOfRows(x + group * kActivationGroup, ldx, group, rows, to);
+  }
+}
+
+inline void QuantizeTile(const float* x, int64_t ldx, int64_t inputs, int rows, const WantedForms& wanted,
                          const IntegerActivations& to) {
   for (int64_t group = 0; group < inputs / kActivationGroup; ++group) {
     QuantizeGroupOfRows(x + group * kActivationGroup, ldx, group, rows, wanted, to);

@@ -8,6 +8,7 @@
 //               is summed in 16 bits (eight pairs, 30480) and widened once; for signed weights the sign
 //               moves to the activation
 //   others      plain loops (vdot where the compiler may use it)
+// 16-bit codes (kS16) come in pairs instead, four bytes as well: vpdpwssd, vpmaddwd.
 #if defined(LARDER_COMPUTE_SIMD_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LARDER_COMPUTE_SIMD_DOT_INL_H_
 #undef LARDER_COMPUTE_SIMD_DOT_INL_H_
@@ -32,6 +33,7 @@ HWY_BEFORE_NAMESPACE();
 namespace larder {
 namespace HWY_NAMESPACE {
 
+// Of activations: four bytes or two 16-bit numbers.
 HWY_INLINE int32_t LoadFour(const int8_t* x) {
   int32_t bits;
   std::memcpy(&bits, x, sizeof bits);
@@ -64,7 +66,8 @@ HWY_INLINE Codes HighNibbles(Codes a) { return LowNibbles(_mm256_srli_epi16(a, 4
 HWY_INLINE Codes Offset128(Codes a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
 HWY_INLINE Codes SplatInt(int32_t x) { return _mm256_set1_epi32(x); }
 HWY_INLINE Codes MulPairs(Codes u, Codes s) { return _mm256_maddubs_epi16(u, s); }
-HWY_INLINE Codes Widen(Codes a, int16_t by) { return _mm256_madd_epi16(a, _mm256_set1_epi16(by)); }
+HWY_INLINE Codes MulWords(Codes a, Codes b) { return _mm256_madd_epi16(a, b); }
+HWY_INLINE Codes Widen(Codes a, int16_t by) { return MulWords(a, _mm256_set1_epi16(by)); }
 HWY_INLINE Codes Add16(Codes a, Codes b) { return _mm256_add_epi16(a, b); }
 HWY_INLINE Codes Add32(Codes a, Codes b) { return _mm256_add_epi32(a, b); }
 HWY_INLINE Codes AbsBytes(Codes a) { return _mm256_abs_epi8(a); }
@@ -79,7 +82,8 @@ HWY_INLINE Codes HighNibbles(Codes a) { return LowNibbles(_mm512_srli_epi16(a, 4
 HWY_INLINE Codes Offset128(Codes a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
 HWY_INLINE Codes SplatInt(int32_t x) { return _mm512_set1_epi32(x); }
 HWY_INLINE Codes MulPairs(Codes u, Codes s) { return _mm512_maddubs_epi16(u, s); }
-HWY_INLINE Codes Widen(Codes a, int16_t by) { return _mm512_madd_epi16(a, _mm512_set1_epi16(by)); }
+HWY_INLINE Codes MulWords(Codes a, Codes b) { return _mm512_madd_epi16(a, b); }
+HWY_INLINE Codes Widen(Codes a, int16_t by) { return MulWords(a, _mm512_set1_epi16(by)); }
 HWY_INLINE Codes Add16(Codes a, Codes b) { return _mm512_add_epi16(a, b); }
 HWY_INLINE Codes Add32(Codes a, Codes b) { return _mm512_add_epi32(a, b); }
 HWY_INLINE Codes AbsBytes(Codes a) { return _mm512_abs_epi8(a); }
@@ -170,7 +174,12 @@ struct GroupSum {
   static HWY_INLINE Codes Prepare(Codes w) { return kForm == WeightForm::kS8 ? Offset128(w) : w; }
   HWY_INLINE void Add(Codes w, const int8_t* x) {
     // The target string of this Highway has no avx512vnni, though the target implies it; hence no intrinsic.
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<const int8_t(*)[4]>(x)));
+    const auto& four = *reinterpret_cast<const int8_t(*)[4]>(x);
+    if constexpr (kForm == WeightForm::kS16) {
+      asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(four));
+    } else {
+      asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(four));
+    }
   }
   HWY_INLINE Outputs ToFloat() const { return IntToFloat(sum); }
 };
@@ -179,7 +188,7 @@ struct GroupSum {
 
 template <WeightForm kForm>
 struct GroupSum {
-  Codes sum;  // kU4: 16-bit sums of pairs; kS8: 32-bit sums
+  Codes sum;  // kU4: 16-bit sums of pairs; kS8, kS16: 32-bit sums
 
   GroupSum() = default;
   HWY_INLINE explicit GroupSum(int32_t) : sum(SplatInt(0)) {}
@@ -188,6 +197,9 @@ struct GroupSum {
     const Codes xs = SplatInt(LoadFour(x));
     if constexpr (kForm == WeightForm::kU4) {
       sum = Add16(sum, MulPairs(w, xs));
+      KeepOrder(sum);
+    } else if constexpr (kForm == WeightForm::kS16) {
+      sum = Add32(sum, MulWords(w, xs));
       KeepOrder(sum);
     } else {  // |w| <= 128, |x| <= 127: the sum of a pair is at most 32512
       sum = Add32(sum, Widen(MulPairs(AbsBytes(w), WithSign(xs, w)), 1));
@@ -207,6 +219,13 @@ struct GroupSum {
   HWY_INLINE explicit GroupSum(int32_t) {}
   static HWY_INLINE Codes Prepare(Codes c) { return c; }
   HWY_INLINE void Add(const Codes& w, const int8_t* x) {
+    if constexpr (kForm == WeightForm::kS16) {
+      int16_t pairs[32], two[2];
+      std::memcpy(pairs, w.v, sizeof pairs);
+      std::memcpy(two, x, sizeof two);
+      for (int o = 0; o < 16; ++o) sum[o] += pairs[2 * o] * two[0] + pairs[2 * o + 1] * two[1];
+      return;
+    }
 #if HWY_TARGET == HWY_NEON && defined(__ARM_FEATURE_DOTPROD)
     const int8x16_t xs = vreinterpretq_s8_s32(vdupq_n_s32(LoadFour(x)));
     for (int q = 0; q < 4; ++q)
@@ -227,9 +246,10 @@ struct GroupSum {
 #endif
 
 #if LARDER_DOT_X86
-// Whether codes of this form are worth preparing once for several tiles of rows.
+// Whether codes of this form are worth preparing once for several tiles of rows; 16-bit codes lie as they are
+// taken, of them it is the scales.
 template <WeightForm kForm>
-inline constexpr bool kUnpacks = kForm == WeightForm::kU4 || HWY_TARGET == HWY_AVX3_DL;
+inline constexpr bool kUnpacks = kForm != WeightForm::kS8 || HWY_TARGET == HWY_AVX3_DL;
 
 // A unit's codes as GroupSum takes them: [group / 4][16 outputs][4].
 template <WeightForm kForm>

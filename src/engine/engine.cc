@@ -170,7 +170,7 @@ int64_t FullRows(Tier& tier, const std::vector<Digest>& names, Clock* clock) {
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, EngineOptions options,
+Result<std::unique_ptr<Engine>> Engine::Create(std::unique_ptr<Model> model, const EngineOptions& options,
                                                Clock* clock) {
   auto impl = std::make_unique<Impl>();
   impl->model = std::move(model);

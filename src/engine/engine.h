@@ -74,7 +74,7 @@ struct ChunkPage {
 class Engine {
  public:
   // Takes the model; starts the thread.
-  static Result<std::unique_ptr<Engine>> Create(std::unique_ptr<Model> model, EngineOptions options,
+  static Result<std::unique_ptr<Engine>> Create(std::unique_ptr<Model> model, const EngineOptions& options,
                                                 Clock* clock);
   ~Engine();  // cancels what is left and joins
 

@@ -106,7 +106,7 @@ struct KvCache::Impl::Checker {
     }
     for (size_t i = 0; i < sequence.path_.size(); ++i) {
       const KvNode& node = *sequence.path_[i];
-      if (node.parent == nullptr && counts.count(&node) == 0) nodes.push_back(&node);
+      if (node.parent == nullptr && !counts.contains(&node)) nodes.push_back(&node);
       Count& count = counts[&node];
       ++count.holders;
       for (size_t k = 0; k < sequence.blocks_.size(); ++k) {

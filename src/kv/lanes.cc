@@ -11,6 +11,10 @@ namespace {
 
 size_t PagesFor(int64_t entries) { return static_cast<size_t>((entries + kPageTokens - 1) / kPageTokens); }
 
+size_t IndexOf(const KvShape& shape, int layer, int kv_head) {
+  return static_cast<size_t>(layer) * static_cast<size_t>(shape.kv_heads()) + static_cast<size_t>(kv_head);
+}
+
 }  // namespace
 
 // Everything per entry is kept in whole pages of 64, as attention reads it.
@@ -60,11 +64,9 @@ LaneTable::~LaneTable() {
   for (const auto& lane : lanes_) Shrink(*lane, 0);
 }
 
-LaneTable::Lane& LaneTable::At(int layer, int kv_head) {
-  return *lanes_[static_cast<size_t>(layer * shape_->kv_heads() + kv_head)];
-}
+LaneTable::Lane& LaneTable::At(int layer, int kv_head) { return *lanes_[IndexOf(*shape_, layer, kv_head)]; }
 const LaneTable::Lane& LaneTable::At(int layer, int kv_head) const {
-  return *lanes_[static_cast<size_t>(layer * shape_->kv_heads() + kv_head)];
+  return *lanes_[IndexOf(*shape_, layer, kv_head)];
 }
 
 // Pages for this many entries.

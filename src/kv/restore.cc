@@ -84,7 +84,8 @@ std::shared_ptr<KvRestore> KvTiers::Begin(int32_t tenant, std::span<const int32_
   const size_t known = restore->path_.size();
   if (known < restore->blocks_.size()) {
     const auto other = reading_.find(restore->blocks_[known].name);
-    if (other != reading_.end() && (restore->joined_ = other->second.lock()) != nullptr) return restore;
+    if (other != reading_.end()) restore->joined_ = other->second.lock();
+    if (restore->joined_ != nullptr) return restore;
   }
   for (size_t b = known; b < restore->blocks_.size(); ++b) {
     reading_[restore->blocks_[b].name] = restore;

@@ -242,7 +242,7 @@ Status VirtualKv::Map(Slot& slot, int kind, std::span<const uint32_t> granules) 
     if (p == MAP_FAILED) {
       const int error = errno;
       // The addresses may be free now; they must not become somebody else's.
-      mmap(at, count * unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+      (void)mmap(at, count * unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
       return Fail(ErrorKind::kExhausted, "cannot map {} of KV memory: {}", FormatSize(count * unit),
                   std::strerror(error));
     }

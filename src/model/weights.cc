@@ -128,7 +128,8 @@ std::vector<int32_t> RotaryPermutation(int heads, int head_dim, int rotary_dim) 
   for (int h = 0; h < heads; ++h) {
     for (int i = 0; i < head_dim; ++i) {
       const int from = i < half ? 2 * i : i < rotary_dim ? 2 * (i - half) + 1 : i;
-      order[static_cast<size_t>(h * head_dim + i)] = h * head_dim + from;
+      order[static_cast<size_t>(h) * static_cast<size_t>(head_dim) + static_cast<size_t>(i)] =
+          h * head_dim + from;
     }
   }
   return order;

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -98,7 +99,7 @@ TEST_P(EveryFormat, EqualsGolden) {
 // zero.)
 TEST_P(EveryFormat, FormIsExact) {
   const FormatInfo& info = GetParam();
-  if (info.form == WeightForm::kF32) GTEST_SKIP() << "plain floats have no integer form";
+  if (info.block_elements == 1) GTEST_SKIP() << "floats have no exact integer form";
   const Golden golden = ReadGolden(info);
   std::vector<int8_t> codes;
   const std::vector<float> values = FromForm(info.type, golden.blocks, &codes);
@@ -112,7 +113,7 @@ TEST_P(EveryFormat, FormIsExact) {
 // What the product alone gives where the format has no minimum: no rounding at all.
 TEST_P(EveryFormat, ProductsAreExact) {
   const FormatInfo& info = GetParam();
-  if (info.form == WeightForm::kF32) GTEST_SKIP() << "plain floats have no integer form";
+  if (info.block_elements == 1) GTEST_SKIP() << "floats have no exact integer form";
   const Golden golden = ReadGolden(info);
   const size_t n = golden.values.size(), group = static_cast<size_t>(info.group);
   std::vector<int8_t> codes(n);
@@ -184,6 +185,44 @@ TEST(FormatsTest, EveryHalfIsItsNumber) {
       ASSERT_EQ(std::signbit(value), sign < 0) << bits;
     }
   }
+}
+
+// Groups of equal and of very different magnitudes.
+TEST(FormatsTest, WordsAreOffByLittleAndExactWhereLarge) {
+  constexpr int64_t kCount = 32 * 200;
+  std::mt19937 random(5);
+  std::vector<uint8_t> halves(2 * kCount);
+  for (int64_t i = 0; i < kCount; ++i) {
+    const uint32_t spread =
+        i / 32 % 2 == 0 ? 0x83FF : 0xBBFF;  // bits that may be set: sign, exponent, fraction
+    PutHalf(halves, static_cast<size_t>(2 * i), static_cast<uint16_t>((random() & spread) | 0x0400));
+  }
+  const std::vector<float> x = Dequantize(TensorType::kF16, halves);
+  std::vector<int16_t> codes(kCount);
+  std::vector<float> scales(kCount / 32);
+  WordsOfRow(x.data(), kCount, codes.data(), scales.data());
+  for (size_t g = 0; g < scales.size(); ++g) {
+    float largest = 0;
+    for (size_t i = 32 * g; i < 32 * g + 32; ++i) largest = std::max(largest, std::abs(x[i]));
+    for (size_t i = 32 * g; i < 32 * g + 32; ++i) {
+      const double off = std::abs(static_cast<double>(scales[g]) * codes[i] - x[i]);
+      ASSERT_LE(std::abs(codes[i]), 16383);
+      ASSERT_LE(off, 0x1p-14 * largest) << i;
+      ASSERT_TRUE(off == 0 || std::abs(x[i]) < largest / 8) << i;
+    }
+  }
+}
+
+TEST(FormatsTest, WordsOfStrangeGroups) {
+  std::vector<float> x(96, 1e-38f);
+  x[40] = std::numeric_limits<float>::quiet_NaN();
+  x[70] = -std::numeric_limits<float>::infinity();
+  std::vector<int16_t> codes(96, 7);
+  std::vector<float> scales(3);
+  WordsOfRow(x.data(), 96, codes.data(), scales.data());
+  EXPECT_EQ(codes, std::vector<int16_t>(96));
+  EXPECT_EQ(scales[0], 0.0f);
+  EXPECT_TRUE(std::isinf(scales[1]) && std::isinf(scales[2]));
 }
 
 // From here: blocks written by hand from the layout, one field at a time.

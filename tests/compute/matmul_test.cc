@@ -135,16 +135,19 @@ TEST(MatMul, EqualsReferenceInEveryFormatWithAndWithoutAmx) {
 
 TEST(MatMul, EqualsReferenceForRandomShapesRowsAndThreads) {
   std::mt19937 random(1);
-  const TensorType types[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF32};
-  for (int trial = 0; trial < 24; ++trial) {
-    Problem problem{types[trial % 4],
+  const TensorType types[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kF32,
+                              TensorType::kF16};
+  for (int trial = 0; trial < 30; ++trial) {
+    Problem problem{types[trial % 5],
                     MathMode::kFast,
                     1 + static_cast<int64_t>(random() % 150),
                     32 * (1 + static_cast<int64_t>(random() % 12)),
                     1 + static_cast<int>(random() % 40),
                     random() % 2 == 0,
                     random() % 2 == 0};
-    if (problem.type == TensorType::kF32) problem.inputs -= static_cast<int64_t>(random() % 31);
+    const bool floats =
+        problem.type == TensorType::kF32 || (problem.type == TensorType::kF16 && trial % 2 == 0);
+    if (floats) problem.inputs -= static_cast<int64_t>(random() % 31);
     MatMulCase fixed(problem, static_cast<uint32_t>(random()));
     ForEachSimdTarget([&] {
       ThreadPool pool(1 + trial % 4);
@@ -154,7 +157,7 @@ TEST(MatMul, EqualsReferenceForRandomShapesRowsAndThreads) {
 }
 
 TEST(MatMul, ManyRowsAndOutputsCrossEveryBlockBoundary) {
-  for (const TensorType type : {TensorType::kQ4_1, TensorType::kQ8_0}) {
+  for (const TensorType type : {TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kBF16}) {
     MatMulCase fixed({type, MathMode::kFast, 400, 1056, 150, false, false}, 3);
     ThreadPool pool(4);
     for (const bool amx : {true, false}) fixed.ExpectEqual(pool, amx);
@@ -167,11 +170,12 @@ TEST(MatMul, SeveralTargetsShareOneCall) {
   const int rows = 9;
   ThreadPool pool(3);
   const auto x = RandomActivations(rows * inputs, random);
-  const TensorType types[] = {TensorType::kQ4_1, TensorType::kF32, TensorType::kQ8_0, TensorType::kQ6_K};
+  const TensorType types[] = {TensorType::kQ4_1, TensorType::kF32, TensorType::kQ8_0, TensorType::kQ6_K,
+                              TensorType::kF16};
   std::vector<std::vector<uint8_t>> bytes;
   std::vector<Matrix> matrices;
   std::vector<std::vector<float>> results, expected;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 5; ++i) {
     const int64_t outputs = 20 + 33 * i;
     const FormatInfo* format = FindFormat(static_cast<uint32_t>(types[i]));
     bytes.push_back(RandomWeights(*format, outputs, inputs, random));
@@ -183,10 +187,10 @@ TEST(MatMul, SeveralTargetsShareOneCall) {
                     outputs);
   }
   std::vector<MatMulTarget> targets;
-  for (size_t i = 0; i < 4; ++i) targets.push_back({&matrices[i], results[i].data(), matrices[i].outputs()});
+  for (size_t i = 0; i < 5; ++i) targets.push_back({&matrices[i], results[i].data(), matrices[i].outputs()});
   MatMulScratch scratch;
   MatMul(pool, scratch, x.data(), inputs, rows, targets);
-  for (size_t i = 0; i < 4; ++i) {
+  for (size_t i = 0; i < 5; ++i) {
     EXPECT_EQ(std::memcmp(results[i].data(), expected[i].data(), expected[i].size() * sizeof(float)), 0) << i;
   }
 }
@@ -230,9 +234,9 @@ void ExpectGatedEqualsItsSteps(std::span<const TensorType, 3> types, int64_t wid
 
 TEST(MatMul, GatedEqualsItsStepsForRandomShapes) {
   std::mt19937 random(23);
-  const TensorType types[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0, TensorType::kQ6_K,
-                              TensorType::kF32};
-  for (int trial = 0; trial < 24; ++trial) {
+  const TensorType types[] = {TensorType::kQ4_0, TensorType::kQ4_1, TensorType::kQ8_0,
+                              TensorType::kQ6_K, TensorType::kF32,  TensorType::kF16};
+  for (int trial = 0; trial < 30; ++trial) {
     TensorType chosen[3];
     for (TensorType& type : chosen) type = types[random() % std::size(types)];
     ExpectGatedEqualsItsSteps(
@@ -250,6 +254,9 @@ TEST(MatMul, GatedEqualsItsStepsAtTheEdges) {
   ExpectGatedEqualsItsSteps(floats, 40, 77, 19, MathMode::kF32, Activation::kSilu, 31);
   const TensorType mixed[] = {TensorType::kF32, TensorType::kQ8_0, TensorType::kF32};
   ExpectGatedEqualsItsSteps(mixed, 64, 71, 40, MathMode::kFast, Activation::kGeluTanh, 37);
+  const TensorType halves[] = {TensorType::kF16, TensorType::kQ8_0, TensorType::kF16};
+  ExpectGatedEqualsItsSteps(halves, 64, 71, 40, MathMode::kFast, Activation::kSilu, 41);  // down: floats
+  ExpectGatedEqualsItsSteps(halves, 544, 96, 500, MathMode::kFast, Activation::kSilu, 43);
 }
 
 // Integer sums at their extremes: all codes and activations as large as they can be, for every number of rows
@@ -289,12 +296,37 @@ TEST(MatMul, LargestCodesDoNotOverflow) {
   }
 }
 
-TEST(MatMul, StrangeActivationsStayInTheirRow) {
+// Of two bytes: weights of 16376 (the largest half below 2) and activations whose magnitudes sum to 131040.
+TEST(MatMul, LargestWordsDoNotOverflow) {
+  constexpr int64_t kOutputs = 16, kInputs = 64;
+  for (const uint16_t weight : {uint16_t{0x3FFF}, uint16_t{0xBFFF}}) {  // +-(2 - 2^-10)
+    const std::vector<uint16_t> halves(kOutputs * kInputs, weight);
+    const double exact = (weight == 0x3FFF ? 1 : -1) * (2 - 0x1p-10) * 8191 * kInputs;
+    for (const int rows : {1, 5, 16}) {
+      const std::vector<float> x(static_cast<size_t>(rows * kInputs), 8191.0f);
+      ForEachSimdTarget([&] {
+        ThreadPool pool(1);
+        const Matrix matrix =
+            Matrix::Pack({TensorType::kF16, halves.data(), kOutputs, kInputs}, MathMode::kFast, pool).value();
+        MatMulScratch scratch;
+        std::vector<float> y(static_cast<size_t>(rows * kOutputs));
+        const MatMulTarget target{&matrix, y.data(), kOutputs};
+        MatMul(pool, scratch, x.data(), kInputs, rows, {&target, 1});
+        for (const float value : y) ASSERT_NEAR(value, exact, 1e-6 * std::abs(exact));
+      });
+    }
+  }
+}
+
+class StrangeActivations : public testing::TestWithParam<TensorType> {};
+INSTANTIATE_TEST_SUITE_P(Codes, StrangeActivations, testing::Values(TensorType::kQ8_0, TensorType::kF16));
+
+TEST_P(StrangeActivations, StayInTheirRow) {
   std::mt19937 random(9);
   const int64_t outputs = 32, inputs = 64;
-  const FormatInfo* format = FindFormat(static_cast<uint32_t>(TensorType::kQ8_0));
+  const FormatInfo* format = FindFormat(static_cast<uint32_t>(GetParam()));
   const auto bytes = RandomWeights(*format, outputs, inputs, random);
-  const MatrixSource source{TensorType::kQ8_0, bytes.data(), outputs, inputs};
+  const MatrixSource source{GetParam(), bytes.data(), outputs, inputs};
   auto x = RandomActivations(5 * inputs, random);
   for (int64_t k = 0; k < inputs; ++k) x[static_cast<size_t>(0 * inputs + k)] = 0.0f;
   x[static_cast<size_t>(1 * inputs + 7)] = INFINITY;
@@ -320,13 +352,14 @@ TEST(MatMul, StrangeActivationsStayInTheirRow) {
   });
 }
 
-TEST(MatMul, EightBitActivationsAreCloseToExact) {
+// Norm of what fast mode makes of random weights, minus the exact product, over the norm of that.
+double ErrorOfFastMode(TensorType type) {
   std::mt19937 random(11);
   const int64_t outputs = 64, inputs = 576;
-  const FormatInfo* format = FindFormat(static_cast<uint32_t>(TensorType::kQ8_0));
+  const FormatInfo* format = FindFormat(static_cast<uint32_t>(type));
   const auto bytes = RandomWeights(*format, outputs, inputs, random);
   const auto x = RandomActivations(inputs, random);
-  const MatrixSource source{TensorType::kQ8_0, bytes.data(), outputs, inputs};
+  const MatrixSource source{type, bytes.data(), outputs, inputs};
   std::vector<float> fast(outputs), exact(outputs);
   MatMulReference(x.data(), inputs, 1, source, MathMode::kFast, {}, nullptr, fast.data(), outputs);
   MatMulReference(x.data(), inputs, 1, source, MathMode::kF32, {}, nullptr, exact.data(), outputs);
@@ -335,8 +368,15 @@ TEST(MatMul, EightBitActivationsAreCloseToExact) {
     error += std::pow(fast[i] - exact[i], 2);
     norm += std::pow(exact[i], 2);
   }
-  EXPECT_LT(std::sqrt(error / norm), 0.02);
-  EXPECT_GT(error, 0);
+  return std::sqrt(error / norm);
+}
+
+TEST(MatMul, CodesOfActivationsAreCloseToExact) {
+  EXPECT_LT(ErrorOfFastMode(TensorType::kQ8_0), 0.02);
+  EXPECT_GT(ErrorOfFastMode(TensorType::kQ8_0), 0);
+  // Closer than activations rounded to halves (about 2e-4).
+  EXPECT_LT(ErrorOfFastMode(TensorType::kF16), 1e-4);
+  EXPECT_LT(ErrorOfFastMode(TensorType::kBF16), 1e-4);
 }
 
 TEST(MatrixPack, KeepsTheFilesBitsPerWeight) {
@@ -389,8 +429,8 @@ TEST(MatrixPack, TheLayoutIsTheOneThatItsNumberNames) {
     const Matrix matrix = Matrix::Pack({format.type, bytes.data(), 37, 256}, MathMode::kFast, pool).value();
     checksums.push_back(Checksum64(matrix.packed()));
   }
-  EXPECT_EQ(kPackedLayout, 1u);
-  EXPECT_EQ(Checksum64(std::as_bytes(std::span(checksums))), 0xd4cd6433154a4ea6u);
+  EXPECT_EQ(kPackedLayout, 2u);
+  EXPECT_EQ(Checksum64(std::as_bytes(std::span(checksums))), 0x557ac352167688eu);
 }
 
 TEST(MatrixPack, RefusesWhatDoesNotFit) {

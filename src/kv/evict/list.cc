@@ -68,7 +68,8 @@ Result<EvictBudget> EvictBudget::Parse(std::string_view text) {
   EvictBudget budget;
   const char* end = text.data() + text.size();
   double number = 0;
-  const auto [stop, error] = std::from_chars(text.data(), end, number, std::chars_format::fixed);
+  const auto [stop, error] =
+      std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
   const bool plain = error == std::errc() && stop == end;
   if (plain && text.find('.') != std::string_view::npos && number > 0 && number <= 1) {
     budget.value_ = number;

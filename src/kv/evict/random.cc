@@ -30,7 +30,8 @@ class Random final : public EvictMethod {
       for (int head = 0; head < view.shape.kv_heads(); ++head) {
         if (view.lanes.Length(layer, head) <= budget) continue;
         const std::span<const int32_t> positions = view.lanes.Positions(layer, head);
-        const auto lane = static_cast<uint64_t>(layer * view.shape.kv_heads() + head);
+        const auto lane = static_cast<uint64_t>(layer) * static_cast<uint64_t>(view.shape.kv_heads()) +
+                          static_cast<uint64_t>(head);
         std::vector<float> scores;
         for (const int32_t position : positions) {
           scores.push_back(Noise((static_cast<uint64_t>(params_.seed) << 48) ^ (lane << 32) ^
