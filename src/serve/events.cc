@@ -45,7 +45,7 @@ std::optional<EventCursor> CursorFrom(std::string_view text) {
 }
 
 std::string CursorText(const EventCursor& cursor) {
-  const std::string text = fmt::format("{:016x}:{}", cursor.epoch, cursor.sequence);
+  std::string text = fmt::format("{:016x}:{}", cursor.epoch, cursor.sequence);
   if (cursor.snapshot == 0 && cursor.tier == 0) return text;
   return fmt::format("{}:{}:{}", text, cursor.snapshot, cursor.tier);
 }

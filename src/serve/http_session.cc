@@ -56,7 +56,7 @@ class HttpSession final : public std::enable_shared_from_this<HttpSession> {
   void Close(bool now);
 
   // Of the answer in progress; `turn` tells a late call from the present one.
-  void Respond(uint64_t turn, HttpResponse response);
+  void Respond(uint64_t turn, const HttpResponse& response);
   void BeginStream(uint64_t turn);
   void Write(uint64_t turn, std::string_view data);
   void EndStream(uint64_t turn, std::string_view last_data);
@@ -79,7 +79,7 @@ class HttpSession final : public std::enable_shared_from_this<HttpSession> {
   net::awaitable<void> Linger();
 
   void BeginTurn(const HttpRequest& request, bool keep_alive, unsigned version);
-  void Answer(HttpResponse response);
+  void Answer(const HttpResponse& response);
   void Send(std::string_view data);
   void Flush();
   void FlushLater(size_t sent);
@@ -127,7 +127,7 @@ class SessionExchange final : public Exchange {
   }
 
   void Post(std::move_only_function<void()> function) override { net::post(*io_, std::move(function)); }
-  void Respond(HttpResponse response) override { session_->Respond(turn_, std::move(response)); }
+  void Respond(HttpResponse response) override { session_->Respond(turn_, response); }
   void BeginStream() override { session_->BeginStream(turn_); }
   void Write(std::string_view data) override { session_->Write(turn_, data); }
   void EndStream(std::string_view last_data) override { session_->EndStream(turn_, last_data); }
@@ -296,7 +296,7 @@ net::awaitable<bool> HttpSession::ServeOne() {
   }
   if (std::optional<HttpResponse> refusal = host_->router->Admit(request)) {
     if (parser.is_done()) {
-      Answer(*std::move(refusal));
+      Answer(*refusal);
       Disarm();
       co_await WaitForAnswer();
       co_return !shut_ && keep_alive_;
@@ -355,7 +355,7 @@ net::awaitable<void> HttpSession::WaitUntilAnswered() {
 // make the system reset the connection, and the client might never see the answer.
 net::awaitable<void> HttpSession::Refuse(HttpResponse response) {
   keep_alive_ = false;
-  Answer(std::move(response));
+  Answer(response);
   Arm(kLinger);
   while (answering_ && !shut_) {
     co_await WaitUntilAnswered();
@@ -389,7 +389,7 @@ void HttpSession::BeginTurn(const HttpRequest& request, bool keep_alive, unsigne
   head_ = AnswerHead::For(request, version);
 }
 
-void HttpSession::Answer(HttpResponse response) {
+void HttpSession::Answer(const HttpResponse& response) {
   ++context().responses[static_cast<size_t>(response.status / 100)];
   if (context().draining) keep_alive_ = false;
   std::string out = head_.Format(response, keep_alive_);
@@ -398,8 +398,8 @@ void HttpSession::Answer(HttpResponse response) {
   Send(out);
 }
 
-void HttpSession::Respond(uint64_t turn, HttpResponse response) {
-  if (Active(turn)) Answer(std::move(response));
+void HttpSession::Respond(uint64_t turn, const HttpResponse& response) {
+  if (Active(turn)) Answer(response);
 }
 
 void HttpSession::BeginStream(uint64_t turn) {

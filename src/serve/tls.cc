@@ -72,7 +72,7 @@ int ChooseProtocol(SSL*, const unsigned char** chosen, unsigned char* chosen_byt
 
 Result<std::unique_ptr<TlsContext>> TlsContext::Load(const std::string& certificate_file,
                                                      const std::string& key_file) {
-  auto out = std::unique_ptr<TlsContext>(new TlsContext);
+  std::unique_ptr<TlsContext> out(new TlsContext);
   out->context_.reset(SSL_CTX_new(TLS_server_method()));
   out->transport_.reset(BIO_meth_new(BIO_TYPE_SOURCE_SINK, "larder connection"));
   SSL_CTX* context = out->context_.get();

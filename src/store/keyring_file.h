@@ -67,8 +67,7 @@ Result<CipherKey> ReadKeyFile(const std::string& path);
 // servers with one ring do not lose each other's tenants.
 class KeyringFile {
  public:
-  KeyringFile(std::string path, StoreKey store_key)
-      : path_(std::move(path)), store_key_(std::move(store_key)) {}
+  KeyringFile(std::string path, const StoreKey& store_key) : path_(std::move(path)), store_key_(store_key) {}
 
   const StoreKey& store_key() const { return store_key_; }
   // Makes the file if it is not there.

@@ -111,7 +111,7 @@ Result<DiskCore::Room> DiskCore::TakeRoom(uint32_t pages, bool for_move) {
     if (active_ != nullptr) {
       std::lock_guard lock(mutex_);
       if ((active_->end_page + uint64_t{pages}) * kPage <= segment_bytes_) {
-        const Room room{active_, active_->end_page};
+        Room room{active_, active_->end_page};
         active_->end_page += pages;
         ++active_->uncommitted;
         return room;

@@ -35,7 +35,7 @@ TierStats RedisCore::counted() const {
 
 void RedisCore::ReadRawHead(const Digest& name, RedisLane lane, std::shared_ptr<const bool> abandoned,
                             std::function<void(Result<std::string>)> done) {
-  const auto whole = [this, name, lane, abandoned, done](Result<RespValue> answer) {
+  const auto whole = [this, name, lane, abandoned, done = std::move(done)](Result<RespValue> answer) {
     if (!answer) return done(std::unexpected(std::move(answer).error()));
     if (!answer->IsString()) return done(Fail(ErrorKind::kCorrupt, "not a record"));
     std::string first = std::move(answer->text);
@@ -92,7 +92,7 @@ void RedisCore::Expect(const Digest& name, Result<std::string> raw,
   done(RedisHead{.place = *place, .head = std::move(*head)});
 }
 
-void RedisCore::Unlink(std::vector<std::string> keys, std::function<void(Status)> done) {
+void RedisCore::Unlink(const std::vector<std::string>& keys, std::function<void(Status)> done) {
   const auto join = std::make_shared<RedisJoin>(std::move(done));
   for (const std::string& key : keys) {
     router.Submit(key, {.text = RedisText("UNLINK", key), .done = [join](const Result<RespValue>& answer) {

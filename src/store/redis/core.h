@@ -52,7 +52,7 @@ class RedisCore {
                 std::function<void(Result<RedisHead>)> done);
 
   // Deletes key after key; `done` (may be null) with the first error.
-  void Unlink(std::vector<std::string> keys, std::function<void(Status)> done);
+  void Unlink(const std::vector<std::string>& keys, std::function<void(Status)> done);
   std::vector<std::string> KeysOf(const RedisPlace& place) const;
   // All parts, and the name in its parent's list.
   void Delete(const RedisPlace& place, std::function<void(Status)> done);

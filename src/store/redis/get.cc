@@ -6,20 +6,20 @@
 
 namespace larder {
 
-RedisGet::RedisGet(RedisCore& core, std::vector<RecordRead> items, RedisLane lane, GetCallbacks callbacks,
-                   std::function<void()> over)
+RedisGet::RedisGet(RedisCore& core, const std::vector<RecordRead>& items, RedisLane lane,
+                   GetCallbacks callbacks, std::function<void()> over)
     : core_(core),
       lane_(lane),
       callbacks_(std::move(callbacks)),
       over_(std::move(over)),
       started_ns_(core.clock.NowNs()),
       heads_left_(items.size()) {
-  for (RecordRead& read : items) {
+  for (const RecordRead& read : items) {
     Item& item = items_.emplace_back();
     item.first = std::min<uint32_t>(read.first_group, kMaxRecordGroups);
     item.end = std::clamp<uint32_t>(read.end_group, item.first, kMaxRecordGroups);
     item.groups.resize(item.end);
-    item.read = std::move(read);
+    item.read = read;
   }
 }
 

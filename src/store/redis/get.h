@@ -12,7 +12,7 @@ namespace larder {
 
 class RedisGet : public std::enable_shared_from_this<RedisGet> {
  public:
-  RedisGet(RedisCore& core, std::vector<RecordRead> items, RedisLane lane, GetCallbacks callbacks,
+  RedisGet(RedisCore& core, const std::vector<RecordRead>& items, RedisLane lane, GetCallbacks callbacks,
            std::function<void()> over);
   RedisGet(const RedisGet&) = delete;
   RedisGet& operator=(const RedisGet&) = delete;

@@ -68,7 +68,7 @@ class RedisTier final : public Tier {
     const RedisLane lane = priority == ReadPriority::kRequest ? RedisLane::kRequest : RedisLane::kPrefetch;
     asio::post(core_.io, [this, ticket, lane, deadline_ns, items = std::move(items),
                           callbacks = std::move(callbacks)]() mutable {
-      const auto get = std::make_shared<RedisGet>(core_, std::move(items), lane, std::move(callbacks),
+      const auto get = std::make_shared<RedisGet>(core_, items, lane, std::move(callbacks),
                                                   [this, ticket] { gets_.erase(ticket); });
       gets_.emplace(ticket, get);
       get->Start(deadline_ns);
