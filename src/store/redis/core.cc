@@ -134,7 +134,7 @@ void RedisCore::DeleteBadHead(const Digest& name, std::string_view raw, const Er
   std::vector<std::string> keys{RedisHeadKey(name)};
   // Its other parts too, if it is a record of this name at all: a foreign head must not point us to others.
   if (const auto place = RedisPlaceOf(AsBytes(raw)); place && place->name == name) keys = KeysOf(*place);
-  Unlink(std::move(keys), nullptr);
+  Unlink(keys, nullptr);
 }
 
 void RedisCore::Prolong(const RedisPlace& place) {

@@ -65,7 +65,7 @@ class WatchfulSealer final : public Sealer {
 class SharedKeyring final : public Keyring {
  public:
   // `file` null: none; `keys`: what it holds.
-  SharedKeyring(KeyringOptions options, RedisUrl url, StoreKey store_key,
+  SharedKeyring(KeyringOptions options, RedisUrl url, const StoreKey& store_key,
                 std::unique_ptr<asio::ssl::context> tls, std::unique_ptr<const KeyringFile> file,
                 SpaceKeys keys);
   ~SharedKeyring() override;
@@ -136,12 +136,12 @@ class SharedKeyring final : public Keyring {
   std::thread thread_;  // last: it uses everything above
 };
 
-SharedKeyring::SharedKeyring(KeyringOptions options, RedisUrl url, StoreKey store_key,
+SharedKeyring::SharedKeyring(KeyringOptions options, RedisUrl url, const StoreKey& store_key,
                              std::unique_ptr<asio::ssl::context> tls, std::unique_ptr<const KeyringFile> file,
                              SpaceKeys keys)
     : options_(std::move(options)),
       url_(std::move(url)),
-      store_key_(std::move(store_key)),
+      store_key_(store_key),
       file_(std::move(file)),
       sealer_(table_, [this] { RefreshSoon(); }),
       tls_(std::move(tls)),
