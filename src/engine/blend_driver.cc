@@ -37,7 +37,10 @@ void ChunkCapture::BeforeRotation(int layer, std::span<const Row> rows, const fl
 class BlendDriver::Hooks final : public ForwardHooks {
  public:
   explicit Hooks(BlendDriver& driver) : driver_(driver) {}
-  void BeforeLayer(int layer, std::span<const Row>, float*) override { driver_.FillLayers(layer + 1); }
+  void BeforeLayer(int layer, std::span<const Row>, float*) override {
+    if (layer == driver_.needs_.check_layer) driver_.WaitForLayer(layer);
+    driver_.FillLayers(layer + 1);
+  }
   void BeforeRotation(int layer, std::span<const Row> rows, const float* k, const float* v) override {
     if (layer == driver_.needs_.check_layer) driver_.Measure(rows, k, v);
   }
@@ -125,6 +128,7 @@ void BlendDriver::BeginPiece(const Piece& piece) {
   deviations_.assign(covered_.size(), 0);
   again_.assign(covered_.size(), 0);
   filled_ = needs_.check_layer + 1;
+  failed_ = false;
 }
 
 // Where the piece's rows begin among those of a step; they stand together.
@@ -138,6 +142,7 @@ size_t BlendDriver::FirstOf(std::span<const Row> rows) const {
 // How far stored rows are from true ones. Keys are compared before they are rotated, which changes no
 // distance.
 void BlendDriver::Measure(std::span<const Row> rows, const float* k, const float* v) {
+  if (failed_) return;
   const int heads = model_.spec().kv_heads, dim = model_.spec().head_dim;
   const size_t first = FirstOf(rows);
   ForRows(model_.pool(), std::ssize(covered_), [&](int64_t i) {
@@ -186,12 +191,27 @@ void BlendDriver::FillRow(int layer, size_t covered) {
   }
 }
 
+// Of all chunks of the piece.
+void BlendDriver::WaitForLayer(int layer) {
+  for (const ChunkSpan& span : spans_) {
+    if (span.begin < piece_->end && span.begin + span.rows > piece_->begin)
+      failed_ = failed_ || !span.chunk->WaitForLayer(layer);
+  }
+}
+
 void BlendDriver::FillLayers(int end) {
   for (; filled_ < end; ++filled_) {
+    WaitForLayer(filled_);
+    if (failed_) return;
     ForRows(model_.pool(), std::ssize(covered_), [&](int64_t i) {
       if (again_[static_cast<size_t>(i)] == 0) FillRow(filled_, static_cast<size_t>(i));
     });
   }
+}
+
+bool BlendDriver::AllCame() {
+  if (piece_ != nullptr) WaitForLayer(model_.kv_shape().layers() - 1);
+  return !failed_;
 }
 
 Status BlendDriver::AfterRows(int64_t end, std::span<const int32_t>) {

@@ -5,6 +5,7 @@
 // the prompt. A piece runs in one step: all its rows up to the check layer's keys and values; there those
 // that the method does not choose leave, and theirs of later layers come from the chunks. Other rows, and the
 // prompt's last, always go on. What is not covered before, between and behind pieces is computed as ever.
+// Chunks may still be read meanwhile: each layer waits for theirs.
 #pragma once
 
 #include <cstdint>
@@ -56,6 +57,7 @@ class BlendDriver final : public PrivateRows {
   int64_t ChunkEnd(int64_t computed) const override;
   int64_t WholeRows(int64_t computed) const override;
   ForwardHooks* HooksFor(int64_t computed) override;
+  bool AllCame() override;
   Status AfterRows(int64_t end, std::span<const int32_t> tokens) override;
 
   // Rows of the piece that ran last, for measurements.
@@ -75,6 +77,7 @@ class BlendDriver final : public PrivateRows {
   void BeginPiece(const Piece& piece);
   void Measure(std::span<const Row> rows, const float* k, const float* v);
   void Dismiss(std::span<const Row> rows, std::span<uint8_t> leaves);
+  void WaitForLayer(int layer);
   void FillLayers(int end);
   void FillRow(int layer, size_t covered);
   size_t FirstOf(std::span<const Row> rows) const;
@@ -94,7 +97,8 @@ class BlendDriver final : public PrivateRows {
   std::vector<int64_t> in_span_;
   std::vector<float> deviations_;
   std::vector<uint8_t> again_;
-  int filled_ = 0;  // layers below this have their rows
+  int filled_ = 0;       // layers below this have their rows
+  bool failed_ = false;  // chunks' rows that were on their way did not come
 };
 
 }  // namespace larder

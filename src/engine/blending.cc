@@ -143,16 +143,18 @@ bool EngineCore::PartsStored(Live& live) {
 }
 
 // Finds the chunks in the prompt and begins to read those that are not in memory. false: some are on their
-// way. What there is no room for, and what could not be read, is computed.
+// way. What there is no room for, and what could not be read, is computed. Blending begins when the layers
+// are here with which it begins, unless somebody else runs, whom its waiting for the others would hold up.
 bool EngineCore::FetchSpans(Choice& choice) {
   if (!std::exchange(choice.matched, true))
     choice.spans = chunks_->Match(choice.live->request.tenant, choice.live->request.prompt);
+  const int check_layer = choice.live->reuse->needs().check_layer;
   bool coming = false;
   std::erase_if(choice.spans, [&](const ChunkSpan& span) {
     if (span.chunk->ready()) return false;
     const auto chunk = span.chunk->lost() ? nullptr : chunks_->Find(span.chunk->name());
     const bool reads = chunk == span.chunk && chunk_tiers_ != nullptr && chunk_tiers_->Read(chunk);
-    coming |= reads;
+    coming |= reads && (scheduler_->running() > 0 || !chunk->HasLayer(check_layer));
     return !reads;
   });
   return !coming;

@@ -259,7 +259,7 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
   stats_.model_us_last = static_cast<double>(clock_->NowNs() - begin_ns) / 1e3;
   for (const Scheduler::Work& w : work) {
     Choice& choice = ChoiceOf(*w.sequence);
-    if (arrivals.Failed(w.sequence->id)) {
+    if (arrivals.Failed(w.sequence->id) || (choice.own != nullptr && !choice.own->AllCame())) {
       // What was computed from layers that never came is worthless; the rows that came are found again.
       DropWanted(choice);
       scheduler_->Requeue(w.sequence);

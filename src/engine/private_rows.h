@@ -32,6 +32,8 @@ class PrivateRows {
   virtual int64_t WholeRows(int64_t computed) const { return 0; }
   // Hooks of the step that runs rows from `computed` on; null: none.
   virtual ForwardHooks* HooksFor(int64_t computed) { return nullptr; }
+  // Whether all came that the step's rows read from below memory; if not, they are worthless. Waits for it.
+  virtual bool AllCame() { return true; }
   // Rows up to `end` have run; `tokens` are the sequence's.
   virtual Status AfterRows(int64_t end, std::span<const int32_t> tokens) = 0;
   // Prompt rows so far that others stood in for in most layers.

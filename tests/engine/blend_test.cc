@@ -2,6 +2,8 @@
 // not depend on threads, neighbours, warm prefixes or preemption, nothing is published under exact names,
 // chunks stay with their tenant and outlive the process, all memory comes back.
 #include <algorithm>
+#include <chrono>
+#include <future>
 
 #include "kv/reuse/chunk_record.h"
 #include "tests/engine/blend_fixture.h"
@@ -355,6 +357,78 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
   EXPECT_EQ(core->chunks().stats().chunks, 0u);
   EXPECT_EQ(core->chunks().stats().bytes, 0u);
   ExpectSame(*damaged, *Ask(*Start(*model), prompt, "prefix"), "computed");
+}
+
+// The later layers of chunks are read while the first are computed with. What does not come after all costs a
+// computation, and the answer is the one without it.
+TEST_P(BlendTest, BlendingBeginsBeforeAllLayersAreHere) {
+  const auto model = Load(2);
+  const Tokens prompt = system_ + a_ + b_ + question_;
+  const SpaceId space = {1, 2, 3};
+  MemoryRecords records;
+  EngineOptions options;
+  options.tier_group_bytes = 1;  // a group of its own for each layer
+  // Answers of the tier come one after the other, also while a step waits for them. Returns how many had come
+  // when the first rows were computed.
+  const auto run = [](EngineCore& core, MemoryTier& tier) {
+    int rounds = 0, begun = -1;
+    for (int i = 0; i < 10000 && core.unfinished() > 0; ++i) {
+      const uint64_t steps = core.Stats().steps;
+      auto step = std::async(std::launch::async, [&core] { core.Step(); });
+      const int before = rounds;
+      while (step.wait_for(std::chrono::milliseconds(2)) != std::future_status::ready)
+        rounds += tier.DeliverAll() ? 1 : 0;
+      if (begun < 0 && core.Stats().steps > steps) begun = before;
+      rounds += tier.DeliverAll() ? 1 : 0;
+    }
+    return begun;
+  };
+  const auto add = [&](EngineCore& core, Request r) {
+    r.space = space;
+    return Add(core, std::move(r));
+  };
+  const auto start = [&](MemoryTier& tier) {
+    options.tiers = {&tier};
+    auto core = Start(*model, options);
+    core->SetSpace("t", space);
+    tier.DeliverAll();
+    core->Step();
+    return core;
+  };
+  {
+    MemoryTier tier(&records);
+    const auto core = start(tier);
+    for (const Tokens& chunk : {a_, b_}) {
+      Request r = Make(Tokens{1} + chunk, "prefix", 0);
+      r.chunk_from = 1;
+      add(*core, r);
+    }
+    run(*core, tier);
+    core->cache().FlushTiers();
+  }
+  // Blocks may be read too, but only chunks are wanted here.
+  std::erase_if(records.by_name, [](const auto& r) { return r.second.header.kind != kKvChunkRecord; });
+  ASSERT_EQ(records.by_name.size(), 2u);
+  const Request request = Make(prompt, "blend:ratio=0.2");
+  const auto expected = Ask(*StartWith(*model, {a_, b_}), prompt, "blend:ratio=0.2");
+  {
+    MemoryTier tier(&records);
+    const auto core = start(tier);
+    const auto answer = add(*core, request);
+    const int begun = run(*core, tier);
+    ExpectSame(*answer, *expected, "layer by layer");
+    EXPECT_EQ(answer->report.read_chunks, expected->report.read_chunks);
+    if (IsDeep()) EXPECT_LT(begun, model->kv_shape().layers());
+    EXPECT_EQ(core->chunks().stats().restored, 2u);
+  }
+  MemoryTier tier(&records);
+  for (const auto& [name, record] : records.by_name) tier.corrupt.insert(name);
+  const auto core = start(tier);
+  const auto damaged = add(*core, request);
+  run(*core, tier);
+  EXPECT_EQ(damaged->report.read_chunks, 0);
+  ExpectSame(*damaged, *Ask(*Start(*model), prompt, "prefix"), "computed");
+  EXPECT_EQ(core->chunks().stats().chunks, 0u);
 }
 
 // A tenant that comes with another space was wiped by another server. What was its own under the old one is

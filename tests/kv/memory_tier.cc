@@ -7,21 +7,34 @@
 namespace larder {
 
 bool MemoryTier::DeliverAll(std::mt19937* random) {
-  auto waiting = std::exchange(waiting_, {});
+  std::vector<std::function<void()>> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    waiting.swap(waiting_);
+  }
   if (random != nullptr) std::shuffle(waiting.begin(), waiting.end(), *random);
   for (const auto& answer : waiting) answer();
   return !waiting.empty();
 }
 
+void MemoryTier::Later(std::function<void()> answer) {
+  const std::lock_guard lock(mutex_);
+  waiting_.push_back(std::move(answer));
+}
+
 void MemoryTier::DeliverOne(size_t place) {
-  if (place >= waiting_.size()) return;
-  const auto answer = std::move(waiting_[place]);
-  waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(place));
+  std::function<void()> answer;
+  {
+    const std::lock_guard lock(mutex_);
+    if (place >= waiting_.size()) return;
+    answer = std::move(waiting_[place]);
+    waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(place));
+  }
   answer();
 }
 
 void MemoryTier::Find(std::vector<Digest> names, int64_t, FindDone done) {
-  waiting_.push_back([this, names = std::move(names), done = std::move(done)] {
+  Later([this, names = std::move(names), done = std::move(done)] {
     if (dead) return done(Fail(ErrorKind::kUnavailable, "dead"));
     std::vector<bool> here;
     for (const Digest& name : names) here.push_back(records_->by_name.contains(name.Hex()));
@@ -30,7 +43,7 @@ void MemoryTier::Find(std::vector<Digest> names, int64_t, FindDone done) {
 }
 
 void MemoryTier::Children(const Digest& parent, size_t limit, int64_t, ChildrenDone done) {
-  waiting_.push_back([this, parent, limit, done = std::move(done)] {
+  Later([this, parent, limit, done = std::move(done)] {
     if (dead) return done(Fail(ErrorKind::kUnavailable, "dead"));
     std::vector<const MemoryRecords::Record*> found;
     for (const auto& [name, record] : records_->by_name) {
@@ -79,9 +92,9 @@ void MemoryTier::ReadGroup(const std::shared_ptr<Reading>& reading, uint32_t gro
   }
   reading->callbacks.group_done(group, reading->status);
   if (group + 1 < reading->groups) {
-    waiting_.push_back([this, reading, group] { ReadGroup(reading, group + 1); });
+    Later([this, reading, group] { ReadGroup(reading, group + 1); });
   } else {
-    waiting_.push_back([reading] { reading->callbacks.done(); });
+    Later([reading] { reading->callbacks.done(); });
   }
 }
 
@@ -107,27 +120,26 @@ uint64_t MemoryTier::Get(std::vector<RecordRead> items, int64_t, ReadPriority, G
   auto reading = std::make_shared<Reading>(Reading{ticket, std::move(items), std::move(callbacks),
                                                    std::vector<Status>(count),
                                                    std::vector<const MemoryRecords::Record*>(count)});
-  waiting_.push_back([this, reading = std::move(reading)] { ReadGroup(reading, 0); });
+  Later([this, reading = std::move(reading)] { ReadGroup(reading, 0); });
   return ticket;
 }
 
 void MemoryTier::Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) {
-  waiting_.push_back(
-      [this, header = std::move(header), payload = std::move(payload), done = std::move(done)] {
-        if (dead || full) return done(Fail(dead ? ErrorKind::kIo : ErrorKind::kExhausted, "refused"));
-        MemoryRecords::Record record{header, {}, ++records_->next};
-        for (const auto& group : payload.groups) {
-          record.payload.insert(record.payload.end(), group.begin(), group.end());
-        }
-        const auto at = records_->by_name.find(header.name.Hex());
-        if (at == records_->by_name.end()) {
-          records_->by_name[header.name.Hex()] = std::move(record);
-        } else if (at->second.payload != record.payload) {
-          ++conflicts;
-          return done(Fail(ErrorKind::kConflict, "another payload"));
-        }
-        done({});
-      });
+  Later([this, header = std::move(header), payload = std::move(payload), done = std::move(done)] {
+    if (dead || full) return done(Fail(dead ? ErrorKind::kIo : ErrorKind::kExhausted, "refused"));
+    MemoryRecords::Record record{header, {}, ++records_->next};
+    for (const auto& group : payload.groups) {
+      record.payload.insert(record.payload.end(), group.begin(), group.end());
+    }
+    const auto at = records_->by_name.find(header.name.Hex());
+    if (at == records_->by_name.end()) {
+      records_->by_name[header.name.Hex()] = std::move(record);
+    } else if (at->second.payload != record.payload) {
+      ++conflicts;
+      return done(Fail(ErrorKind::kConflict, "another payload"));
+    }
+    done({});
+  });
 }
 
 Status MemoryTier::Remove(std::span<const Digest> names) {
@@ -141,7 +153,7 @@ void MemoryTier::Evict(const Digest& name, bool named) {
   RemovedRecord gone{.name = name, .space = at->second.header.space};
   if (!named) gone.name.reset();
   records_->by_name.erase(at);
-  waiting_.push_back([this, gone] {
+  Later([this, gone] {
     if (listener_) listener_({gone});
   });
 }

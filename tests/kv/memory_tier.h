@@ -1,10 +1,11 @@
 // A tier whose records live in a map and whose answers come when the test says so, in any order, with the
-// faults it asks for.
+// faults it asks for. Another thread may deliver them.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <set>
 #include <string>
@@ -68,12 +69,14 @@ class MemoryTier final : public Tier {
 
  private:
   struct Reading;
+  void Later(std::function<void()> answer);
   void ReadGroup(const std::shared_ptr<Reading>& reading, uint32_t group);
   Status CopyGroup(const Reading& reading, size_t index, uint32_t group);
 
   MemoryRecords* records_;
   const std::string name_;
-  std::vector<std::function<void()>> waiting_;
+  std::mutex mutex_;
+  std::vector<std::function<void()>> waiting_;  // guarded by mutex_
   std::set<uint64_t> cancelled_;
   RemovalListener listener_;
 };

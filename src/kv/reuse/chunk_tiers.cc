@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -173,7 +174,10 @@ void ChunkTiers::StartReading(const Digest& name) {
   Reading& reading = reads_.at(name);
   const auto expected =
       std::make_shared<const RecordHeader>(HeaderOf(*reading.chunk, spaces_.at(reading.chunk->tenant()).id));
+  const auto arrival = std::make_shared<ChunkArrival>();
+  store_->Arriving(*reading.chunk, arrival);
   const auto good = std::make_shared<bool>(true);
+  const uint64_t layer_bytes = reading.chunk->bytes().size() / static_cast<uint64_t>(shape_->layers());
   GetCallbacks callbacks;
   callbacks.accept = [expected](size_t, const RecordHeader& header) -> Status {
     if (header.kind == expected->kind && header.metadata == expected->metadata &&
@@ -181,10 +185,18 @@ void ChunkTiers::StartReading(const Digest& name) {
       return {};
     return Fail(ErrorKind::kConflict, "there is another chunk under this name");
   };
-  callbacks.group_done = [good](uint32_t, std::span<const Status> items) {
+  // The engine hears of every group: whoever waits for the first ones may begin.
+  callbacks.group_done = [good, arrival, expected, layer_bytes, inbox = inbox_](
+                             uint32_t group, std::span<const Status> items) {
     *good = *good && items.front().has_value();
+    if (!*good) return arrival->Fail();
+    const auto end = expected->group_bytes.begin() + static_cast<ptrdiff_t>(group) + 1;
+    const uint64_t bytes = std::accumulate(expected->group_bytes.begin(), end, uint64_t{0});
+    arrival->Bring(static_cast<int>(bytes / layer_bytes));
+    inbox->Post([](ChunkTiers&) {});
   };
-  callbacks.done = [inbox = inbox_, name, good] {
+  callbacks.done = [inbox = inbox_, name, good, arrival] {
+    arrival->Fail();  // what is not here now
     inbox->Post([name, good](ChunkTiers& tiers) { tiers.ReadOver(name, *good); });
   };
   reading.ticket = tiers_[reading.tier]->Get(

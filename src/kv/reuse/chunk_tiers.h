@@ -3,7 +3,8 @@
 // record to the byte.
 //
 // Everything here runs on the engine's thread. Tiers answer from threads of their own; their answers wait in
-// an inbox until Poll. A chunk that is being written or read is held.
+// an inbox until Poll. A chunk that is being written or read is held. Who wants one that is being read may
+// use its layers as they come (StoredChunk::WaitForLayer).
 #pragma once
 
 #include <cstdint>

@@ -20,6 +20,29 @@ int64_t PagesOf(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageToken
 
 }  // namespace
 
+void ChunkArrival::Bring(int layers) {
+  const std::lock_guard lock(mutex_);
+  layers_ = layers;
+  changed_.notify_all();
+}
+
+void ChunkArrival::Fail() {
+  const std::lock_guard lock(mutex_);
+  failed_ = true;
+  changed_.notify_all();
+}
+
+bool ChunkArrival::Has(int layer) const {
+  const std::lock_guard lock(mutex_);
+  return layers_ > layer;
+}
+
+bool ChunkArrival::Wait(int layer) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return failed_ || layers_ > layer; });
+  return layers_ > layer;
+}
+
 StoredChunk::~StoredChunk() {
   taken_->room->Refund(TableBytes(rows()));
   taken_->tables -= TableBytes(rows());
@@ -203,11 +226,13 @@ void ChunkStore::Learn(const std::string& tenant, const Digest& name, int64_t pr
 }
 
 void ChunkStore::Arrived(StoredChunk& chunk) {
+  chunk.arrival_ = nullptr;
   chunk.ready_ = true;
   ++stats_.restored;
 }
 
 void ChunkStore::Lose(StoredChunk& chunk) {
+  chunk.arrival_ = nullptr;
   ReturnMemory(chunk);
   chunk.lost_ = true;
   if (Has(chunk.name()) && by_name_.at(chunk.name()) == chunk.number_) Erase(chunk.number_);

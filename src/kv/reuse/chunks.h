@@ -8,12 +8,15 @@
 // (kv/reuse/chunk_tiers.h). A chunk belongs to one tenant and is found by nobody else.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/hash.h"
@@ -33,6 +36,21 @@ struct ChunkBytes {
   uint64_t tables = 0;
 };
 
+// How far the reading of a chunk is, for who computes beside it. Layers come from the first on.
+class ChunkArrival {
+ public:
+  void Bring(int layers);  // so many are here
+  void Fail();             // no more will come
+  bool Has(int layer) const;
+  bool Wait(int layer);  // until it is here; false: it will not come
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  int layers_ = 0;       // guarded by mutex_
+  bool failed_ = false;  // guarded by mutex_
+};
+
 class StoredChunk {
  public:
   ~StoredChunk();
@@ -46,6 +64,10 @@ class StoredChunk {
   int64_t prefix_rows() const { return prefix_rows_; }  // that it was run behind
   bool ready() const { return ready_; }                 // its rows are here and final
   bool lost() const { return lost_; }                   // nobody has its rows any more
+  // A chunk that is being read may be used layer by layer, from the engine's thread: whether its rows of this
+  // layer are here and final, and waiting for them. false: they will not come.
+  bool HasLayer(int layer) const { return ready_ || (arrival_ != nullptr && arrival_->Has(layer)); }
+  bool WaitForLayer(int layer) const { return ready_ || (arrival_ != nullptr && arrival_->Wait(layer)); }
 
   // One row of a lane, [head_dim] each, the key un-rotated. From several threads for different rows.
   // REQUIRES: it has memory.
@@ -68,6 +90,7 @@ class StoredChunk {
   AlignedBuffer data_;
   bool ready_ = false, lost_ = false;
   bool kept_below_ = false;
+  std::shared_ptr<ChunkArrival> arrival_;  // while it is being read
   uint64_t begun_ = 0, number_ = 0, last_use_ = 0;
 };
 
@@ -138,8 +161,12 @@ class ChunkStore final : public DerivedStore {
   // A tier has this chunk. Nothing if it is known already, or there is no room to know it.
   void Learn(const std::string& tenant, const Digest& name, int64_t prefix_rows, std::vector<int32_t> tokens);
   Status TakeMemory(StoredChunk& chunk);  // for a chunk that is to be read; kExhausted
-  void Arrived(StoredChunk& chunk);       // it was read
-  void Lose(StoredChunk& chunk);          // it could not be read
+  // It is being read; again, if that failed and somebody else is asked.
+  void Arriving(StoredChunk& chunk, std::shared_ptr<ChunkArrival> arrival) {
+    chunk.arrival_ = std::move(arrival);
+  }
+  void Arrived(StoredChunk& chunk);  // it was read
+  void Lose(StoredChunk& chunk);     // it could not be read
   void KeptBelow(StoredChunk& chunk) { chunk.kept_below_ = true; }
 
  private:
