@@ -71,7 +71,7 @@ class Bench final : public Command {
     if (what != "prefill" && what != "decode" && what != "batch")
       return Fail(ErrorKind::kInvalid,
                   "'{}' is not known; write prefill, decode, batch, serve, load, attention, matmul, "
-                  "schedule, pool, memory, restore, store or neighbour",
+                  "schedule, pool, memory, restore, blend, store or neighbour",
                   what);
     return MeasureEngines(what);
   }
@@ -81,7 +81,7 @@ class Bench final : public Command {
       {"matmul", BenchMatMul},     {"attention", BenchAttention}, {"serve", BenchServe},
       {"schedule", BenchSchedule}, {"neighbour", BenchNeighbour}, {"load", BenchLoad},
       {"restore", BenchRestore},   {"store", BenchStore},         {"pool", BenchPool},
-      {"memory", BenchMemory},
+      {"memory", BenchMemory},     {"blend", BenchBlend},
   };
 
   Status MeasureEngines(const std::string& what) {

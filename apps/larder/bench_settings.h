@@ -33,6 +33,7 @@ Status BenchServe(const BenchSettings& settings);      // through HTTP, beside e
 Status BenchSchedule(const BenchSettings& settings);   // a step without the model
 Status BenchLoad(const BenchSettings& settings);       // from nothing to a server that listens
 Status BenchRestore(const BenchSettings& settings);    // a seen prompt, by where its rows are
+Status BenchBlend(const BenchSettings& settings);      // stored chunks on slow tiers
 Status BenchPool(const BenchSettings& settings);       // the object pool, and large pages
 Status BenchMemory(const BenchSettings& settings);     // pages, mapped ranges and buffers for keys and values
 Status BenchStore(const BenchSettings& settings);      // the disk tier beside the bare disk

@@ -153,10 +153,11 @@ bool EngineCore::FetchSpans(Choice& choice) {
   std::erase_if(choice.spans, [&](const ChunkSpan& span) {
     if (span.chunk->ready()) return false;
     const auto chunk = span.chunk->lost() ? nullptr : chunks_->Find(span.chunk->name());
-    const bool reads = chunk == span.chunk && chunk_tiers_ != nullptr && chunk_tiers_->Read(chunk);
+    const bool reads = chunk == span.chunk && chunk_tiers_ != nullptr && chunk_tiers_->Want(chunk);
     coming |= reads && (scheduler_->running() > 0 || !chunk->HasLayer(check_layer));
     return !reads;
   });
+  if (chunk_tiers_ != nullptr) chunk_tiers_->ReadWanted();
   return !coming;
 }
 

@@ -419,6 +419,7 @@ TEST_P(BlendTest, BlendingBeginsBeforeAllLayersAreHere) {
     ExpectSame(*answer, *expected, "layer by layer");
     EXPECT_EQ(answer->report.read_chunks, expected->report.read_chunks);
     if (IsDeep()) EXPECT_LT(begun, model->kv_shape().layers());
+    EXPECT_EQ(tier.gets, 1u) << "both chunks in one read";
     EXPECT_EQ(core->chunks().stats().restored, 2u);
   }
   MemoryTier tier(&records);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -161,54 +160,82 @@ void ChunkTiers::Keep(const std::shared_ptr<StoredChunk>& chunk) {
 
 // --- up
 
-bool ChunkTiers::Read(const std::shared_ptr<StoredChunk>& chunk) {
+bool ChunkTiers::Want(const std::shared_ptr<StoredChunk>& chunk) {
   if (reads_.contains(chunk->name())) return true;
   if (!spaces_.contains(chunk->tenant()) || !store_->TakeMemory(*chunk)) return false;
   reads_[chunk->name()] = {chunk};
-  StartReading(chunk->name());
+  wanted_.push_back(chunk->name());
   return true;
 }
 
-// From the tier whose turn it is. A record that is not the expected one in every field is another's.
-void ChunkTiers::StartReading(const Digest& name) {
-  Reading& reading = reads_.at(name);
-  const auto expected =
-      std::make_shared<const RecordHeader>(HeaderOf(*reading.chunk, spaces_.at(reading.chunk->tenant()).id));
-  const auto arrival = std::make_shared<ChunkArrival>();
-  store_->Arriving(*reading.chunk, arrival);
-  const auto good = std::make_shared<bool>(true);
-  const uint64_t layer_bytes = reading.chunk->bytes().size() / static_cast<uint64_t>(shape_->layers());
+void ChunkTiers::ReadWanted() {
+  if (!wanted_.empty()) StartReading(std::exchange(wanted_, {}), 0);
+}
+
+namespace {
+
+// One record of several that are read together.
+struct Incoming {
+  RecordHeader expected;
+  std::shared_ptr<ChunkArrival> arrival = std::make_shared<ChunkArrival>();
+  uint64_t layer_bytes = 0, bytes = 0;  // of a layer, and of the groups so far
+  bool good = true;
+
+  // From the tier's thread.
+  void Take(uint32_t group, bool came) {
+    if (group >= expected.group_bytes.size() || !good) return;
+    good = came;
+    if (!came) return arrival->Fail();
+    bytes += expected.group_bytes[group];
+    arrival->Bring(static_cast<int>(bytes / layer_bytes));
+  }
+};
+
+}  // namespace
+
+// A record that is not the expected one in every field is another's. The engine hears of every group, since
+// whoever waits for the first ones may begin.
+void ChunkTiers::StartReading(const std::vector<Digest>& names, size_t tier) {
+  const auto incoming = std::make_shared<std::vector<Incoming>>();
+  std::vector<RecordRead> items;
+  for (const Digest& name : names) {
+    StoredChunk& chunk = *reads_.at(name).chunk;
+    Incoming& one = incoming->emplace_back();
+    one.expected = HeaderOf(chunk, spaces_.at(chunk.tenant()).id);
+    one.layer_bytes = chunk.bytes().size() / static_cast<uint64_t>(shape_->layers());
+    store_->Arriving(chunk, one.arrival);
+    items.push_back({.name = one.expected.name, .destination = chunk.bytes()});
+  }
   GetCallbacks callbacks;
-  callbacks.accept = [expected](size_t, const RecordHeader& header) -> Status {
-    if (header.kind == expected->kind && header.metadata == expected->metadata &&
-        header.group_bytes == expected->group_bytes)
+  callbacks.accept = [incoming](size_t item, const RecordHeader& header) -> Status {
+    const RecordHeader& expected = (*incoming)[item].expected;
+    if (header.kind == expected.kind && header.metadata == expected.metadata &&
+        header.group_bytes == expected.group_bytes)
       return {};
     return Fail(ErrorKind::kConflict, "there is another chunk under this name");
   };
-  // The engine hears of every group: whoever waits for the first ones may begin.
-  callbacks.group_done = [good, arrival, expected, layer_bytes, inbox = inbox_](
-                             uint32_t group, std::span<const Status> items) {
-    *good = *good && items.front().has_value();
-    if (!*good) return arrival->Fail();
-    const auto end = expected->group_bytes.begin() + static_cast<ptrdiff_t>(group) + 1;
-    const uint64_t bytes = std::accumulate(expected->group_bytes.begin(), end, uint64_t{0});
-    arrival->Bring(static_cast<int>(bytes / layer_bytes));
+  callbacks.group_done = [incoming, inbox = inbox_](uint32_t group, std::span<const Status> status) {
+    for (size_t i = 0; i < incoming->size(); ++i) (*incoming)[i].Take(group, status[i].has_value());
     inbox->Post([](ChunkTiers&) {});
   };
-  callbacks.done = [inbox = inbox_, name, good, arrival] {
-    arrival->Fail();  // what is not here now
-    inbox->Post([name, good](ChunkTiers& tiers) { tiers.ReadOver(name, *good); });
+  callbacks.done = [inbox = inbox_, names, incoming] {
+    for (const Incoming& one : *incoming) one.arrival->Fail();  // what is not here now
+    inbox->Post([names, incoming](ChunkTiers& tiers) {
+      for (size_t i = 0; i < names.size(); ++i) tiers.ReadOver(names[i], (*incoming)[i].good);
+    });
   };
-  reading.ticket = tiers_[reading.tier]->Get(
-      {{.name = expected->name, .destination = reading.chunk->bytes()}},
-      clock_->NowNs() + kReadMs * 1'000'000, ReadPriority::kRequest, std::move(callbacks));
+  const uint64_t ticket = tiers_[tier]->Get(std::move(items), clock_->NowNs() + kReadMs * 1'000'000,
+                                            ReadPriority::kRequest, std::move(callbacks));
+  for (const Digest& name : names) {
+    reads_.at(name).tier = tier;
+    reads_.at(name).ticket = ticket;
+  }
 }
 
 void ChunkTiers::ReadOver(const Digest& name, bool good) {
   Reading& reading = reads_.at(name);
   if (!good && reading.tier + 1 < tiers_.size() && spaces_.contains(reading.chunk->tenant())) {
-    ++reading.tier;
-    return StartReading(name);
+    return StartReading({name}, reading.tier + 1);
   }
   const std::shared_ptr<StoredChunk> chunk = reading.chunk;
   reads_.erase(name);

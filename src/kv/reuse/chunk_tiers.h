@@ -43,8 +43,11 @@ class ChunkTiers {
   std::optional<Digest> RecordOf(const std::string& tenant, const Digest& name) const;
   // Writes a chunk that is ready, if its tenant has a space.
   void Keep(const std::shared_ptr<StoredChunk>& chunk);
-  // Begins to read a chunk that is not ready, or goes on. false: there is no room for it now.
-  bool Read(const std::shared_ptr<StoredChunk>& chunk);
+  // A chunk that is not ready is to be read, unless it is already. false: there is no room for it now.
+  bool Want(const std::shared_ptr<StoredChunk>& chunk);
+  // Begins to read what is wanted, all of it together: the first layers of all chunks come before the later
+  // ones of any.
+  void ReadWanted();
 
   bool Poll();  // takes the tiers' answers; whether there were any
   // Memory is held that becomes free as the tiers get on.
@@ -75,7 +78,7 @@ class ChunkTiers {
   void List(const std::string& tenant);
   void TakeListed(const std::string& tenant, const SpaceId& space,
                   const Result<std::vector<RecordHeader>>& headers);
-  void StartReading(const Digest& name);
+  void StartReading(const std::vector<Digest>& names, size_t tier);
   void ReadOver(const Digest& name, bool good);
 
   const KvShape* shape_;
@@ -88,6 +91,7 @@ class ChunkTiers {
   std::map<std::string, Space> spaces_;  // by tenant
   std::map<uint64_t, Write> writes_;
   std::map<Digest, Reading> reads_;  // by the chunk's name
+  std::vector<Digest> wanted_;       // of reads_, those that have not begun
   uint64_t next_write_ = 1;
 };
 
