@@ -100,7 +100,7 @@ uint64_t Elements(const GgufTensor& tensor) {
 Status CheckMemory(const GgufFile& file, MathMode math) {
   uint64_t need = 0;
   for (const GgufTensor& tensor : file.tensors()) {
-    const bool floats = math == MathMode::kF32 || tensor.format->form == WeightForm::kF32;
+    const bool floats = math == MathMode::kF32 || !tensor.format->IsInteger(tensor.inner());
     need += floats ? Elements(tensor) * 4 : tensor.bytes;
   }
   const uint64_t available = AvailableBytes();
