@@ -38,6 +38,7 @@ class BlendBench {
     EngineOptions options;
     options.cache.limit_bytes = KvLimitOrDefault(0);
     options.tiers = {&bench->tier_};
+    options.always_restore = true;  // also where computing would be faster
     LARDER_ASSIGN(bench->core_, EngineCore::Create(&model, options, &bench->clock_, [raw = bench.get()] {
                     const std::lock_guard lock(raw->mutex_);
                     raw->called_ = true;
@@ -154,6 +155,8 @@ void AddRow(const Line& line, const std::vector<Line>& lines, double bytes, Figu
 Status BenchBlend(const BenchSettings& settings) {
   LARDER_ASSIGN(const auto model, settings.flags.Load());
   LARDER_ASSIGN(const auto lengths, settings.Lengths("256", model->spec().context / kChunks, kTail));
+  if (lengths.size() != 1)
+    return Fail(ErrorKind::kInvalid, "bench blend takes one length, that of a chunk; give --lengths 256");
   LARDER_ASSIGN(const auto bench, BlendBench::Create(*model, lengths[0]));
   FigureReport report = BeginReport("blend", *model, settings);
   report.threads = model->pool().threads();

@@ -217,8 +217,9 @@ void WordsOfRow(const float* x, int64_t n, int16_t* codes, float* scales) {
     int exponent;  // largest = [0.5, 1) * 2^exponent
     std::frexp(largest, &exponent);
     *scales = std::ldexp(1.0f, exponent - kCodeBits);
+    const float to_code = std::ldexp(1.0f, kCodeBits - exponent);
     for (int i = 0; i < kGroup; ++i) {
-      codes[i] = static_cast<int16_t>(std::lrint(std::ldexp(x[i], kCodeBits - exponent)));
+      codes[i] = static_cast<int16_t>(std::lrint(x[i] * to_code));
     }
   }
 }

@@ -157,7 +157,10 @@ bool EngineCore::FetchSpans(Choice& choice) {
     coming |= reads && (scheduler_->running() > 0 || !chunk->HasLayer(check_layer));
     return !reads;
   });
-  if (chunk_tiers_ != nullptr) chunk_tiers_->ReadWanted();
+  if (chunk_tiers_ != nullptr) {
+    const auto rows = static_cast<int64_t>(choice.live->request.prompt.size());
+    chunk_tiers_->ReadWanted(options_.always_restore ? 1e9 : scheduler_->PredictMs(0, rows));
+  }
   return !coming;
 }
 

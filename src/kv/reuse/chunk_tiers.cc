@@ -11,7 +11,9 @@ namespace larder {
 namespace {
 
 constexpr size_t kMostListed = 4096;  // chunks of a tenant that a tier is asked for
-constexpr int64_t kListMs = 10'000, kReadMs = 60'000;
+constexpr int64_t kListMs = 10'000;
+// A read may take that long, however fast computing is, and no longer than that, however slow.
+constexpr double kLeastReadMs = 100, kMostReadMs = 60'000;
 
 // Names in a tier begin with the tenant's space, so that a wiped tenant begins anew.
 Digest InSpace(std::string_view what, const SpaceId& space, const Digest& of) {
@@ -168,7 +170,9 @@ bool ChunkTiers::Want(const std::shared_ptr<StoredChunk>& chunk) {
   return true;
 }
 
-void ChunkTiers::ReadWanted() {
+void ChunkTiers::ReadWanted(double limit_ms) {
+  for (const Digest& name : wanted_)
+    reads_.at(name).limit_ms = std::clamp(limit_ms, kLeastReadMs, kMostReadMs);
   if (!wanted_.empty()) StartReading(std::exchange(wanted_, {}), 0);
 }
 
@@ -224,7 +228,8 @@ void ChunkTiers::StartReading(const std::vector<Digest>& names, size_t tier) {
       for (size_t i = 0; i < names.size(); ++i) tiers.ReadOver(names[i], (*incoming)[i].good);
     });
   };
-  const uint64_t ticket = tiers_[tier]->Get(std::move(items), clock_->NowNs() + kReadMs * 1'000'000,
+  const auto limit_ns = static_cast<int64_t>(reads_.at(names.front()).limit_ms * 1e6);
+  const uint64_t ticket = tiers_[tier]->Get(std::move(items), clock_->NowNs() + limit_ns,
                                             ReadPriority::kRequest, std::move(callbacks));
   for (const Digest& name : names) {
     reads_.at(name).tier = tier;

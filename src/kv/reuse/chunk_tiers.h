@@ -46,8 +46,8 @@ class ChunkTiers {
   // A chunk that is not ready is to be read, unless it is already. false: there is no room for it now.
   bool Want(const std::shared_ptr<StoredChunk>& chunk);
   // Begins to read what is wanted, all of it together: the first layers of all chunks come before the later
-  // ones of any.
-  void ReadWanted();
+  // ones of any. `limit_ms`: what computing instead would take; a read that takes longer fails.
+  void ReadWanted(double limit_ms);
 
   bool Poll();  // takes the tiers' answers; whether there were any
   // Memory is held that becomes free as the tiers get on.
@@ -70,6 +70,7 @@ class ChunkTiers {
   };
   struct Reading {
     std::shared_ptr<StoredChunk> chunk;
+    double limit_ms = 0;
     size_t tier = 0;
     uint64_t ticket = 0;
   };
