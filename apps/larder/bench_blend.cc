@@ -38,7 +38,6 @@ class BlendBench {
     EngineOptions options;
     options.cache.limit_bytes = KvLimitOrDefault(0);
     options.tiers = {&bench->tier_};
-    options.always_restore = true;  // also where computing would be faster
     LARDER_ASSIGN(bench->core_, EngineCore::Create(&model, options, &bench->clock_, [raw = bench.get()] {
                     const std::lock_guard lock(raw->mutex_);
                     raw->called_ = true;

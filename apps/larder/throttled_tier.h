@@ -42,7 +42,7 @@ class ThrottledTier final : public Tier {
   std::string_view name() const override { return "throttled"; }
   void Find(std::vector<Digest> names, int64_t deadline_ns, FindDone done) override;
   void Children(const Digest& parent, size_t limit, int64_t deadline_ns, ChildrenDone done) override;
-  // Group by group, one get after the other.
+  // Group by group, one get after the other, past every deadline.
   uint64_t Get(std::vector<RecordRead> items, int64_t deadline_ns, ReadPriority priority,
                GetCallbacks callbacks) override;
   void Cancel(uint64_t) override {}  // it ends by itself
