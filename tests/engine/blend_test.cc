@@ -420,6 +420,7 @@ TEST_P(BlendTest, BlendingBeginsBeforeAllLayersAreHere) {
     EXPECT_EQ(answer->report.read_chunks, expected->report.read_chunks);
     EXPECT_TRUE(!IsDeep() || begun < model->kv_shape().layers()) << begun;
     EXPECT_EQ(tier.gets, 1u) << "both chunks in one read";
+    EXPECT_LT(tier.last_deadline_ns, clock_.NowNs() + 10'000'000'000) << "no longer than computing";
     EXPECT_EQ(core->chunks().stats().restored, 2u);
   }
   MemoryTier tier(&records);

@@ -114,7 +114,9 @@ Status MemoryTier::CopyGroup(const Reading& reading, size_t index, uint32_t grou
   return {};
 }
 
-uint64_t MemoryTier::Get(std::vector<RecordRead> items, int64_t, ReadPriority, GetCallbacks callbacks) {
+uint64_t MemoryTier::Get(std::vector<RecordRead> items, int64_t deadline_ns, ReadPriority,
+                         GetCallbacks callbacks) {
+  last_deadline_ns = deadline_ns;
   const uint64_t ticket = ++gets;
   const size_t count = items.size();
   auto reading = std::make_shared<Reading>(Reading{ticket, std::move(items), std::move(callbacks),

@@ -40,7 +40,8 @@ class MemoryTier final : public Tier {
   // Faults: names whose reads fail with kCorrupt; all answers fail; puts are refused.
   std::set<std::string> corrupt;
   bool dead = false, full = false, slow = false;
-  bool tells = true;  // what goes; set before the cache has it
+  bool tells = true;             // what goes; set before the cache has it
+  int64_t last_deadline_ns = 0;  // of a get; nothing else is done with it
   uint64_t gets = 0, read_records = 0, conflicts = 0;
   std::vector<Digest> touched;
 
