@@ -37,6 +37,8 @@ class Bench final : public Command {
                   "context lengths in tokens, separated by commas; end: the model's longest, at most 8192; "
                   "empty: short and long "
                   "ones that suit what is measured");
+    params.String("other-kv-type", &other_kv_type_,
+                  "prefill, decode, batch: measure Larder with this cache, too (as --kv-type); empty: no");
     params.Int("rounds", &settings_.rounds, 1, 1000,
                "measurements of every engine at every length, interleaved");
     params.Int("tokens", &settings_.tokens, 1, 4096,
@@ -97,8 +99,15 @@ class Bench final : public Command {
     report_.threads = model_->pool().threads();
     report_.rounds = settings_.rounds;
     LARDER_ASSIGN(report_.roofline, MeasureRoofline(model_->pool()));
-    LARDER_ASSIGN(auto own, CreateLarderEngine(*model_, points));
+    LARDER_ASSIGN(auto own, CreateLarderEngine(*model_, std::string(kOwnEngine), points));
     engines_.push_back(std::move(own));
+    if (!other_kv_type_.empty()) {
+      LARDER_ASSIGN(other_model_, settings_.flags.LoadAs(settings_.flags.math, other_kv_type_));
+      LARDER_ASSIGN(
+          auto other,
+          CreateLarderEngine(*other_model_, fmt::format("{}, {}", kOwnEngine, other_kv_type_), points));
+      engines_.push_back(std::move(other));
+    }
     LARDER_TRY(AddPeers(*model_, points[0].decode));
     LARDER_TRY(Measure(*model_, points));
     if (settings_.json) {
@@ -172,7 +181,7 @@ class Bench final : public Command {
         if (failed[e]) continue;
         const auto sample = engines_[e]->Run(series[i].point);
         if (!sample) {
-          if (e == 0) return std::unexpected(sample.error());
+          if (engines_[e]->name().starts_with(kOwnEngine)) return std::unexpected(sample.error());
           failed[e] = true;
           report_.not_measured.push_back(fmt::format("{}: {}", engines_[e]->name(), sample.error().message));
         } else if (round > 0) {
@@ -196,7 +205,8 @@ class Bench final : public Command {
   BenchSettings settings_;
   std::string peers_ = "auto", peer_models_, peer_engines_ = "llama,openvino";
   BenchReport report_;
-  std::unique_ptr<Model> model_;  // outlives the engines
+  std::string other_kv_type_;
+  std::unique_ptr<Model> model_, other_model_;  // outlive the engines
   std::vector<std::unique_ptr<BenchEngine>> engines_;
 };
 

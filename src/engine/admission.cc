@@ -17,7 +17,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
   if (!request.read_cache || scores_prompt) wanted = {};
   Live& live = *choice.live;
   if (!PartsStored(live)) return Admission::kLoading;
-  if (live.reuse != nullptr && !wanted.empty() && !FetchSpans(choice)) return Admission::kLoading;
+  if (live.reuse != nullptr && !wanted.empty() && !FetchSpans(choice, wanted)) return Admission::kLoading;
   MakeOwn(choice, !wanted.empty());
   if (choice.own != nullptr) {
     wanted = wanted.first(std::min(wanted.size(), static_cast<size_t>(choice.own->ReadableRows())));
@@ -75,6 +75,9 @@ bool EngineCore::Loading(Choice& choice, std::span<const int32_t> wanted) {
   // Who joined another's read asks again, since that one may have wanted less; but not for ever.
   constexpr int32_t kMostRestores = 3;
   if (options_.tiers.empty() || wanted.empty()) return false;
+  // A chunk that did not come makes more rows readable than were asked for.
+  if (choice.restore != nullptr && choice.restore->done() && choice.restore->tokens().size() < wanted.size())
+    choice.restore = nullptr;
   while (choice.restore == nullptr && choice.restores < kMostRestores) {
     ++choice.restores;
     std::function<double(int64_t, int64_t)> recompute_ms;

@@ -97,7 +97,7 @@ class EngineCore final : private SchedulerCache {
   void FinishCapture(Choice& choice);
   void StoreParts(Live& live);
   bool PartsStored(Live& live);
-  bool FetchSpans(Choice& choice);
+  bool FetchSpans(Choice& choice, std::span<const int32_t> wanted);
   void ReportBlend(Choice& choice);
   Digest ChunkName(const Request& request) const;
   ChunkInfo InfoOf(const Request& request) const;

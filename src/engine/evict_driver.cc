@@ -149,17 +149,6 @@ int64_t EvictDriver::ChunkEnd(int64_t computed) const {
   return std::min(chunk, prompt_rows_);
 }
 
-AttentionShape EvictDriver::ShapeOf(int layer) const {
-  const ModelSpec& spec = model_.spec();
-  return {layer,
-          spec.heads,
-          spec.kv_heads,
-          spec.head_dim,
-          spec.attention_scale,
-          spec.layers[static_cast<size_t>(layer)].window,
-          model_.kv_shape().type()};
-}
-
 // Attention of rows of this sequence, in order, while their queries and keys are there.
 void EvictDriver::Tap(int layer, std::span<const TapRow> rows) {
   if (!std::ranges::binary_search(layers_, layer)) return;

@@ -60,7 +60,6 @@ class EvictDriver final : public PrivateRows {
   class AllRows;
   class LastRows;
   void Tap(int layer, std::span<const TapRow> rows);
-  AttentionShape ShapeOf(int layer) const;
   void RunLastRows(std::span<const int32_t> tokens);
 
   EvictResources& resources_;

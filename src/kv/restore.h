@@ -49,6 +49,8 @@ class KvRestore {
   KvRestore& operator=(const KvRestore&) = delete;
 
   const std::vector<int32_t>& tokens() const { return tokens_; }
+  // Whatever is read for it has been asked for.
+  bool asked() const { return joined_ != nullptr ? joined_->asked() : phase_ >= Phase::kReading; }
   // Its blocks are in the tree, though layers are still on their way.
   bool started() const { return started_; }
   // Until layer `index` of its kind is here, of all blocks. false: it will not come; what was computed from

@@ -153,6 +153,24 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   ASSERT_EQ(passes.size(), 3u);
   for (const json& pass : passes) EXPECT_EQ(pass["bytes_low"], pass["bytes_high"]) << pass["method"];
   std::filesystem::remove(report);
+  const Outcome blend = Program(
+      "eval blend --json --chunks 4 --chunk-tokens 64 --tail-tokens 8 --answer-tokens 4 --prompts 2 "
+      "--alias-prompts 2 --text " +
+      text.path + " --model " + ModelPath("tiny-gemma3.gguf"));
+  ASSERT_EQ(blend.code, 0) << blend.out;
+  for (const char* set : {"arms", "alias_arms"}) {
+    const json arms = json::parse(blend.out)[set];
+    ASSERT_EQ(arms.size(), 12u) << set;
+    for (const json& arm : arms) {
+      EXPECT_EQ(arm["kl_by_prompt"].size(), 2u);
+      const std::string method = arm["method"];
+      const int64_t rows = arm["rows_from_chunks"];
+      EXPECT_EQ(arm["kl_mean"].get<double>() > 0, method.starts_with("blend")) << arm["arm"];
+      if (method.find("ratio=0.15") != method.npos) {
+        EXPECT_EQ(arm["rows_again"], rows / 2 * 15 / 100 * 2) << arm["arm"];
+      }
+    }
+  }
   EXPECT_EQ(Program("eval tasks --tasks nosuch --model " + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --evict snapkv --model " + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --kv-type q8_0 --model " + retrieval).code, 1);
@@ -193,6 +211,23 @@ TEST(Program, BenchReportsEachLength) {
     }
     EXPECT_EQ(lengths, (std::vector<int64_t>{16, 70}));
   }
+  const Outcome two = Program(
+      "bench decode --json --peers none --other-kv-type q8_0 --lengths 70 --rounds 2 --tokens 4 --model " +
+      ModelPath("tiny-llama.gguf"));
+  ASSERT_EQ(two.code, 0) << two.out;
+  std::istringstream lines(two.out);
+  std::string first, second;
+  ASSERT_TRUE(std::getline(lines, first) && std::getline(lines, second)) << two.out;
+  EXPECT_TRUE(json::parse(first)["ratio_to_best_peer"].is_null());
+  const json other = json::parse(second);
+  EXPECT_EQ(other["engine"], "Larder, q8_0");
+  EXPECT_NEAR(other["ratio_to_first_cache"].get<double>(),
+              other["tokens_per_s"]["median"].get<double>() /
+                  json::parse(first)["tokens_per_s"]["median"].get<double>(),
+              1e-6);
+  EXPECT_EQ(
+      Program("bench decode --peers none --other-kv-type q9 --model " + ModelPath("tiny-llama.gguf")).code,
+      1);
   EXPECT_EQ(
       Program("bench prefill --peers none --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code,
       1);
@@ -220,6 +255,17 @@ TEST(Program, BenchReportsTheParts) {
   EXPECT_EQ(FigureRows("attention", "--lengths 16,70", "gmac_per_s"), 2 * 2);
   EXPECT_EQ(FigureRows("neighbour", "--lengths 16 --tokens 4", "ratio"), 3 * 2);
   EXPECT_EQ(FigureRows("schedule", "--lengths 16 --tokens 4", "plan_us"), 2 * 2);
+}
+
+TEST(Program, BenchBlendReportsEveryTier) {
+  const Outcome outcome = Program("bench blend --json --rounds 1 --threads 2 --lengths 64 --model " +
+                                  ModelPath("tiny-gemma3.gguf"));
+  ASSERT_EQ(outcome.code, 0) << outcome.out;
+  std::istringstream lines(outcome.out);
+  size_t rows = 0;
+  for (std::string line; std::getline(lines, line); ++rows)
+    EXPECT_GT(json::parse(line)["first_token_ms"]["median"].get<double>(), 0) << line;
+  EXPECT_EQ(rows, 5u);
 }
 
 TEST(Program, BenchServeReportsEveryLayer) {

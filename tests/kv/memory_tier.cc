@@ -118,6 +118,7 @@ uint64_t MemoryTier::Get(std::vector<RecordRead> items, int64_t deadline_ns, Rea
                          GetCallbacks callbacks) {
   last_deadline_ns = deadline_ns;
   const uint64_t ticket = ++gets;
+  for (const RecordRead& item : items) asked.push_back(item.name);
   const size_t count = items.size();
   auto reading = std::make_shared<Reading>(Reading{ticket, std::move(items), std::move(callbacks),
                                                    std::vector<Status>(count),

@@ -43,6 +43,7 @@ class MemoryTier final : public Tier {
   bool tells = true;             // what goes; set before the cache has it
   int64_t last_deadline_ns = 0;  // of a get; nothing else is done with it
   uint64_t gets = 0, read_records = 0, conflicts = 0;
+  std::vector<Digest> asked;  // names of gets, in order
   std::vector<Digest> touched;
 
   std::string_view name() const override { return name_; }
