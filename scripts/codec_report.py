@@ -30,7 +30,7 @@ def main():
     files = sorted(folder.glob("*.json"))
     if not files:
         sys.exit(f"{folder} has no results; run scripts/codec_report without --only-write")
-    parts = [section(folder, name, window, codecs) for name in ("smollm2", "gemma3") for window in (2048, 8192)
+    parts = [section(folder, name, window, codecs) for name in ("smollm2", "gemma3") for window in (2048, 8190)
              if (folder / f"{name}-{window}-{len(codecs) - 1}.json").exists()]
     before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
