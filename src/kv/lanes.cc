@@ -369,6 +369,10 @@ void LaneTable::SetLogitBias(int layer, int kv_head, int64_t entry, float bias) 
   lane.logit_bias[static_cast<size_t>(entry)] = bias;
 }
 
+int64_t LaneTable::Pages(int layer, int kv_head) const {
+  return std::ranges::count(At(layer, kv_head).pages, false, &Lane::Page::gone);
+}
+
 uint64_t LaneTable::bytes() const {
   uint64_t sum = sizeof(*this) + lanes_.capacity() * sizeof(lanes_[0]) + lanes_.size() * sizeof(Lane);
   for (const auto& lane : lanes_) {

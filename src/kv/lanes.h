@@ -89,8 +89,9 @@ class LaneTable final : public RowStore {
   // Optional per-entry bias on the scaled score (merging methods); 0 by default.
   void SetLogitBias(int layer, int kv_head, int64_t entry, float bias);
 
-  uint64_t bytes() const;           // own pages and tables
-  uint64_t borrowed_bytes() const;  // pages of others that are read here
+  int64_t Pages(int layer, int kv_head) const;  // that a lane has, own ones and borrowed ones
+  uint64_t bytes() const;                       // own pages and tables
+  uint64_t borrowed_bytes() const;              // pages of others that are read here
 
   std::byte* WritablePage(int layer, int kv_head, int64_t position) override;
   int WritableSlot(int layer, int kv_head, int64_t position) const override;
