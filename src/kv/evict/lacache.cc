@@ -192,7 +192,7 @@ EvictMethodEntry LaCacheMethod() {
        .paper =
            "LaCache: Ladder-Shaped KV Caching for Efficient Long-Context Modeling of Large Language Models "
            "(2025)",
-       .leaf = "A4",
+       .leaf = "A2 A4",
        .memory = "O(B)",
        .needs = "no window layers; positions by rank, so nothing is read from the cache"},
       Create};

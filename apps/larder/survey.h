@@ -1,0 +1,26 @@
+// The survey that orders what is known about KV caches ("A Survey on Large Language Model Acceleration based
+// on KV Cache Management", TMLR 2025), as a checklist: its 28 leaves, and what this program has or has not at
+// each. Methods name their leaves themselves (kv/method_info.h).
+#pragma once
+
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace larder {
+
+struct SurveyLeaf {
+  std::string_view id, title;  // "A1"; the letter is the level: of tokens, of the model, of the system
+  // What the program does at this leaf that is not a method of a list; "": nothing.
+  std::string_view built_in;
+  // Why there is nothing; "": there is something. `outside`: and there will not be.
+  std::string_view gap;
+  bool outside = false;
+};
+
+std::span<const SurveyLeaf> SurveyLeaves();
+std::string_view SurveyLevel(char letter);  // "token level"
+// The leaves that a method names: "A8 A10".
+std::vector<std::string_view> LeavesOf(std::string_view leaf);
+
+}  // namespace larder
