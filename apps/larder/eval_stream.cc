@@ -17,15 +17,13 @@ namespace {
 
 struct Form {
   int64_t tokens;
-  const char *budgets, *methods;
+  const char* budgets;
 };
+constexpr const char* kMethods =
+    "streaming:positions=rank+chunk=64,lacache:chunk=64,lacache:chunk=64+rungs=random+seed=1,"
+    "lacache:chunk=64+rungs=random+seed=2,lacache:chunk=64+rungs=random+seed=3";
 // With the next token these budgets fill pages.
-constexpr Form kTable[] = {
-    {1024, "127", "streaming:positions=rank+chunk=64,lacache:chunk=64"},
-    {8192, "255,511", "streaming:positions=rank+chunk=64,lacache:chunk=64"},
-    {65536, "255,511",
-     "streaming:positions=rank+chunk=64,lacache:chunk=64,lacache:chunk=64+rungs=random+seed=1,"
-     "lacache:chunk=64+rungs=random+seed=2,lacache:chunk=64+rungs=random+seed=3"}};
+constexpr Form kTable[] = {{1024, "127"}, {8192, "255,511"}, {65536, "255,511"}};
 constexpr int64_t kLogitRows = 16;
 
 nlohmann::ordered_json EstimateJson(const Estimate& e) {
@@ -240,7 +238,7 @@ Status StreamEval::Run(const ModelFlags& flags, const BenchFlags& bench, const s
                        int64_t max_tokens, const std::string& json) {
   const Form& form = FormOf(kTable, bench.form);
   if (max_tokens == 0) max_tokens = form.tokens;
-  const std::string methods = bench.methods.empty() ? form.methods : bench.methods;
+  const std::string methods = bench.methods.empty() ? kMethods : bench.methods;
   const std::string budgets = bench.budgets.empty() ? form.budgets : bench.budgets;
   int64_t most = 0;
   for (const std::string& budget : Split(budgets, ',')) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compute/ops.h"
+#include "kv/codec/codec.h"
 
 namespace larder {
 namespace {
@@ -325,6 +326,31 @@ Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries)
   Shrink(lane, kept);
   for (size_t page = 0; page < lane.pages.size(); ++page) lane.Straighten(page);
   return {};
+}
+
+uint64_t LaneTable::RoundToCodes() {
+  LARDER_CHECK(shape_->codec() != nullptr && reserved_ == 0 && !borrows());
+  const KvCodec& codec = *shape_->codec();
+  const int dim = shape_->head_dim();
+  std::vector<std::byte> memory(FirstPageBytes(codec, dim) + 64);
+  auto* codes = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+  uint64_t fewer = 0;
+  for (const auto& lane : lanes_) {
+    for (int64_t page = 0; page < lane->length / kPageTokens; ++page) {
+      std::byte* rows = lane->pages[static_cast<size_t>(page)].own;
+      if (rows == nullptr) continue;
+      const KvForm form = shape_->FullForm(page);
+      if (form == KvForm::kFirst) {
+        EncodeFirst(codec, dim, rows, codes);
+        DecodeFirst(codec, dim, codes, rows);
+      } else {
+        codec.Encode(dim, rows, codes);
+        codec.Decode(dim, codes, rows);
+      }
+      fewer += shape_->page_bytes() - shape_->page_bytes(form);
+    }
+  }
+  return fewer;
 }
 
 void LaneTable::DropBefore(int layer, int64_t position) {

@@ -113,7 +113,12 @@ TEST(Program, EvalMeasuresBehindAMethod) {
       json::parse(
           Program("eval ppl --evict streaming:budget=8 --prompt-share 0.75" + common).out)["perplexity"],
       json::parse(some.out)["candidate"]["perplexity"]);
-  for (const char* wrong : {"--evict nosuch", "--evict snapkv --stride 8", "--evict snapkv --kv-type q8_0",
+  const Outcome both = Program("eval kl --evict snapkv:budget=1000,window=8 --kv-type q4_0 --window 160" +
+                               same + " --json --text " + text.path + " --max-tokens 500 --model " +
+                               ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(both.code, 0) << both.out;
+  EXPECT_GT(json::parse(both.out)["kl_mean"].get<double>(), 0);
+  for (const char* wrong : {"--evict nosuch", "--evict snapkv --stride 8", "--evict lacache --kv-type q8_0",
                             "--evict snapkv --max-tokens 60"}) {
     EXPECT_EQ(Program("eval ppl " + std::string(wrong) + " --text " + text.path + " --window 64 --model " +
                       ModelPath("tiny-llama-q4_1.gguf"))
