@@ -62,7 +62,9 @@ void PrintTree() {
     }
     if (!leaf.built_in.empty()) fmt::print("      built in: {}\n", leaf.built_in);
     if (!leaf.gap.empty()) fmt::print("      {}: {}\n", leaf.outside ? "outside" : "gap", leaf.gap);
+    if (!leaf.systems.empty()) fmt::print("      systems: {}\n", leaf.systems);
   }
+  fmt::print("\noutside of the tree: {}\n", SystemsOutside());
 }
 
 void PrintAll(const Listed& method) {

@@ -16,9 +16,14 @@ struct SurveyLeaf {
   // Why there is nothing; "": there is something. `outside`: and there will not be.
   std::string_view gap;
   bool outside = false;
+  // Published systems that belong here beyond those that methods name as theirs, with or without a part of
+  // them in the program; "": none is known to this list.
+  std::string_view systems = {};
 };
 
 std::span<const SurveyLeaf> SurveyLeaves();
+std::string_view
+SystemsOutside();  // of the same list, at no leaf: what they cache is not a model's keys and values
 std::string_view SurveyLevel(char letter);  // "token level"
 // The leaves that a method names: "A8 A10".
 std::vector<std::string_view> LeavesOf(std::string_view leaf);
