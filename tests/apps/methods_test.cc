@@ -159,7 +159,7 @@ TEST(ArmRunner, EqualisesPages) {
         EXPECT_EQ(arm.entries, 0) << "all fits: " << arm.method;
         EXPECT_EQ((*out)[i].entries, 220) << arm.method;
       } else if (arm.method.starts_with("adakv")) {
-        if (arm.budget == "128") EXPECT_GT(arm.entries, 0) << "unequal lanes need more pages";
+        EXPECT_TRUE(arm.entries > 0 || arm.budget == "100") << "unequal lanes need more pages";
       } else if (arm.budget == "128") {
         EXPECT_EQ(arm.entries, 127) << arm.method;
         EXPECT_LE((*out)[i].entries, 127) << arm.method;
@@ -169,7 +169,7 @@ TEST(ArmRunner, EqualisesPages) {
       // Tables are as large as the prompt made them; a page more would be a third.
       const auto held = static_cast<double>((*out)[i].resident_bytes);
       EXPECT_LT(held, 1.2 * static_cast<double>(bytes[arm.budget])) << name << arm.method << arm.budget;
-      if (!arm.method.starts_with("adakv")) EXPECT_GT(held, 0.8 * static_cast<double>(bytes[arm.budget]));
+      EXPECT_TRUE(arm.method.starts_with("adakv") || held > 0.8 * static_cast<double>(bytes[arm.budget]));
     }
   }
 }
