@@ -39,6 +39,16 @@ Result<Arm> EvictArm(const std::string& text, const std::string& name, const std
 
 }  // namespace
 
+Arm WithEntries(const Arm& arm, int64_t entries) {
+  constexpr std::string_view kKey = ":budget=";  // what EvictArm begins with
+  const size_t begin = arm.spec.find(kKey) + kKey.size(),
+               end = std::min(arm.spec.find(',', begin), arm.spec.size());
+  Arm out = arm;
+  out.spec = arm.spec.substr(0, begin) + std::to_string(entries) + arm.spec.substr(end);
+  out.entries = entries;
+  return out;
+}
+
 std::vector<std::string> Split(const std::string& text, char separator) {
   std::vector<std::string> parts;
   for (size_t begin = 0; begin <= text.size();) {

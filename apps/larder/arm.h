@@ -19,6 +19,7 @@ struct Arm {
   std::string budget;  // as it was given; "": a codec's bytes are its own
   std::string spec;    // what the method or codec is made from
   ArmKind kind = ArmKind::kEvict;
+  int64_t entries = 0;  // of a lane, that the spec says instead of the budget; 0: it says the budget
 };
 
 // Every eviction method of `methods` ("h2o,snapkv:window=16+kernel=5,t4:center=0") at every budget of
@@ -27,6 +28,9 @@ struct Arm {
 // kInvalid names what is wrong.
 Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
                                   int64_t last, const Model& model);
+
+// The same with a budget of so many entries.
+Arm WithEntries(const Arm& arm, int64_t entries);
 
 // The parts between separators, without empty ones.
 std::vector<std::string> Split(const std::string& text, char separator);

@@ -45,4 +45,13 @@ struct Interval {
 };
 Interval Bootstrap(const std::vector<double>& values);
 
+// The mean of a - b over the same texts. As many values in both, at least one.
+struct Estimate {
+  double mean = 0;
+  Interval interval;
+};
+Estimate PairedDifference(const std::vector<double>& a, const std::vector<double>& b);
+// The sum of `a` over that of `b`; both are drawn together.
+Estimate PairedRatio(const std::vector<double>& a, const std::vector<double>& b);
+
 }  // namespace larder

@@ -79,8 +79,10 @@ class Eval final : public Command {
     DeclareKvType(params, "base-", &base_kv_type_, "kl: elements of the base setting's cache");
     params.OptionalString("json", &json_, "-",
                           "one JSON object instead of text, to standard output or into this file");
-    params.String("evict", &evict_,
-                  "ppl, kl: eviction method of the (candidate) setting, such as snapkv:budget=0.25");
+    params.String(
+        "evict", &evict_,
+        "ppl, kl: eviction method of the (candidate) setting, such as snapkv:budget=0.25; with a codec "
+        "in --kv-type, as if pages that are full when it has chosen were codes");
     params.Float("prompt-share", &prompt_share_, 0.01, 0.99,
                  "with --evict: of each window, behind which the method chooses; the rest is scored");
     bench_.Declare(params);

@@ -30,6 +30,20 @@ struct Text {
   }
 };
 
+// The most that a cache's blocks take from here on, as far as it is looked at: before each layer.
+class PeakBlocks final : public ForwardHooks {
+ public:
+  explicit PeakBlocks(const KvCache& cache) : cache_(cache), before_(cache.stats().block_bytes) {}
+  void BeforeLayer(int, std::span<const Row>, float*) override { Look(); }
+  void Look() { peak_ = std::max(peak_, cache_.stats().block_bytes - before_); }
+  uint64_t peak() const { return peak_; }
+
+ private:
+  const KvCache& cache_;
+  const uint64_t before_;
+  uint64_t peak_ = 0;
+};
+
 }  // namespace
 
 struct ArmRunner::Impl {
@@ -40,11 +54,17 @@ struct ArmRunner::Impl {
         resources(m, session->cache().MakePageSource()) {}
 
   Result<std::unique_ptr<KvSequence>> Full(const Text& text);
+  Result<std::unique_ptr<EvictMethod>> MethodOf(const Arm& arm);
   Result<std::unique_ptr<MethodRun>> Begin(const Arm& arm, const KvSequence& full, const Text& text,
                                            ArmDocument& out);
-  Status Continue(std::vector<std::pair<size_t, std::unique_ptr<MethodRun>>>& runs, const Text& text);
-  Status Step(std::vector<std::pair<size_t, std::unique_ptr<MethodRun>>>& runs, const Text& text, int64_t at);
+  using Runs = std::vector<std::pair<size_t, std::unique_ptr<MethodRun>>>;
+  Status Continue(Runs& runs, const Text& text, std::vector<ArmDocument>& out);
+  Status Step(Runs& runs, const Text& text, int64_t at, std::vector<ArmDocument>& out);
   Status RunCodec(CodecArm& codec, size_t arm, const Text& text, ArmDocument& out);
+  Result<int64_t> PagesOf(const Arm& arm);
+  Status EqualisePages(Arm& arm);
+  Result<ArmAlone> MethodAlone(const Arm& arm, std::span<const int32_t> tokens);
+  Result<ArmAlone> SessionAlone(Session& from, std::span<const int32_t> tokens);
   void Judge(const Text& text, std::vector<ArmDocument>& out);
   Session::OnRows Into(size_t arm) {
     return [this, arm](int64_t, int n, const float* h) {
@@ -55,7 +75,7 @@ struct ArmRunner::Impl {
   size_t base() const { return arms.size(); }  // the full cache's place in `hidden`
 
   Model& model;
-  const std::vector<Arm> arms;
+  std::vector<Arm> arms;
   std::vector<CodecArm> codecs;
   std::unique_ptr<Session> session;
   EvictResources resources;
@@ -132,29 +152,26 @@ Result<std::unique_ptr<KvSequence>> ArmRunner::Impl::Full(const Text& text) {
   return full;
 }
 
+Result<std::unique_ptr<EvictMethod>> ArmRunner::Impl::MethodOf(const Arm& arm) {
+  if (arm.kind != ArmKind::kOracle) return CreateEvictMethod(arm.spec, EvictModelOf(model));
+  return CreateOracle(std::string_view(arm.spec).substr(std::string_view("oracle:").size()), future);
+}
+
 Result<std::unique_ptr<MethodRun>> ArmRunner::Impl::Begin(const Arm& arm, const KvSequence& full,
                                                           const Text& text, ArmDocument& out) {
-  std::unique_ptr<EvictMethod> method;
-  if (arm.kind == ArmKind::kOracle) {
-    LARDER_ASSIGN(
-        method, CreateOracle(std::string_view(arm.spec).substr(std::string_view("oracle:").size()), future));
-  } else {
-    LARDER_ASSIGN(method, CreateEvictMethod(arm.spec, EvictModelOf(model)));
-  }
+  LARDER_ASSIGN(auto method, MethodOf(arm));
   const Stopwatch watch;
   auto run = std::make_unique<MethodRun>(resources, std::move(method), text.prompt);
   LARDER_TRY(run->Prompt(&full, text.tokens));
   out.method_ms = watch.WallSeconds() * 1e3;
   out.private_bytes = run->driver().private_bytes();
-  // Who begins with the full cache's rows holds them until it has chosen.
-  out.peak_bytes = run->driver().peak_bytes() + (run->read_prefix() ? full_bytes : 0);
+  out.resident_bytes = out.private_bytes + run->driver().shared_bytes();
   out.entries = run->driver().LongestLane();
   return run;
 }
 
 // Row `at` of all arms at once. The prompt's last row is there already: it reads what the choice has left.
-Status ArmRunner::Impl::Step(std::vector<std::pair<size_t, std::unique_ptr<MethodRun>>>& runs,
-                             const Text& text, int64_t at) {
+Status ArmRunner::Impl::Step(Runs& runs, const Text& text, int64_t at, std::vector<ArmDocument>& out) {
   const int width = model.spec().width;
   HookChain hooks;
   std::vector<Row> rows;
@@ -163,6 +180,8 @@ Status ArmRunner::Impl::Step(std::vector<std::pair<size_t, std::unique_ptr<Metho
       LARDER_TRY(run->driver().Reserve(1));
       hooks.Add(run->driver().HooksFor(at));
     }
+    if (at == text.prompt)
+      out[arm].resident_bytes = run->driver().private_bytes() + run->driver().shared_bytes();
     rows.push_back(run->RowAt(at, text.tokens[static_cast<size_t>(at)]));
     rows.back().wants_hidden = true;
   }
@@ -176,11 +195,10 @@ Status ArmRunner::Impl::Step(std::vector<std::pair<size_t, std::unique_ptr<Metho
   return {};
 }
 
-Status ArmRunner::Impl::Continue(std::vector<std::pair<size_t, std::unique_ptr<MethodRun>>>& runs,
-                                 const Text& text) {
+Status ArmRunner::Impl::Continue(Runs& runs, const Text& text, std::vector<ArmDocument>& out) {
   if (runs.empty()) return {};
   for (int64_t at = std::min(text.first, text.prompt); at < text.rows(); ++at)
-    LARDER_TRY(Step(runs, text, at));
+    LARDER_TRY(Step(runs, text, at, out));
   return {};
 }
 
@@ -189,7 +207,7 @@ Status ArmRunner::Impl::RunCodec(CodecArm& codec, size_t arm, const Text& text, 
   const Stopwatch watch;
   LARDER_TRY(codec.session->Append(*sequence, text.Rows(0, text.prompt), text.first, Into(arm)));
   out.method_ms = watch.WallSeconds() * 1e3;
-  out.private_bytes = out.peak_bytes = codec.session->cache().Held(*sequence).bytes;
+  out.private_bytes = out.resident_bytes = codec.session->cache().Held(*sequence).bytes;
   out.entries = text.prompt;
   LARDER_TRY(codec.session->Append(*sequence, text.Rows(text.prompt, text.rows()), text.first, Into(arm)));
   codec.session->Close(std::move(sequence));
@@ -241,24 +259,127 @@ Result<std::vector<ArmDocument>> ArmRunner::Run(std::span<const int32_t> rest, i
   std::vector<ArmDocument> out(m.arms.size());
   LARDER_ASSIGN(auto full, m.Full(text));
   {
-    std::vector<std::pair<size_t, std::unique_ptr<MethodRun>>> runs;
+    Impl::Runs runs;
     size_t codec = 0;
     for (size_t arm = 0; arm < m.arms.size(); ++arm) {
       if (m.arms[arm].kind == ArmKind::kCodec) {
         LARDER_TRY(m.RunCodec(m.codecs[codec++], arm, text, out[arm]));
       } else if (m.arms[arm].kind == ArmKind::kFull) {
-        out[arm].private_bytes = out[arm].peak_bytes = m.full_bytes;
+        out[arm].private_bytes = out[arm].resident_bytes = m.full_bytes;
         out[arm].entries = text.prompt;
       } else {
         LARDER_ASSIGN(auto run, m.Begin(m.arms[arm], *full, text, out[arm]));
         runs.emplace_back(arm, std::move(run));
       }
     }
-    LARDER_TRY(m.Continue(runs, text));
+    LARDER_TRY(m.Continue(runs, text, out));
   }
   m.session->cache().Close(std::move(full));
   m.Judge(text, out);
   return out;
+}
+
+// Of the context as a prompt, behind which one row more has room.
+Result<int64_t> ArmRunner::Impl::PagesOf(const Arm& arm) {
+  const auto prompt = static_cast<int64_t>(context.size());
+  LARDER_ASSIGN(auto method, MethodOf(arm));
+  MethodRun run(resources, std::move(method), prompt);
+  LARDER_TRY(run.Prompt(shared.get(), context));
+  LARDER_TRY(run.driver().Reserve(1));
+  int64_t pages = 0;
+  for (const int layer : resources.layers) {
+    for (int head = 0; head < model.spec().kv_heads; ++head)
+      pages += run.driver().store()->Pages(layer, head);
+  }
+  return pages;
+}
+
+Status ArmRunner::Impl::EqualisePages(Arm& arm) {
+  const auto lanes = static_cast<int>(resources.layers.size()) * model.spec().kv_heads;
+  LARDER_ASSIGN(const EvictBudget budget, EvictBudget::Parse(arm.budget));
+  const int64_t nominal = budget.Entries(model.kv_shape(), lanes, static_cast<int64_t>(context.size()));
+  const int64_t pages = (nominal + kPageTokens - 1) / kPageTokens;  // of a lane
+  LARDER_ASSIGN(const int64_t used, PagesOf(arm));
+  if (used <= pages * lanes) return {};
+  // What fills the pages together with the next token is the answer for lanes of equal length.
+  int64_t best = 0, low = 0, too_many = nominal;
+  for (int64_t trial = std::min(pages * kPageTokens, nominal) - 1; too_many - low > 1;
+       trial = (low + too_many) / 2) {
+    const Arm other = WithEntries(arm, trial);
+    const auto needed = PagesOf(other);
+    if (!needed && needed.error().kind != ErrorKind::kInvalid) return std::unexpected(needed.error());
+    if (needed && *needed > pages * lanes) {
+      too_many = trial;
+    } else {
+      low = trial;  // or too few for the method
+      if (needed) best = trial;
+    }
+  }
+  if (best > 0) arm = WithEntries(arm, best);
+  return {};
+}
+
+Status ArmRunner::EqualisePages() {
+  LARDER_CHECK(impl_->shared != nullptr);
+  impl_->future.Reset(impl_->model.spec(), static_cast<int64_t>(impl_->context.size()));
+  for (Arm& arm : impl_->arms) {
+    if (arm.kind == ArmKind::kEvict || arm.kind == ArmKind::kOracle) LARDER_TRY(impl_->EqualisePages(arm));
+  }
+  return {};
+}
+
+Result<ArmAlone> ArmRunner::Impl::MethodAlone(const Arm& arm, std::span<const int32_t> tokens) {
+  const auto prompt = static_cast<int64_t>(context.size()), rows = std::ssize(tokens);
+  std::vector<float> logits(static_cast<size_t>(model.spec().vocabulary));
+  LARDER_ASSIGN(auto method, MethodOf(arm));
+  ArmAlone out;
+  Stopwatch watch;
+  MethodRun run(resources, std::move(method), prompt);
+  LARDER_TRY(run.Prompt(nullptr, tokens));
+  out.prompt_ms = watch.WallSeconds() * 1e3;
+  watch.Restart();
+  for (int64_t end = prompt + 1; end <= rows; ++end) {
+    LARDER_TRY(run.Append(tokens.first(static_cast<size_t>(end)), 0, [&](int64_t, int, const float* hidden) {
+      model.Logits(hidden, 1, logits.data());
+    }));
+  }
+  out.tokens_per_s = static_cast<double>(rows - prompt) / watch.WallSeconds();
+  out.peak_bytes = run.driver().peak_bytes();
+  return out;
+}
+
+// The cache of a session, as it is.
+Result<ArmAlone> ArmRunner::Impl::SessionAlone(Session& from, std::span<const int32_t> tokens) {
+  const size_t prompt = context.size();
+  std::vector<float> logits(static_cast<size_t>(model.spec().vocabulary));
+  PeakBlocks peak(from.cache());
+  ArmAlone out;
+  LARDER_ASSIGN(auto sequence, from.Open());
+  Stopwatch watch;
+  LARDER_TRY(from.Append(*sequence, tokens.first(prompt), static_cast<int64_t>(prompt), nullptr, &peak));
+  out.prompt_ms = watch.WallSeconds() * 1e3;
+  watch.Restart();
+  for (size_t at = prompt; at < tokens.size(); ++at) {
+    LARDER_TRY(from.Append(*sequence, tokens.subspan(at, 1), 0, [&](int64_t, int, const float* hidden) {
+      from.model().Logits(hidden, 1, logits.data());
+    }));
+  }
+  out.tokens_per_s = static_cast<double>(tokens.size() - prompt) / watch.WallSeconds();
+  peak.Look();
+  out.peak_bytes = peak.peak();
+  from.Close(std::move(sequence));
+  return out;
+}
+
+Result<ArmAlone> ArmRunner::Alone(size_t arm, std::span<const int32_t> rest) {
+  Impl& m = *impl_;
+  std::vector<int32_t> tokens = m.context;
+  tokens.insert(tokens.end(), rest.begin(), rest.end());
+  const ArmKind kind = m.arms[arm].kind;
+  if (kind == ArmKind::kFull) return m.SessionAlone(*m.session, tokens);
+  if (kind != ArmKind::kCodec) return m.MethodAlone(m.arms[arm], tokens);
+  const auto codec = std::ranges::count(std::span(m.arms).first(arm), ArmKind::kCodec, &Arm::kind);
+  return m.SessionAlone(*m.codecs[static_cast<size_t>(codec)].session, tokens);
 }
 
 }  // namespace larder

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compute/ops.h"
+#include "kv/codec/codec.h"
 
 namespace larder {
 namespace {
@@ -327,6 +328,31 @@ Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries)
   return {};
 }
 
+uint64_t LaneTable::RoundToCodes() {
+  LARDER_CHECK(shape_->codec() != nullptr && reserved_ == 0 && !borrows());
+  const KvCodec& codec = *shape_->codec();
+  const int dim = shape_->head_dim();
+  std::vector<std::byte> memory(FirstPageBytes(codec, dim) + 64);
+  auto* codes = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+  uint64_t fewer = 0;
+  for (const auto& lane : lanes_) {
+    for (int64_t page = 0; page < lane->length / kPageTokens; ++page) {
+      std::byte* rows = lane->pages[static_cast<size_t>(page)].own;
+      if (rows == nullptr) continue;
+      const KvForm form = shape_->FullForm(page);
+      if (form == KvForm::kFirst) {
+        EncodeFirst(codec, dim, rows, codes);
+        DecodeFirst(codec, dim, codes, rows);
+      } else {
+        codec.Encode(dim, rows, codes);
+        codec.Decode(dim, codes, rows);
+      }
+      fewer += shape_->page_bytes() - shape_->page_bytes(form);
+    }
+  }
+  return fewer;
+}
+
 void LaneTable::DropBefore(int layer, int64_t position) {
   for (int head = 0; head < shape_->kv_heads(); ++head) {
     Lane& lane = At(layer, head);
@@ -367,6 +393,10 @@ void LaneTable::SetLogitBias(int layer, int kv_head, int64_t entry, float bias) 
   LARDER_CHECK(entry >= 0 && entry < lane.length);
   if (lane.logit_bias.empty()) lane.logit_bias.resize(lane.positions.size());
   lane.logit_bias[static_cast<size_t>(entry)] = bias;
+}
+
+int64_t LaneTable::Pages(int layer, int kv_head) const {
+  return std::ranges::count(At(layer, kv_head).pages, false, &Lane::Page::gone);
 }
 
 uint64_t LaneTable::bytes() const {

@@ -113,7 +113,12 @@ TEST(Program, EvalMeasuresBehindAMethod) {
       json::parse(
           Program("eval ppl --evict streaming:budget=8 --prompt-share 0.75" + common).out)["perplexity"],
       json::parse(some.out)["candidate"]["perplexity"]);
-  for (const char* wrong : {"--evict nosuch", "--evict snapkv --stride 8", "--evict snapkv --kv-type q8_0",
+  const Outcome both = Program("eval kl --evict snapkv:budget=1000,window=8 --kv-type q4_0 --window 160" +
+                               same + " --json --text " + text.path + " --max-tokens 500 --model " +
+                               ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(both.code, 0) << both.out;
+  EXPECT_GT(json::parse(both.out)["kl_mean"].get<double>(), 0);
+  for (const char* wrong : {"--evict nosuch", "--evict snapkv --stride 8", "--evict lacache --kv-type q8_0",
                             "--evict snapkv --max-tokens 60"}) {
     EXPECT_EQ(Program("eval ppl " + std::string(wrong) + " --text " + text.path + " --window 64 --model " +
                       ModelPath("tiny-llama-q4_1.gguf"))
@@ -132,8 +137,14 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   ASSERT_EQ(methods.code, 0) << methods.out;
   const json fidelity = json::parse(methods.out);
   EXPECT_EQ(fidelity["arms"].size(), 13u);
-  for (const json& arm : fidelity["arms"])
+  for (const json& arm : fidelity["arms"]) {
     EXPECT_GT(arm["text"]["kl_mean"].get<double>(), 0) << arm["method"];
+    EXPECT_EQ(arm["text"]["kl_documents"].size(), 2u);
+    EXPECT_GT(arm["tokens_per_s"].get<double>(), 0);
+    EXPECT_GE(arm["peak_bytes"].get<double>(), arm["resident_bytes"].get<double>()) << arm["method"];
+    const bool codec = arm["budget"] == "", base = arm["method"] == "streaming" || arm["method"] == "snapkv";
+    EXPECT_EQ(arm["text"]["differences"].size(), codec ? 0u : base ? 1u : 2u) << arm["method"];
+  }
   EXPECT_TRUE(std::filesystem::exists(report));
 
   const Outcome tasks = Program("eval tasks --style symbols" + quick + retrieval);
@@ -150,8 +161,10 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
       quick + ModelPath("tiny-llama-q4_1.gguf"));
   ASSERT_EQ(stream.code, 0) << stream.out;
   const json passes = json::parse(stream.out)["passes"];
-  ASSERT_EQ(passes.size(), 3u);
+  ASSERT_EQ(passes.size(), 4u);
   for (const json& pass : passes) EXPECT_EQ(pass["bytes_low"], pass["bytes_high"]) << pass["method"];
+  EXPECT_EQ(passes[3]["method"], "full");
+  EXPECT_TRUE(passes[1].contains("excess_of_first") && passes[1].contains("less_than_windows"));
   std::filesystem::remove(report);
   const Outcome blend = Program(
       "eval blend --json --chunks 4 --chunk-tokens 64 --tail-tokens 8 --answer-tokens 4 --prompts 2 "
@@ -173,6 +186,7 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   }
   EXPECT_EQ(Program("eval tasks --tasks nosuch --model " + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --evict snapkv --model " + retrieval).code, 1);
+  EXPECT_EQ(Program("eval methods --bases nosuch" + quick + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --kv-type q8_0 --model " + retrieval).code, 1);
 }
 
@@ -190,6 +204,10 @@ TEST(Program, MethodsListsAllKinds) {
   for (const char* name : {"h2o", "snapkv", "lacache", "t4", "q8_0", "q4_0"})
     EXPECT_TRUE(names.contains(name)) << name;
   EXPECT_NE(Program("methods t4").out.find("rotate"), std::string::npos);
+  const std::string tree = Program("methods").out;
+  for (const std::string& name : names) EXPECT_NE(tree.find(" " + name + " ("), std::string::npos) << name;
+  EXPECT_NE(tree.find("\nA3 "), std::string::npos) << tree;
+  EXPECT_NE(tree.find("gap: "), std::string::npos);
   EXPECT_EQ(Program("methods nosuch").code, 1);
 }
 

@@ -87,7 +87,28 @@ TEST(StreamSummary, ComparesWhatAllHaveScored) {
   EXPECT_NEAR(lines[1].less, 0.5, 1e-12);
   EXPECT_NEAR(lines[1].low, 0.5, 1e-12);
   EXPECT_EQ(lines[0].parts.size(), 8u);
+  EXPECT_FALSE(lines[1].below_windows || lines[1].excess);
   EXPECT_NE(StreamJson({.model = "m", .lines = lines}).find("\"log_perplexity_less\":0.5"),
+            std::string::npos);
+}
+
+TEST(StreamSummary, ComparesWithWindowsAndTheFullCache) {
+  const auto pass = [](const char* method, const char* budget, double nll) {
+    StreamPass p{.method = method, .budget = budget, .first = 1, .nll = {}, .seconds = 1};
+    for (int i = 0; i < 1000; ++i) p.nll.push_back(nll + (i % 7) * 0.5);
+    return p;
+  };
+  const auto lines = SummariseStream(
+      {pass("first", "8", 2.4), pass("other", "8", 2.3), pass("windows", "8", 2.9), pass("full", "", 2.0)});
+  ASSERT_EQ(lines.size(), 4u);
+  ASSERT_TRUE(lines[1].excess && lines[1].below_windows);
+  EXPECT_NEAR(lines[1].excess->mean, 0.75, 1e-9);
+  EXPECT_NEAR(lines[1].excess->interval.high, 0.75, 1e-9);
+  EXPECT_NEAR(lines[1].below_windows->mean, 0.6, 1e-9);
+  EXPECT_NEAR(lines[1].below_windows->interval.low, 0.6, 1e-9);
+  EXPECT_FALSE(lines[0].excess) << "it is the measure";
+  EXPECT_FALSE(lines[2].below_windows || lines[3].excess);
+  EXPECT_NE(StreamJson({.model = "m", .lines = lines}).find("\"excess_of_first\":{\"mean\":0.7"),
             std::string::npos);
 }
 

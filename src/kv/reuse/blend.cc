@@ -105,7 +105,7 @@ ReuseMethodEntry BlendMethod() {
       {.name = "blend",
        .help = "rows of stored chunks wherever they stand, those that deviate most computed again",
        .paper = "CacheBlend: Fast Large Language Model Serving for RAG with Cached Knowledge Fusion (2024)",
-       .leaf = "C2",
+       .leaf = "C2 C7",
        .memory = "O(n)",
        .needs = "stored chunks (POST /v1/cache/chunks); answers are approximate"},
       Create};
