@@ -520,11 +520,12 @@ Status BenchStore(const BenchSettings& settings) {
   moving.rounds = settings.rounds;
   moving.note =
       "bare: the same request sizes, 32 at once, without a store. restore: groups of 128 blocks (8192 "
-      "tokens),\n"
-      "verified. Writes beside it yield to it, or push in; fast: as many as the tier takes. a read per ...: "
-      "one synchronous read after the other on one thread, each straight to its "
-      "place,\n"
-      "not verified. Reads go past the page cache of this system; a hypervisor may have one of its own.";
+      "tokens), "
+      "verified.\nWrites beside it yield to it, or push in; fast: as many as the tier takes. a read per ...: "
+      "one "
+      "synchronous read after the\nother on one thread, each straight to its place, not verified. Reads go "
+      "past "
+      "the page cache of this system; a hypervisor may\nhave one of its own.";
   FigureReport calls;
   calls.what = "store calls";
   calls.rounds = settings.rounds + 1;
