@@ -44,7 +44,9 @@ class Bench final : public Command {
     params.Int("tokens", &settings_.tokens, 1, 4096,
                "tokens a measurement, for each sequence; schedule: steps a round");
     params.Int("sequences", &settings_.sequences, 0, 256,
-               "sequences that decode together; 0: 1 for decode and attention, 8 for batch, 16 for serve");
+               "sequences that decode together; 0: 1 for decode and attention, 8 for batch, 16 for serve; "
+               "turns: conversations, 0: 20");
+    params.Int("turns", &settings_.turns, 2, 1000, "turns: how many each conversation has");
     params.String("rows", &settings_.rows, "matmul: rows that are multiplied together, separated by commas");
     params.String(
         "peers", &peers_,
@@ -56,7 +58,8 @@ class Bench final : public Command {
     params.String("redis", &settings_.redis, "restore: URL of a Redis to measure with; empty: none");
     params.String(
         "disk", &settings_.disk,
-        "store: directory on the disk to measure; a folder is made in it and removed. Beside the store "
+        "store, restore, turns: directory on the disk to measure; a folder is made in it and removed. store "
+        "writes several gigabytes. Beside the store "
         "are measured: the bare disk, a file per block, RocksDB's blob files if they are built in, and "
         "what code without a store does: one read after the other for each block and layer, on one "
         "thread, past the page cache, straight to its place");
@@ -73,7 +76,7 @@ class Bench final : public Command {
     if (what != "prefill" && what != "decode" && what != "batch")
       return Fail(ErrorKind::kInvalid,
                   "'{}' is not known; write prefill, decode, batch, serve, load, attention, matmul, "
-                  "schedule, pool, memory, restore, blend, store or neighbour",
+                  "schedule, pool, memory, restore, overlap, turns, blend, store or neighbour",
                   what);
     return MeasureEngines(what);
   }
@@ -83,7 +86,8 @@ class Bench final : public Command {
       {"matmul", BenchMatMul},     {"attention", BenchAttention}, {"serve", BenchServe},
       {"schedule", BenchSchedule}, {"neighbour", BenchNeighbour}, {"load", BenchLoad},
       {"restore", BenchRestore},   {"store", BenchStore},         {"pool", BenchPool},
-      {"memory", BenchMemory},     {"blend", BenchBlend},
+      {"memory", BenchMemory},     {"blend", BenchBlend},         {"overlap", BenchOverlap},
+      {"turns", BenchTurns},
   };
 
   Status MeasureEngines(const std::string& what) {

@@ -8,7 +8,9 @@ std::span<const CommandEntry> Commands() {
       {"run", "chat with a model in the terminal, or complete one text", "", "", CreateRun},
       {"inspect", "show what a GGUF file contains", "MODEL", "a GGUF file", CreateInspect},
       {"bench", "measure speed: of prefill and decode beside other engines, of the server, of the parts",
-       "prefill|decode|batch|serve|load|attention|matmul|schedule|pool|memory|restore|blend|store|neighbour",
+       "prefill|decode|batch|serve|load|attention|matmul|schedule|pool|memory|restore|overlap|turns|blend|"
+       "store|"
+       "neighbour",
        "what to measure", CreateBench},
       {"eval",
        "measure quality: perplexity, KL divergence between two settings, or methods that shape the cache",

@@ -252,9 +252,10 @@ TEST(Program, BenchReportsEachLength) {
 }
 
 // Rows of JSON whose figures are positive; how many there are.
-size_t FigureRows(const std::string& what, const std::string& arguments, const std::string& figure) {
+size_t FigureRows(const std::string& what, const std::string& arguments, const std::string& figure,
+                  const std::string& model = "tiny-gemma3.gguf") {
   const Outcome outcome = Program("bench " + what + " --json --rounds 1 --threads 2 " + arguments +
-                                  " --model " + ModelPath("tiny-gemma3.gguf"));
+                                  " --model " + ModelPath(model));
   EXPECT_EQ(outcome.code, 0) << outcome.out;
   std::istringstream lines(outcome.out);
   size_t rows = 0;
@@ -289,6 +290,21 @@ TEST(Program, BenchBlendReportsEveryTier) {
 TEST(Program, BenchServeReportsEveryLayer) {
   EXPECT_EQ(FigureRows("serve", "--lengths 16 --tokens 8 --sequences 3", "first_token_ms"), 2 * 3);
   EXPECT_EQ(Program("bench serve --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code, 1);
+}
+
+// In memory, and three paces of reading with three sizes of groups, for both numbers of new rows.
+TEST(Program, BenchOverlapReportsEveryPaceAndGrouping) {
+  EXPECT_EQ(FigureRows("overlap", "--lengths 128", "first_token_ms", "tiny-llama.gguf"), 2 * (1 + 3 * 3));
+  const Outcome kinds = Program("bench overlap --lengths 128 --model " + ModelPath("tiny-gemma3.gguf"));
+  EXPECT_EQ(kinds.code, 1);
+  EXPECT_NE(kinds.out.find("layers of 2 kinds"), std::string::npos) << kinds.out;
+}
+
+// Some seconds: memory is so small that each conversation waits until others have been written.
+TEST(Program, BenchTurnsReportsEveryPlace) {
+  const std::string small = "--lengths 64 --sequences 8 --turns 2 --disk " + testing::TempDir();
+  EXPECT_EQ(FigureRows("turns", small, "first_token_ms"), 4);
+  EXPECT_EQ(Program("bench turns --sequences 2 --model " + ModelPath("tiny-llama.gguf")).code, 1);
 }
 
 TEST(Program, RunAnswersTheSameForTheSameSeed) {

@@ -250,8 +250,8 @@ void DiskReader::Round(int64_t timeout_ns) {
   // Before the answers: what arrived after the deadline is late.
   Expire();
   for (IoDone& one : done) Handle(one);
-  DropFinished();
   core_.Count([&](TierStats&, DiskCounters& counters) { counters.read_calls = queue_->system_calls(); });
+  DropFinished();
 }
 
 void DiskReader::Loop() {

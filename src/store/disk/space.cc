@@ -25,7 +25,7 @@ constexpr uint32_t kScanSlots = 4096;         // looked at under one lock
 
 Status DiskCore::WriteTo(const SegmentRef& segment, uint64_t offset, std::span<const std::byte> bytes) {
   for (size_t at = 0; at < bytes.size(); at += kWritePiece) {
-    if (request_reads_ > 0 && !options.stepped) {
+    if (request_reads_ > 0 && options.writes_yield && !options.stepped) {
       Count([](TierStats&, DiskCounters& counters) { ++counters.held_writes; });
       std::unique_lock lock(hold_mutex_);
       hold_.wait_for(lock, kLongestHold, [this] { return request_reads_ == 0; });

@@ -151,6 +151,8 @@ TEST_P(DiskThreads, FewBatches) {
   EXPECT_LE(tier_->counters().read_batches, 9u) << "half of what one by one would take, at most";
   // Six heads; of each record two runs of groups, since the second group ends within a page.
   EXPECT_EQ(tier_->counters().reads, 18u);
+  // Each call brings an answer, or it was the one that GetAll woke.
+  EXPECT_LE(tier_->counters().read_calls, 18u + 1u);
 }
 
 // A request that has nothing to read is over at once; a prefetch beside it must not go on waiting for it.
@@ -302,6 +304,36 @@ TEST(DiskThreadsHeld, WritesLetReadsPass) {
   release.Set(true);
   get.join();
   EXPECT_TRUE(GetAll(*tier, {2}, ReadPriority::kRequest, true)[0]);
+}
+
+TEST(DiskThreadsHeld, WritesThatDoNotYieldGoOn) {
+  SimFiles files;
+  SystemClock clock;
+  DiskOptions options;
+  options.directory = "/store";
+  options.limit_bytes = 8 << 20;
+  options.write_delay_ms = 0;
+  options.writes_yield = false;
+  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
+  PutOne(*tier, 1);
+  tier->Flush();
+  Answer<bool> release, reading;
+  files.SetHook([&](SimOp op, const std::string& path) {
+    if (op == SimOp::kRead && path.find("seg-") != std::string::npos) {
+      reading.Set(true);
+      (void)release.Wait();
+    }
+    return Status();
+  });
+  std::thread get([&] { EXPECT_TRUE(GetAll(*tier, {1}, ReadPriority::kRequest, true)[0]); });
+  reading.Wait();
+  PutOne(*tier, 2);
+  tier->Flush();
+  EXPECT_EQ(tier->counters().held_writes, 0u);
+  EXPECT_EQ(tier->stats().records, 2u);
+  files.SetHook(nullptr);
+  release.Set(true);
+  get.join();
 }
 
 // What is evicted while it is read stays readable, and its segment goes when the reader does.
