@@ -80,6 +80,7 @@ Status TierFlags::Check() const {
   if (disk.empty() && redis.empty() && !store_key.empty()) {
     return Fail(ErrorKind::kInvalid, "--store-key protects what leaves memory; give --disk or --redis, too");
   }
+  LARDER_TRY(CheckKeyIsOutside(store_key, disk));
   LARDER_TRY(CreateEvictPolicy(disk_evict_policy));
   LARDER_TRY(CreateAdmitPolicy(disk_admit));
   return {};
