@@ -37,7 +37,7 @@ def kill_while_writing(server, prompt, least):
     killed = time.monotonic()
     asking.join()
     print(f"killed with {stats['disk']['pending_bytes']} bytes waiting, {seen[-1][1]} blocks sealed", flush=True)
-    return max(sealed for when, sealed in seen if when <= killed - 1)
+    return max((sealed for when, sealed in seen if when <= killed - 1), default=0)
 
 
 def found_again(world, server, prompt, sealed):
