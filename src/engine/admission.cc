@@ -118,6 +118,10 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
   if (!explained && choice.restore != nullptr && choice.restore->slow()) {
     report.outcome.reason = MissReason::kSlow;
   }
+  // A state stands for rows that its method does not read.
+  const bool reads_all = choice.own == nullptr || choice.state != nullptr ||
+                         choice.own->ReadableRows() >= choice.live->usage.prompt_tokens;
+  if (outcome.reason == MissReason::kNone && !reads_all) report.outcome.reason = MissReason::kMethod;
 }
 
 bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {

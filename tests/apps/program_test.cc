@@ -71,6 +71,9 @@ TEST(Program, MistakesEndWithTwo) {
   EXPECT_EQ(Program("--help").code, 0);
   EXPECT_EQ(Program("bench neither --model x").code, 1);
   EXPECT_EQ(Program("serve").code, 1) << "no model";
+  const Outcome key_inside = Program("serve --disk /absent/store --store-key /absent/store/key");
+  EXPECT_EQ(key_inside.code, 1);
+  EXPECT_NE(key_inside.out.find("move the key out of it"), std::string::npos) << key_inside.out;
 }
 
 TEST(Program, EvalReportsPerplexityAndDivergence) {

@@ -148,6 +148,40 @@ TEST_P(EngineTiers, MemoryDiskAndRestartGiveTheSameBits) {
   }
 }
 
+// Below memory the newest children of a block are looked at. With more of them an old text may lose its tail,
+// which is computed; a shorter one that is newer serves it as far as it goes.
+TEST_P(EngineTiers, MoreTailsThanAreLookedAtCostRowsAndNoBits) {
+  constexpr int64_t kTails = 80, kSureTails = 60;
+  const auto start = Prompt(5, 2 * kPageTokens);
+  const auto text = [&](int64_t n) {
+    auto whole = start;
+    for (const int32_t token : Prompt(static_cast<uint32_t>(100 + n), 20 + n % 30)) whole.push_back(token);
+    return whole;
+  };
+  auto oldest = text(0);
+  auto disk = OpenDisk();
+  auto core = Start({disk.get()});
+  for (int64_t n = 0; n < kTails; ++n) Ask(*core, text(n));
+  const auto found = [&](const std::vector<int32_t>& prompt) {
+    core->cache().FlushTiers();
+    core = Start({disk.get()});
+    const auto answer = Ask(*core, prompt);
+    ExpectSame(*answer, *Ask(*Start({}), prompt));
+    EXPECT_LT(RowsFrom("disk", *answer), std::ssize(prompt));
+    return RowsFrom("disk", *answer);
+  };
+  EXPECT_EQ(found(text(kTails - 1)), std::ssize(text(kTails - 1)) - 1);
+  EXPECT_EQ(found(text(kTails - kSureTails)), std::ssize(text(kTails - kSureTails)) - 1);
+  const int64_t old = found(oldest);
+  EXPECT_GE(old, std::ssize(start));
+  EXPECT_LT(old, std::ssize(oldest) - 1) << "as many as there are were looked at: nothing is tested here";
+  core->cache().Clear("");
+  for (int64_t n = 1; n < kTails; ++n) Ask(*core, text(100 + n));
+  const std::vector<int32_t> shorter(oldest.begin(), oldest.end() - 8);
+  Ask(*core, shorter);
+  EXPECT_GE(found(oldest), std::ssize(shorter));
+}
+
 TEST_P(EngineTiers, GapsAreComputedAndNothingElse) {
   const auto prompt = Prompt(5, 460);
   const auto cold = Ask(*Start({}), prompt);
