@@ -23,7 +23,7 @@ def interval(estimate, mean, digits=4):
     return f"{estimate[mean]:+.{digits}f} ({estimate['low']:+.{digits}f} .. {estimate['high']:+.{digits}f})"
 
 
-def fidelity(result):
+def fidelity(result, title="Fidelity"):
     """Results of older programs have no differences, no speed, and no bytes but the private ones."""
     arms, full = result["arms"], result["full_bytes"]
     bases = [b for b in result.get("bases", []) if any(d["base"] == b for arm in arms for d in arm["text"]["differences"])]
@@ -47,10 +47,13 @@ def fidelity(result):
     if any(arm.get("budget_entries") for arm in arms):
         notes += (" Budgets in parentheses are entries, lowered so that all methods of a budget have equally many pages of 64 "
                   "with room for the next token.")
+    if "its parts" in bases:
+        notes += (" Behind @: what the method has left is rounded to codes where pages are full, and the bytes are those of codes; "
+                  "peak and speed are of rows. Its parts: the method and the codec alone, added up.")
     if alone:
         head += ["peak", "tokens/s"]
         notes += " Peak and tokens/s: each by itself on the first document, from its first token on, continued token by token."
-    return (f"### Fidelity\n\n{result['model']}, {result['documents']} documents of {result['prompt_tokens']} + "
+    return (f"### {title}\n\n{result['model']}, {result['documents']} documents of {result['prompt_tokens']} + "
             f"{result['scored_tokens']} tokens of `scripts/eval_text`; greedy: the full cache's own continuation before it "
             f"repeats 16 tokens, {result['greedy_tokens']:.0f} tokens in each of {result['greedy_documents']} documents. Full "
             f"cache {full / 2**20:.1f} MiB; bytes are shares of it.{notes}\n\n{command(result)}\n\n{table(head, rows)}")
@@ -98,7 +101,8 @@ def stream(result):
             f"{command(result)}\n\n{table(head, rows)}")
 
 
-SECTIONS = {"fidelity": fidelity, "retrieval": lambda r: retrieval(r, "Retrieval: a constructed model that only looks up"),
+SECTIONS = {"fidelity": fidelity, "compositions": lambda r: fidelity(r, "Methods together with codecs"),
+            "retrieval": lambda r: retrieval(r, "Retrieval: a constructed model that only looks up"),
             "sentences": lambda r: retrieval(r, "Retrieval: a real model"), "stream": stream}
 
 

@@ -16,10 +16,12 @@ void BenchFlags::Declare(Params& params) {
       "form", &form, {"quick", "full", "nightly"},
       "methods, tasks, stream: how much is measured where nothing else is said; quick: seconds with a "
       "tiny model, full: less than an hour on two cores");
-  params.String("methods", &methods,
-                "methods, tasks, stream: which, each with parameters of its own if it needs them, joined by "
-                "'+': snapkv:window=16+kernel=5; codecs as --kv-type has them; oracle knows what will be "
-                "looked at; full; empty: those of the form");
+  params.String(
+      "methods", &methods,
+      "methods, tasks, stream: which, each with parameters of its own if it needs them, joined by "
+      "'+': snapkv:window=16+kernel=5; codecs as --kv-type has them; snapkv@q4_0: both, what the "
+      "method has left is rounded to codes; oracle knows what will be looked at; full; empty: those "
+      "of the form");
   params.String("budgets", &budgets,
                 "methods, tasks, stream: shares of the prompt, entries of a lane, or bytes; empty: those of "
                 "the form");
@@ -42,9 +44,8 @@ Result<std::unique_ptr<Model>> LoadBase(const ModelFlags& flags) {
 Result<std::vector<std::unique_ptr<Model>>> LoadCodecs(const ModelFlags& flags,
                                                        const std::vector<Arm>& arms) {
   std::vector<std::unique_ptr<Model>> models;
-  for (const Arm& arm : arms) {
-    if (arm.kind != ArmKind::kCodec) continue;
-    LARDER_ASSIGN(auto model, flags.LoadAs(flags.math, arm.spec));
+  for (const std::string& codec : CodecsOf(arms)) {
+    LARDER_ASSIGN(auto model, flags.LoadAs(flags.math, codec));
     models.push_back(std::move(model));
   }
   return models;

@@ -32,7 +32,7 @@ struct BenchFlags {
 
 // The model whose full cache the arms are held against: rows, no codec.
 Result<std::unique_ptr<Model>> LoadBase(const ModelFlags& flags);
-// The model again, once for each arm with a codec. Packed weights are mapped and shared.
+// The model again, once for each codec of the arms. Packed weights are mapped and shared.
 Result<std::vector<std::unique_ptr<Model>>> LoadCodecs(const ModelFlags& flags, const std::vector<Arm>& arms);
 
 // Text to standard output ("-") or into a file.

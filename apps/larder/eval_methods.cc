@@ -130,16 +130,28 @@ std::vector<ArmSummary> Summarise(const std::vector<Arm>& arms,
 }
 
 void CompareWith(const std::vector<std::string>& bases, std::vector<ArmSummary>& arms) {
+  const auto find = [&](const std::string& method, const std::string& budget) -> const ArmSummary* {
+    const auto it = std::ranges::find_if(
+        arms, [&](const ArmSummary& s) { return s.arm.method == method && s.arm.budget == budget; });
+    return it == arms.end() ? nullptr : &*it;
+  };
   for (ArmSummary& s : arms) {
-    for (const std::string& name : bases) {
-      const auto base = std::ranges::find_if(arms, [&](const ArmSummary& other) {
-        return other.arm.method == name && other.arm.budget == s.arm.budget;
-      });
-      if (base == arms.end() || &*base == &s) continue;
-      for (Fidelity ArmSummary::* which : {&ArmSummary::text, &ArmSummary::greedy}) {
-        const auto &own = (s.*which).kl_documents, &others = ((*base).*which).kl_documents;
-        if (!own.empty()) (s.*which).differences.push_back({name, PairedDifference(own, others)});
+    const size_t at = s.arm.method.find('@');
+    const bool both = at != std::string::npos;
+    const ArmSummary* method = both ? find(s.arm.method.substr(0, at), s.arm.budget) : nullptr;
+    const ArmSummary* codec = both ? find(s.arm.method.substr(at + 1), "") : nullptr;
+    for (Fidelity ArmSummary::* which : {&ArmSummary::text, &ArmSummary::greedy}) {
+      Fidelity& own = s.*which;
+      if (own.kl_documents.empty()) continue;
+      for (const std::string& name : bases) {
+        const ArmSummary* base = find(name, s.arm.budget);
+        if (base == nullptr || base == &s) continue;
+        own.differences.push_back({name, PairedDifference(own.kl_documents, (base->*which).kl_documents)});
       }
+      if (method == nullptr || codec == nullptr) continue;
+      std::vector<double> sums = (method->*which).kl_documents;
+      for (size_t i = 0; i < sums.size(); ++i) sums[i] += (codec->*which).kl_documents[i];
+      own.differences.push_back({kParts, PairedDifference(own.kl_documents, sums)});
     }
   }
 }
@@ -218,6 +230,10 @@ Status MethodsEval::Measure(ArmRunner& runner, const std::vector<std::vector<int
   out.arms = Summarise(runner.arms(), text, greedy);
   for (size_t arm = 0; arm < alone.size(); ++arm) out.arms[arm].alone = alone[arm];
   CompareWith(out.bases, out.arms);
+  const bool parts = std::ranges::any_of(out.arms, [](const ArmSummary& s) {
+    return std::ranges::find(s.text.differences, kParts, &KlDifference::base) != s.text.differences.end();
+  });
+  if (parts) out.bases.push_back(kParts);
   return {};
 }
 

@@ -18,7 +18,7 @@ namespace larder {
 
 // How much more an arm diverges than another one of the same budget, document by document.
 struct KlDifference {
-  std::string base;  // the other one's method
+  std::string base;  // the other one's method, or kParts
   Estimate kl;       // the arm's less the other one's
 };
 // How near an arm comes to the full cache on one kind of continuation.
@@ -52,7 +52,9 @@ std::vector<ArmSummary> Summarise(const std::vector<Arm>& arms,
                                   const std::vector<std::vector<ArmDocument>>& text,
                                   const std::vector<std::vector<ArmDocument>>& greedy);
 
-// Fills the differences to arms of these methods, where they have the same budget.
+// The base of a method together with a codec: the sum of what each of them loses alone.
+inline constexpr const char* kParts = "its parts";
+// Fills the differences to arms of these methods, where they have the same budget, and those to parts.
 void CompareWith(const std::vector<std::string>& bases, std::vector<ArmSummary>& arms);
 
 // How many tokens there are before `gram` of them repeat others that stood there before.

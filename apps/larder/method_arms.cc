@@ -13,10 +13,29 @@ namespace {
 
 constexpr int64_t kLogitRows = 16;
 
+// An arm's method at work.
+struct ArmRun {
+  size_t arm;
+  std::unique_ptr<MethodRun> run;
+  uint64_t fewer_bytes = 0;  // that codes would take, instead of the rows that were rounded to them
+
+  uint64_t private_bytes() const { return run->driver().private_bytes() - fewer_bytes; }
+  uint64_t resident_bytes() const { return private_bytes() + run->driver().shared_bytes(); }
+};
+
 // A cache of codes: the same weights, another session.
-struct CodecArm {
+struct CodecCache {
+  CodecCache(std::string n, std::unique_ptr<Model> m, std::unique_ptr<Session> s)
+      : name(std::move(n)),
+        model(std::move(m)),
+        session(std::move(s)),
+        resources(*model, session->cache().MakePageSource()) {}
+
+  std::string name;
   std::unique_ptr<Model> model;
   std::unique_ptr<Session> session;
+  EvictResources resources;
+  std::vector<ArmRun> runs;  // of one text
 };
 
 // A text on its way through the arms.
@@ -54,16 +73,20 @@ struct ArmRunner::Impl {
         resources(m, session->cache().MakePageSource()) {}
 
   Result<std::unique_ptr<KvSequence>> Full(const Text& text);
-  Result<std::unique_ptr<EvictMethod>> MethodOf(const Arm& arm);
-  Result<std::unique_ptr<MethodRun>> Begin(const Arm& arm, const KvSequence& full, const Text& text,
-                                           ArmDocument& out);
-  using Runs = std::vector<std::pair<size_t, std::unique_ptr<MethodRun>>>;
-  Status Continue(Runs& runs, const Text& text, std::vector<ArmDocument>& out);
-  Status Step(Runs& runs, const Text& text, int64_t at, std::vector<ArmDocument>& out);
-  Status RunCodec(CodecArm& codec, size_t arm, const Text& text, ArmDocument& out);
+  Result<std::unique_ptr<EvictMethod>> MethodOf(const Arm& arm, const Model& on);
+  Result<ArmRun> Begin(size_t arm, EvictResources& on, const KvSequence* full, const Text& text,
+                       ArmDocument& out);
+  Status Continue(Model& on, std::vector<ArmRun>& runs, const Text& text, std::vector<ArmDocument>& out);
+  Status Step(Model& on, std::vector<ArmRun>& runs, const Text& text, int64_t at,
+              std::vector<ArmDocument>& out);
+  Status RunCodec(CodecCache& codec, size_t arm, const Text& text, ArmDocument& out);
+  Status RunArms(const KvSequence& full, const Text& text, std::vector<ArmDocument>& out);
+  CodecCache& CodecOf(const Arm& arm) {
+    return **std::ranges::find_if(codecs, [&](const auto& codec) { return codec->name == arm.codec; });
+  }
   Result<int64_t> PagesOf(const Arm& arm);
   Status EqualisePages(Arm& arm);
-  Result<ArmAlone> MethodAlone(const Arm& arm, std::span<const int32_t> tokens);
+  Result<ArmAlone> MethodAlone(const Arm& arm, EvictResources& on, std::span<const int32_t> tokens);
   Result<ArmAlone> SessionAlone(Session& from, std::span<const int32_t> tokens);
   void Judge(const Text& text, std::vector<ArmDocument>& out);
   Session::OnRows Into(size_t arm) {
@@ -76,7 +99,7 @@ struct ArmRunner::Impl {
 
   Model& model;
   std::vector<Arm> arms;
-  std::vector<CodecArm> codecs;
+  std::vector<std::unique_ptr<CodecCache>> codecs;
   std::unique_ptr<Session> session;
   EvictResources resources;
   FutureAttention future;
@@ -97,12 +120,14 @@ uint64_t ArmRunner::full_bytes() const { return impl_->full_bytes; }
 Result<std::unique_ptr<ArmRunner>> ArmRunner::Create(Model& model, std::vector<Arm> arms,
                                                      std::vector<std::unique_ptr<Model>> codecs,
                                                      int64_t rows) {
-  LARDER_CHECK(std::ranges::count(arms, ArmKind::kCodec, &Arm::kind) == std::ssize(codecs));
+  const std::vector<std::string> names = CodecsOf(arms);
+  LARDER_CHECK(names.size() == codecs.size());
   LARDER_ASSIGN(auto session, Session::Create(model, rows, static_cast<int64_t>(arms.size()) + 3));
   auto impl = std::make_unique<Impl>(model, std::move(arms), std::move(session));
-  for (auto& codec : codecs) {
-    LARDER_ASSIGN(auto own, Session::Create(*codec, rows, 1));
-    impl->codecs.push_back({std::move(codec), std::move(own)});
+  for (size_t i = 0; i < codecs.size(); ++i) {
+    const auto users = std::ranges::count(impl->arms, names[i], &Arm::codec);
+    LARDER_ASSIGN(auto own, Session::Create(*codecs[i], rows, users + 1));
+    impl->codecs.push_back(std::make_unique<CodecCache>(names[i], std::move(codecs[i]), std::move(own)));
   }
   return std::unique_ptr<ArmRunner>(new ArmRunner(std::move(impl)));
 }
@@ -152,57 +177,64 @@ Result<std::unique_ptr<KvSequence>> ArmRunner::Impl::Full(const Text& text) {
   return full;
 }
 
-Result<std::unique_ptr<EvictMethod>> ArmRunner::Impl::MethodOf(const Arm& arm) {
-  if (arm.kind != ArmKind::kOracle) return CreateEvictMethod(arm.spec, EvictModelOf(model));
+Result<std::unique_ptr<EvictMethod>> ArmRunner::Impl::MethodOf(const Arm& arm, const Model& on) {
+  if (arm.kind != ArmKind::kOracle) return CreateEvictMethod(arm.spec, EvictModelOf(on));
   return CreateOracle(std::string_view(arm.spec).substr(std::string_view("oracle:").size()), future);
 }
 
-Result<std::unique_ptr<MethodRun>> ArmRunner::Impl::Begin(const Arm& arm, const KvSequence& full,
-                                                          const Text& text, ArmDocument& out) {
-  LARDER_ASSIGN(auto method, MethodOf(arm));
+// `full`: where the method may read its prompt's rows; null: it computes all of them.
+Result<ArmRun> ArmRunner::Impl::Begin(size_t arm, EvictResources& on, const KvSequence* full,
+                                      const Text& text, ArmDocument& out) {
+  LARDER_ASSIGN(auto method, MethodOf(arms[arm], on.model));
   const Stopwatch watch;
-  auto run = std::make_unique<MethodRun>(resources, std::move(method), text.prompt);
-  LARDER_TRY(run->Prompt(&full, text.tokens));
+  ArmRun one{arm, std::make_unique<MethodRun>(on, std::move(method), text.prompt)};
+  LARDER_TRY(one.run->Prompt(full, text.tokens));
   out.method_ms = watch.WallSeconds() * 1e3;
-  out.private_bytes = run->driver().private_bytes();
-  out.resident_bytes = out.private_bytes + run->driver().shared_bytes();
-  out.entries = run->driver().LongestLane();
-  return run;
+  if (on.model.kv_shape().codec() != nullptr) one.fewer_bytes = one.run->driver().store()->RoundToCodes();
+  out.private_bytes = one.private_bytes();
+  out.resident_bytes = one.resident_bytes();
+  out.entries = one.run->driver().LongestLane();
+  return one;
 }
 
-// Row `at` of all arms at once. The prompt's last row is there already: it reads what the choice has left.
-Status ArmRunner::Impl::Step(Runs& runs, const Text& text, int64_t at, std::vector<ArmDocument>& out) {
-  const int width = model.spec().width;
+// Row `at` of all of one model's arms at once. The prompt's last row is there already: it reads what the
+// choice has left.
+Status ArmRunner::Impl::Step(Model& on, std::vector<ArmRun>& runs, const Text& text, int64_t at,
+                             std::vector<ArmDocument>& out) {
+  const int width = on.spec().width;
   HookChain hooks;
   std::vector<Row> rows;
-  for (const auto& [arm, run] : runs) {
+  for (ArmRun& one : runs) {
+    EvictDriver& driver = one.run->driver();
     if (at >= text.prompt) {
-      LARDER_TRY(run->driver().Reserve(1));
-      hooks.Add(run->driver().HooksFor(at));
+      LARDER_TRY(driver.Reserve(1));
+      hooks.Add(driver.HooksFor(at));
     }
-    if (at == text.prompt)
-      out[arm].resident_bytes = run->driver().private_bytes() + run->driver().shared_bytes();
-    rows.push_back(run->RowAt(at, text.tokens[static_cast<size_t>(at)]));
+    if (at == text.prompt) out[one.arm].resident_bytes = one.resident_bytes();
+    rows.push_back(one.run->RowAt(at, text.tokens[static_cast<size_t>(at)]));
     rows.back().wants_hidden = true;
   }
   std::vector<float> states(rows.size() * static_cast<size_t>(width));
-  model.Forward(rows, states.data(), hooks.get());
+  on.Forward(rows, states.data(), hooks.get());
   for (size_t i = 0; i < runs.size(); ++i) {
     const float* state = states.data() + i * static_cast<size_t>(width);
-    if (at >= text.first) hidden[runs[i].first].insert(hidden[runs[i].first].end(), state, state + width);
-    if (at >= text.prompt) LARDER_TRY(runs[i].second->driver().AfterRows(at + 1, text.tokens));
+    std::vector<float>& own = hidden[runs[i].arm];
+    if (at >= text.first) own.insert(own.end(), state, state + width);
+    if (at >= text.prompt) LARDER_TRY(runs[i].run->driver().AfterRows(at + 1, text.tokens));
   }
   return {};
 }
 
-Status ArmRunner::Impl::Continue(Runs& runs, const Text& text, std::vector<ArmDocument>& out) {
+Status ArmRunner::Impl::Continue(Model& on, std::vector<ArmRun>& runs, const Text& text,
+                                 std::vector<ArmDocument>& out) {
   if (runs.empty()) return {};
   for (int64_t at = std::min(text.first, text.prompt); at < text.rows(); ++at)
-    LARDER_TRY(Step(runs, text, at, out));
+    LARDER_TRY(Step(on, runs, text, at, out));
+  runs.clear();
   return {};
 }
 
-Status ArmRunner::Impl::RunCodec(CodecArm& codec, size_t arm, const Text& text, ArmDocument& out) {
+Status ArmRunner::Impl::RunCodec(CodecCache& codec, size_t arm, const Text& text, ArmDocument& out) {
   LARDER_ASSIGN(auto sequence, codec.session->Open());
   const Stopwatch watch;
   LARDER_TRY(codec.session->Append(*sequence, text.Rows(0, text.prompt), text.first, Into(arm)));
@@ -243,6 +275,29 @@ void ArmRunner::Impl::Judge(const Text& text, std::vector<ArmDocument>& out) {
   }
 }
 
+// All but the full cache.
+Status ArmRunner::Impl::RunArms(const KvSequence& full, const Text& text, std::vector<ArmDocument>& out) {
+  std::vector<ArmRun> runs;
+  for (const auto& codec : codecs) codec->runs.clear();
+  for (size_t arm = 0; arm < arms.size(); ++arm) {
+    if (arms[arm].kind == ArmKind::kCodec) {
+      LARDER_TRY(RunCodec(CodecOf(arms[arm]), arm, text, out[arm]));
+    } else if (arms[arm].kind == ArmKind::kFull) {
+      out[arm].private_bytes = out[arm].resident_bytes = full_bytes;
+      out[arm].entries = text.prompt;
+    } else if (arms[arm].kind == ArmKind::kBoth) {
+      CodecCache& codec = CodecOf(arms[arm]);
+      LARDER_ASSIGN(ArmRun one, Begin(arm, codec.resources, nullptr, text, out[arm]));
+      codec.runs.push_back(std::move(one));
+    } else {
+      LARDER_ASSIGN(ArmRun one, Begin(arm, resources, &full, text, out[arm]));
+      runs.push_back(std::move(one));
+    }
+  }
+  for (const auto& codec : codecs) LARDER_TRY(Continue(*codec->model, codec->runs, text, out));
+  return Continue(model, runs, text, out);
+}
+
 Result<std::vector<ArmDocument>> ArmRunner::Run(std::span<const int32_t> rest, int64_t prompt,
                                                 std::span<const int64_t> targets) {
   Impl& m = *impl_;
@@ -258,22 +313,7 @@ Result<std::vector<ArmDocument>> ArmRunner::Run(std::span<const int32_t> rest, i
   m.hidden.assign(m.arms.size() + 1, {});
   std::vector<ArmDocument> out(m.arms.size());
   LARDER_ASSIGN(auto full, m.Full(text));
-  {
-    Impl::Runs runs;
-    size_t codec = 0;
-    for (size_t arm = 0; arm < m.arms.size(); ++arm) {
-      if (m.arms[arm].kind == ArmKind::kCodec) {
-        LARDER_TRY(m.RunCodec(m.codecs[codec++], arm, text, out[arm]));
-      } else if (m.arms[arm].kind == ArmKind::kFull) {
-        out[arm].private_bytes = out[arm].resident_bytes = m.full_bytes;
-        out[arm].entries = text.prompt;
-      } else {
-        LARDER_ASSIGN(auto run, m.Begin(m.arms[arm], *full, text, out[arm]));
-        runs.emplace_back(arm, std::move(run));
-      }
-    }
-    LARDER_TRY(m.Continue(runs, text, out));
-  }
+  LARDER_TRY(m.RunArms(*full, text, out));
   m.session->cache().Close(std::move(full));
   m.Judge(text, out);
   return out;
@@ -282,7 +322,7 @@ Result<std::vector<ArmDocument>> ArmRunner::Run(std::span<const int32_t> rest, i
 // Of the context as a prompt, behind which one row more has room.
 Result<int64_t> ArmRunner::Impl::PagesOf(const Arm& arm) {
   const auto prompt = static_cast<int64_t>(context.size());
-  LARDER_ASSIGN(auto method, MethodOf(arm));
+  LARDER_ASSIGN(auto method, MethodOf(arm, model));
   MethodRun run(resources, std::move(method), prompt);
   LARDER_TRY(run.Prompt(shared.get(), context));
   LARDER_TRY(run.driver().Reserve(1));
@@ -323,18 +363,19 @@ Status ArmRunner::EqualisePages() {
   LARDER_CHECK(impl_->shared != nullptr);
   impl_->future.Reset(impl_->model.spec(), static_cast<int64_t>(impl_->context.size()));
   for (Arm& arm : impl_->arms) {
-    if (arm.kind == ArmKind::kEvict || arm.kind == ArmKind::kOracle) LARDER_TRY(impl_->EqualisePages(arm));
+    if (!arm.budget.empty()) LARDER_TRY(impl_->EqualisePages(arm));
   }
   return {};
 }
 
-Result<ArmAlone> ArmRunner::Impl::MethodAlone(const Arm& arm, std::span<const int32_t> tokens) {
+Result<ArmAlone> ArmRunner::Impl::MethodAlone(const Arm& arm, EvictResources& on,
+                                              std::span<const int32_t> tokens) {
   const auto prompt = static_cast<int64_t>(context.size()), rows = std::ssize(tokens);
   std::vector<float> logits(static_cast<size_t>(model.spec().vocabulary));
-  LARDER_ASSIGN(auto method, MethodOf(arm));
+  LARDER_ASSIGN(auto method, MethodOf(arm, on.model));
   ArmAlone out;
   Stopwatch watch;
-  MethodRun run(resources, std::move(method), prompt);
+  MethodRun run(on, std::move(method), prompt);
   LARDER_TRY(run.Prompt(nullptr, tokens));
   out.prompt_ms = watch.WallSeconds() * 1e3;
   watch.Restart();
@@ -375,11 +416,10 @@ Result<ArmAlone> ArmRunner::Alone(size_t arm, std::span<const int32_t> rest) {
   Impl& m = *impl_;
   std::vector<int32_t> tokens = m.context;
   tokens.insert(tokens.end(), rest.begin(), rest.end());
-  const ArmKind kind = m.arms[arm].kind;
-  if (kind == ArmKind::kFull) return m.SessionAlone(*m.session, tokens);
-  if (kind != ArmKind::kCodec) return m.MethodAlone(m.arms[arm], tokens);
-  const auto codec = std::ranges::count(std::span(m.arms).first(arm), ArmKind::kCodec, &Arm::kind);
-  return m.SessionAlone(*m.codecs[static_cast<size_t>(codec)].session, tokens);
+  const Arm& one = m.arms[arm];
+  if (one.kind == ArmKind::kFull) return m.SessionAlone(*m.session, tokens);
+  if (one.kind == ArmKind::kCodec) return m.SessionAlone(*m.CodecOf(one).session, tokens);
+  return m.MethodAlone(one, one.codec.empty() ? m.resources : m.CodecOf(one).resources, tokens);
 }
 
 }  // namespace larder

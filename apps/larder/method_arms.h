@@ -34,8 +34,7 @@ struct ArmAlone {
 
 class ArmRunner {
  public:
-  // `codecs`: the model once more for each arm with a codec, in their order. Texts have at most `rows`
-  // tokens.
+  // `codecs`: the model once more for each of CodecsOf(arms). Texts have at most `rows` tokens.
   static Result<std::unique_ptr<ArmRunner>> Create(Model& model, std::vector<Arm> arms,
                                                    std::vector<std::unique_ptr<Model>> codecs, int64_t rows);
   ~ArmRunner();

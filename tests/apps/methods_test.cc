@@ -208,6 +208,47 @@ TEST(ArmRunner, RunsArmsByThemselves) {
   for (size_t arm = 0; arm < arms->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*forked)[arm]));
 }
 
+// What a method has left, rounded to codes: worse than either alone, and smaller than both.
+TEST(ArmRunner, HasMethodsTogetherWithCodecs) {
+  const auto load = [](const std::string& codec) {
+    return testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2,
+                              codec);
+  };
+  const auto model = load("");
+  const auto arms = PlanArms(
+      "q4_0,streaming,streaming@q4_0,h2o,h2o@q8_0,snapkv:window=8,snapkv:window=8@q4_0", "128", 4, 8, *model);
+  ASSERT_TRUE(arms) << arms.error().message;
+  EXPECT_EQ(CodecsOf(*arms), (std::vector<std::string>{"q4_0", "q8_0"}));
+  EXPECT_EQ((*arms)[6].spec, "snapkv:budget=128,sinks=4,last=8,window=8");
+  std::vector<std::unique_ptr<Model>> codecs;
+  codecs.push_back(load("q4_0"));
+  codecs.push_back(load("q8_0"));
+  auto runner = ArmRunner::Create(*model, *arms, std::move(codecs), 281);
+  ASSERT_TRUE(runner);
+  const auto tokens = Text(281);
+  ASSERT_TRUE((*runner)->Read(std::span(tokens).first(260)));
+  std::vector<int64_t> targets(20);
+  std::iota(targets.begin(), targets.end(), 1);
+  const auto out = (*runner)->Run(std::span(tokens).subspan(260), 0, targets);
+  ASSERT_TRUE(out) << out.error().message;
+  for (const size_t both : {2, 4, 6}) {
+    const ArmDocument &one = (*out)[both], &method = (*out)[both - 1];
+    EXPECT_NE(KlOf(one), KlOf(method)) << both;
+    EXPECT_LT(one.resident_bytes, method.resident_bytes) << both;
+    EXPECT_EQ(one.entries, method.entries);
+    EXPECT_TRUE((*runner)->Alone(both, std::span(tokens).subspan(260)));
+  }
+  EXPECT_GT(KlOf((*out)[6]), KlOf((*out)[0]));
+  // Eight bits cost next to nothing beside half of the entries; not so four.
+  EXPECT_NEAR(KlOf((*out)[4]) / KlOf((*out)[3]), 1, 0.1);
+  const auto again = (*runner)->Run(std::span(tokens).subspan(260), 0, targets);
+  ASSERT_TRUE(again);
+  for (size_t arm = 0; arm < arms->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*out)[arm]));
+  EXPECT_FALSE(PlanArms("oracle@q4_0", "0.5", 4, 8, *model));
+  EXPECT_FALSE(PlanArms("lacache:span=1@q4_0", "0.5", 4, 8, *model)) << "keys by rank are not rotated";
+  EXPECT_FALSE(PlanArms("streaming@nosuch", "0.5", 4, 8, *model));
+}
+
 TEST(ArmRunner, GreedyTextIsTheFullCachesOwn) {
   const auto model =
       testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2);
@@ -271,9 +312,10 @@ TEST(CompareWith, TakesArmsOfTheSameBudget) {
     s.text.kl_documents = std::move(kl);
     return s;
   };
-  std::vector<ArmSummary> arms = {arm("a", "0.5", {0.1, 0.2}), arm("b", "0.5", {0.4, 0.5}),
-                                  arm("a", "0.25", {1, 2}), arm("b", "0.25", {3, 3}),
-                                  arm("q8_0", "", {0, 0})};
+  std::vector<ArmSummary> arms = {arm("a", "0.5", {0.1, 0.2}),  arm("b", "0.5", {0.4, 0.5}),
+                                  arm("a", "0.25", {1, 2}),     arm("b", "0.25", {3, 3}),
+                                  arm("q8_0", "", {0.5, 0}),    arm("a@q8_0", "0.25", {2, 2.5}),
+                                  arm("a@q4_0", "0.25", {2, 2})};
   CompareWith({"a", "absent"}, arms);
   EXPECT_TRUE(arms[0].text.differences.empty() && arms[2].text.differences.empty());
   EXPECT_TRUE(arms[4].text.differences.empty()) << "a codec has no budget";
@@ -282,6 +324,12 @@ TEST(CompareWith, TakesArmsOfTheSameBudget) {
   EXPECT_NEAR(arms[1].text.differences[0].kl.mean, 0.3, 1e-12);
   EXPECT_NEAR(arms[3].text.differences[0].kl.mean, 1.5, 1e-12);
   EXPECT_TRUE(arms[1].greedy.differences.empty()) << "nothing was left of greedy texts";
+  // Both together: less the sum of what each loses by itself.
+  ASSERT_EQ(arms[5].text.differences.size(), 2u);
+  EXPECT_EQ(arms[5].text.differences[1].base, kParts);
+  EXPECT_NEAR(arms[5].text.differences[1].kl.mean, 0.5, 1e-12);
+  EXPECT_NEAR(arms[5].text.differences[1].kl.interval.low, 0.5, 1e-12);
+  EXPECT_EQ(arms[6].text.differences.size(), 1u) << "q4_0 alone is not there";
   const MethodsResult result{.model = "m", .bases = {"a"}, .full_bytes = 1000, .arms = arms};
   EXPECT_NE(MethodsHtml(result).find("KL less that of a"), std::string::npos);
   EXPECT_NE(MethodsHtml(result).find("+1.50000 ("), std::string::npos);
