@@ -92,18 +92,18 @@ class LaCache final : public EvictMethod {
   }
 
   Status Run(EvictView& view, const Sweep& sweep) {
-    std::vector<int32_t> keep;
     const int64_t length = view.lanes.Length(0, 0);
     for (int layer = 0; layer < static_cast<int>(layers_); ++layer) {
-      keep.clear();
-      const auto take = [&](int64_t entry) { keep.push_back(static_cast<int32_t>(entry)); };
+      keep_.clear();
+      const auto take = [&](int64_t entry) { keep_.push_back(static_cast<int32_t>(entry)); };
       for (int64_t i = 0; i < sweep.start; ++i) take(i);
       const int64_t rung = Rung(layer, sweep);
       for (int64_t j = 0; j < sweep.groups; ++j) {
         for (int64_t q = 0; q < kept_; ++q) take(sweep.start + sweep.width * j + rung + sweep.stride * q);
       }
       for (int64_t i = sweep.start + sweep.width * sweep.groups; i < length; ++i) take(i);
-      for (int head = 0; head < view.shape.kv_heads(); ++head) LARDER_TRY(view.lanes.Keep(layer, head, keep));
+      for (int head = 0; head < view.shape.kv_heads(); ++head)
+        LARDER_TRY(view.lanes.Keep(layer, head, keep_));
     }
     return {};
   }
@@ -120,6 +120,7 @@ class LaCache final : public EvictMethod {
   int64_t slots_ = 0;             // of each layer; 0: not known yet
   int64_t cursor_;                // entries before it have been swept since the last start
   bool raised_ = false;
+  std::vector<int32_t> keep_;  // scratch, kept from token to token
 };
 
 Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view parameters,
