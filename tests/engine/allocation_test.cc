@@ -127,10 +127,11 @@ TEST_F(AllocationTest, StepsOfDecodeTakeNoMemory) {
   EXPECT_EQ(sink_->tokens, static_cast<int64_t>(requests_) * (300 - kPrompt + 1));
 }
 
-// What evicts for every token, with its cache full: also where each newcomer begins a page.
+// What evicts for every token, with its cache full; 256: each newcomer begins a page, and all lanes together
+// a run of pages.
 class MethodAllocationTest : public AllocationTest, public ::testing::WithParamInterface<const char*> {
  protected:
-  void SetUp() override { Add({.temperature = 0}, 100, GetParam()); }
+  void SetUp() override { Add({.temperature = 0}, 300, GetParam()); }
 };
 
 TEST_P(MethodAllocationTest, StepsOfDecodeTakeNoMemory) {
@@ -142,9 +143,10 @@ TEST_P(MethodAllocationTest, StepsOfDecodeTakeNoMemory) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, MethodAllocationTest,
-                         ::testing::Values("h2o:budget=40", "h2o:budget=64", "streaming:budget=40",
-                                           "streaming:budget=64", "streaming:budget=64,positions=rank",
-                                           "lacache:budget=24,span=1", "lacache:budget=64,span=1"));
+                         ::testing::Values("h2o:budget=40", "h2o:budget=256", "streaming:budget=256",
+                                           "streaming:budget=40,positions=rank",
+                                           "streaming:budget=256,positions=rank", "lacache:budget=40,span=1",
+                                           "lacache:budget=256,span=1"));
 
 TEST_F(AllocationTest, ReadingStatisticsKeepsItsMemory) {
   AllocationsOfStep();

@@ -400,6 +400,32 @@ TEST_P(EvictOracles, BytesAreThoseOfWhatIsLeft) {
   }
 }
 
+// A budget in bytes holds at every step, the newcomer's page included.
+TEST_P(EvictOracles, ABudgetInBytesIsKept) {
+  const auto model = Load(2, KvType::kF32);
+  const ModelSpec& spec = model->spec();
+  const auto full_layers = static_cast<uint64_t>(std::ranges::count(spec.layers, 0, &LayerSpec::window));
+  const uint64_t lanes = full_layers * static_cast<uint64_t>(spec.kv_heads);
+  const Tokens text = Text(25, 500);
+  std::vector<std::string> methods = {"h2o", "streaming"};
+  if (!HasWindows()) methods.insert(methods.end(), {"streaming:positions=rank", "lacache:span=1"});
+  for (std::string method : methods) {
+    const uint64_t bytes = 2 * lanes * (model->kv_shape().page_bytes() + LaneTable::kTableBytesPerPage);
+    method += fmt::format("{}budget={}B", method.find(':') == std::string::npos ? ":" : ",", bytes);
+    testing::ModelSession session(model.get());
+    EvictedSequence evicted(*model, session.cache().MakePageSource(), method, 300);
+    while (evicted.driver().rows() < std::ssize(text)) {
+      evicted.RunRows(text, evicted.NextEnd());
+      const int64_t longest = evicted.driver().LongestLane() + evicted.lanes().reserved();
+      if (evicted.driver().rows() > 0) {
+        ASSERT_LE(longest, 2 * kPageTokens) << method;
+      }
+      ASSERT_TRUE(evicted.driver().AfterRows(evicted.driver().rows() + evicted.lanes().reserved(), text));
+    }
+    EXPECT_EQ(evicted.driver().LongestLane(), 2 * kPageTokens - 1) << method;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(, EvictOracles, ::testing::Values("tiny-llama.gguf", "tiny-gemma3.gguf"));
 
 }  // namespace

@@ -56,11 +56,11 @@ class LaCache final : public EvictMethod {
                     "lacache: {} slots a layer are too few for this model; give at least {}", slots_,
                     LeastSlots());
       }
-      view.lanes.KeepRoom(slots_ + freed_ / 2 + 1);
+      view.lanes.KeepRoom(slots_ + (params_.parsed.is_bytes() ? 0 : freed_ / 2) + 1);
     }
     int64_t excess = view.lanes.Length(0, 0) - slots_;
     if (excess <= 0) return {};
-    if (!raised_) {
+    if (!raised_ && !params_.parsed.is_bytes()) {
       raised_ = true;
       slots_ += freed_ / 2;
       excess -= freed_ / 2;
