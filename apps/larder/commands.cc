@@ -14,7 +14,7 @@ std::span<const CommandEntry> Commands() {
        "what to measure", CreateBench},
       {"eval",
        "measure quality: perplexity, KL divergence between two settings, or methods that shape the cache",
-       "ppl|kl|methods|tasks|stream|blend", "what to measure", CreateEval},
+       "ppl|kl|methods|tasks|stream|attention|blend", "what to measure", CreateEval},
       {"methods", "list the published methods that can shape the cache, with their parameters", "[NAME]",
        "one of them; without it all are listed, at their leaves of the survey's tree", CreateMethods},
       {"quantize", "write a GGUF file with its weights in another format", "IN", "the GGUF file to read",

@@ -185,12 +185,21 @@ Status LaneTable::Reserve(int64_t rows, int32_t position) {
                 "a lane of {} entries has used up all positions of the model; remove some first",
                 first.length);
   }
-  for (size_t i = 0; i < lanes_.size(); ++i) {
-    Lane& lane = *lanes_[i];
-    LARDER_CHECK(mode_ == PositionMode::kKeep || lane.length == first.length);
-    if (Status status = Grow(lane, lane.length + rows); !status) {
-      for (size_t j = 0; j < i; ++j) Shrink(*lanes_[j], lanes_[j]->length);
-      return status;
+  size_t fewest = first.pages.size(), most = 0;
+  for (const auto& lane : lanes_) {
+    LARDER_CHECK(mode_ == PositionMode::kKeep || lane->length == first.length);
+    fewest = std::min(fewest, lane->pages.size());
+    most = std::max(most, PagesFor(lane->length + rows));
+  }
+  // Page by page over all lanes: what is kept ends in the first pages of each, and the runs that the later
+  // ones come from go back whole.
+  for (size_t pages = fewest + 1; pages <= most; ++pages) {
+    for (const auto& lane : lanes_) {
+      const int64_t wanted = std::min(lane->length + rows, static_cast<int64_t>(pages) * kPageTokens);
+      if (Status status = Grow(*lane, wanted); !status) {
+        for (const auto& grown : lanes_) Shrink(*grown, grown->length);
+        return status;
+      }
     }
   }
   for (const auto& lane : lanes_) {
@@ -455,14 +464,14 @@ KvPage LaneTable::Page(int layer, int kv_head, int64_t page, std::byte* scratch)
 // The tile as attention wants it: each key rotated by its rank in the lane.
 void LaneTable::RotateInto(const std::byte* stored, size_t first_rank, int entries,
                            std::byte* scratch) const {
-  const int dim = shape_->head_dim();
-  LARDER_CHECK(dim <= kMaxHeadDim);
-  const size_t pairs = static_cast<size_t>(dim) / 2;
+  const int dim = shape_->head_dim(), rotary = rope_.rotary_dim > 0 ? rope_.rotary_dim : dim;
+  LARDER_CHECK(dim <= kMaxHeadDim && rotary <= dim);
+  const size_t pairs = static_cast<size_t>(rotary) / 2;
   float k[kMaxHeadDim], v[kMaxHeadDim];
   for (int i = 0; i < entries; ++i) {
     const size_t rank = first_rank + static_cast<size_t>(i);
     LoadKvRow(shape_->type(), dim, stored, i, k, v);
-    Rotate(k, 1, dim, dim, rope_.cosines + rank * pairs, rope_.sines + rank * pairs);
+    Rotate(k, 1, dim, rotary, rope_.cosines + rank * pairs, rope_.sines + rank * pairs);
     StoreKvRow(shape_->type(), dim, k, v, scratch, i);
   }
 }

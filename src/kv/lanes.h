@@ -32,12 +32,12 @@ class LaneTable final : public RowStore {
  public:
   // Beside each own page: positions, scores, a bias, and its place.
   static constexpr uint64_t kTableBytesPerPage = kPageTokens * (sizeof(int32_t) + 2 * sizeof(float)) + 16;
-  // rope_cos/rope_sin (compact mode only): [positions, head_dim / 2] tables that outlive this; null in keep
-  // mode.
+  // Compact mode only: [positions, rotary_dim / 2] tables that outlive this; null in keep mode.
   struct RopeTables {
     const float* cosines = nullptr;
     const float* sines = nullptr;
     int64_t positions = 0;
+    int rotary_dim = 0;  // elements of a key that are rotated; 0: all
   };
   LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode, RopeTables rope);
   ~LaneTable() override;

@@ -99,6 +99,23 @@ TEST(Program, EvalReportsPerplexityAndDivergence) {
   EXPECT_EQ(Program("eval kl --text " + text.path + " --model " + ModelPath("tiny-llama.gguf")).code, 0);
 }
 
+TEST(Program, EvalShowsHowUnevenAttentionIs) {
+  const TextFile text(LongText());
+  const std::string common =
+      " --text " + text.path + " --window 64 --max-tokens 300 --model " + ModelPath("tiny-gemma3.gguf");
+  const Outcome shares = Program("eval attention --json" + common);
+  ASSERT_EQ(shares.code, 0) << shares.out;
+  const json result = json::parse(shares.out);
+  ASSERT_EQ(result["layers"].size(), 7u);
+  for (const json& layer : result["layers"]) {
+    EXPECT_GT(layer.get<double>(), 0.1);
+    EXPECT_LT(layer.get<double>(), 1);
+  }
+  const Outcome table = Program("eval attention --share 0.2" + common);
+  EXPECT_EQ(table.code, 0);
+  EXPECT_NE(table.out.find("window 32"), std::string::npos) << table.out;
+}
+
 TEST(Program, EvalMeasuresBehindAMethod) {
   const TextFile text(LongText());
   const std::string common = " --json --text " + text.path + " --window 64 --max-tokens 300 --model " +

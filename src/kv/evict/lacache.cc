@@ -61,11 +61,11 @@ class LaCache final : public EvictMethod {
                     "lacache: {} slots a layer are too few for this model; give at least {}", slots_,
                     LeastSlots());
       }
-      view.lanes.KeepRoom(slots_ + freed_ / 2 + 1);
+      view.lanes.KeepRoom(slots_ + (params_.parsed.is_bytes() ? 0 : freed_ / 2) + 1);
     }
     int64_t excess = view.lanes.Length(0, 0) - slots_;
     if (excess <= 0) return {};
-    if (!raised_) {
+    if (!raised_ && !params_.parsed.is_bytes()) {
       raised_ = true;
       slots_ += freed_ / 2;
       excess -= freed_ / 2;
@@ -97,32 +97,36 @@ class LaCache final : public EvictMethod {
   }
 
   Status Run(EvictView& view, const Sweep& sweep) {
-    std::vector<int32_t> keep;
     const int64_t length = view.lanes.Length(0, 0);
-    std::vector<std::vector<int64_t>> places;  // [group][layer]
-    for (int64_t j = 0; j < sweep.groups; ++j) places.push_back(Places());
+    if (params_.rungs == "random") DrawPlaces(sweep.groups);
     for (int layer = 0; layer < static_cast<int>(layers_); ++layer) {
-      keep.clear();
-      const auto take = [&](int64_t entry) { keep.push_back(static_cast<int32_t>(entry)); };
+      keep_.clear();
+      const auto take = [&](int64_t entry) { keep_.push_back(static_cast<int32_t>(entry)); };
       for (int64_t i = 0; i < sweep.start; ++i) take(i);
       for (int64_t j = 0; j < sweep.groups; ++j) {
-        const int64_t rung = Rung(places[static_cast<size_t>(j)][static_cast<size_t>(layer)], sweep);
+        const int64_t rung = Rung(PlaceOf(j, layer), sweep);
         for (int64_t q = 0; q < kept_; ++q) take(sweep.start + sweep.width * j + rung + sweep.stride * q);
       }
       for (int64_t i = sweep.start + sweep.width * sweep.groups; i < length; ++i) take(i);
-      for (int head = 0; head < view.shape.kv_heads(); ++head) LARDER_TRY(view.lanes.Keep(layer, head, keep));
+      for (int head = 0; head < view.shape.kv_heads(); ++head)
+        LARDER_TRY(view.lanes.Keep(layer, head, keep_));
     }
     return {};
   }
 
-  // Of each layer among the layers of a group, from which its rung follows. As many are on a rung whatever
+  // A layer's place among the layers of a group, from which its rung follows. As many are on a rung whatever
   // the order.
-  std::vector<int64_t> Places() {
-    std::vector<int64_t> places(static_cast<size_t>(layers_));
-    std::iota(places.begin(), places.end(), int64_t{0});
-    if (params_.rungs != "random") return places;
-    for (size_t i = places.size() - 1; i > 0; --i) std::swap(places[i], places[random_() % (i + 1)]);
-    return places;
+  int64_t PlaceOf(int64_t group, int layer) const {
+    return places_.empty() ? layer : places_[static_cast<size_t>(group * layers_ + layer)];
+  }
+
+  void DrawPlaces(int64_t groups) {
+    places_.resize(static_cast<size_t>(groups * layers_));
+    for (auto begin = places_.begin(); begin != places_.end(); begin += layers_) {
+      std::iota(begin, begin + layers_, int64_t{0});
+      for (uint32_t i = static_cast<uint32_t>(layers_) - 1; i > 0; --i)
+        std::swap(begin[i], begin[random_() % (i + 1)]);
+    }
   }
 
   int64_t Rung(int64_t place, const Sweep& sweep) const {
@@ -138,6 +142,8 @@ class LaCache final : public EvictMethod {
   int64_t cursor_;                // entries before it have been swept since the last start
   bool raised_ = false;
   std::minstd_rand random_;
+  std::vector<int32_t> keep_;    // scratch, kept from token to token
+  std::vector<int64_t> places_;  // of random rungs, [group][layer]
 };
 
 Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view parameters,
