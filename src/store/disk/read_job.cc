@@ -192,6 +192,8 @@ void ReadJob::Close(const Error& why) {
   }
   if (why.kind == ErrorKind::kSlow) {
     core_.Count([&](TierStats& stats, DiskCounters&) { stats.slow_reads += missing; });
+    if (missing > 0)
+      core_.Complain(DiskCore::Trouble::kLateReads, fmt::format("{} parts were not read in time", missing));
   }
   if (!children && !answer) Report();
   ended_ = true;
