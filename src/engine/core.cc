@@ -276,8 +276,8 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
   }
 }
 
-// What was computed from layers that never came is worthless; the rows that came are found again. How it began
-// is counted when it does so for good.
+// What was computed from layers that never came is worthless; the rows that came are found again. How it
+// began is counted when it does so for good.
 void EngineCore::BeginAgain(Choice& choice) {
   DropWanted(choice);
   if (choice.index == 0 && choice.scheduled.preemptions == 0)

@@ -198,8 +198,8 @@ class KvCache {
   // nothing of it is found or written any more.
   void Forget(const std::string& tenant);
   // Begins to bring from below what memory lacks of this prompt; when it is done(), Open finds it. Keep it
-  // until then. `recompute_ms(from, rows)` is what computing them would cost; null: read in any case. `whole`:
-  // it does not start before all layers are here. Answers null if there is nothing to bring.
+  // until then. `recompute_ms(from, rows)` is what computing them would cost; null: read in any case.
+  // `whole`: it does not start before all layers are here. Answers null if there is nothing to bring.
   std::shared_ptr<KvRestore> Restore(const std::string& tenant, std::span<const int32_t> tokens,
                                      std::function<double(int64_t, int64_t)> recompute_ms,
                                      ReadPriority priority = ReadPriority::kRequest, bool whole = false);

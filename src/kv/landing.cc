@@ -169,8 +169,8 @@ void KvTiers::DropFailed(KvRestore& restore) {
   }
 }
 
-// Gives back what is held for whoever goes on from it, but not what tiers may still write to. REQUIRES: none of
-// its reads is on its way, and nobody goes on from it.
+// Gives back what is held for whoever goes on from it, but not what tiers may still write to. REQUIRES: none
+// of its reads is on its way, and nobody goes on from it.
 void KvTiers::LetGo(KvRestore& restore) {
   Finish(restore);
   ReturnMemory(restore);

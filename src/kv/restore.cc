@@ -137,17 +137,17 @@ void KvTiers::Find(const Restore& restore, void (KvTiers::*next)(const Restore&)
   Asked(*restore);
   const int64_t deadline_ns = AnswerBy(*restore, kMostFindMs);
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
-    options_.tiers[tier]->Find(names, deadline_ns,
-                               [inbox = inbox_, clock = cache_.clock, weak = std::weak_ptr(restore), tier,
-                                next](Result<std::vector<bool>> here) {
-                                 inbox->Post([weak, tier, next, at_ns = clock->NowNs(),
-                                              here = std::move(here)](KvTiers& tiers) {
-                                   const Restore found = weak.lock();
-                                   if (found == nullptr) return;
-                                   tiers.Found(found, tier, here);
-                                   if (tiers.LastAnswer(*found, at_ns)) (tiers.*next)(found);
-                                 });
-                               });
+    options_.tiers[tier]->Find(
+        names, deadline_ns,
+        [inbox = inbox_, clock = cache_.clock, weak = std::weak_ptr(restore), tier,
+         next](Result<std::vector<bool>> here) {
+          inbox->Post([weak, tier, next, at_ns = clock->NowNs(), here = std::move(here)](KvTiers& tiers) {
+            const Restore found = weak.lock();
+            if (found == nullptr) return;
+            tiers.Found(found, tier, here);
+            if (tiers.LastAnswer(*found, at_ns)) (tiers.*next)(found);
+          });
+        });
   }
 }
 
@@ -175,17 +175,17 @@ void KvTiers::AskTails(const Restore& restore) {
   Asked(*restore);
   const int64_t deadline_ns = AnswerBy(*restore, kMostFindMs);
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
-    options_.tiers[tier]->Children(ParentName(*restore, end), kChildren, deadline_ns,
-                                   [inbox = inbox_, clock = cache_.clock, weak = std::weak_ptr(restore),
-                                    tier](Result<std::vector<RecordHeader>> children) {
-                                     inbox->Post([weak, tier, at_ns = clock->NowNs(),
-                                                  children = std::move(children)](KvTiers& tiers) {
-                                       const Restore found = weak.lock();
-                                       if (found == nullptr) return;
-                                       tiers.TailsFound(found, tier, children);
-                                       if (tiers.LastAnswer(*found, at_ns)) tiers.AskTailWindows(found);
-                                     });
-                                   });
+    options_.tiers[tier]->Children(
+        ParentName(*restore, end), kChildren, deadline_ns,
+        [inbox = inbox_, clock = cache_.clock, weak = std::weak_ptr(restore),
+         tier](Result<std::vector<RecordHeader>> children) {
+          inbox->Post([weak, tier, at_ns = clock->NowNs(), children = std::move(children)](KvTiers& tiers) {
+            const Restore found = weak.lock();
+            if (found == nullptr) return;
+            tiers.TailsFound(found, tier, children);
+            if (tiers.LastAnswer(*found, at_ns)) tiers.AskTailWindows(found);
+          });
+        });
   }
 }
 

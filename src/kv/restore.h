@@ -14,11 +14,11 @@
 // groups before it computes the layer (WaitForLayer).
 //
 // A read that fails costs its block: what came before it is used, what came after it is kept aside and joins
-// the tree when somebody has computed the missing block (KvCache::Extend). If that shows only after the prompt
-// has begun, it lets go, finds what came, and restores the rest once more, whole.
+// the tree when somebody has computed the missing block (KvCache::Extend). If that shows only after the
+// prompt has begun, it lets go, finds what came, and restores the rest once more, whole.
 //
-// Waiting for tiers never takes much longer than computing would. A read that is given up may still be written
-// to its destination: that memory stays apart, and charged, until the tier is done with it.
+// Waiting for tiers never takes much longer than computing would. A read that is given up may still be
+// written to its destination: that memory stays apart, and charged, until the tier is done with it.
 #pragma once
 
 #include <array>
