@@ -63,14 +63,15 @@ TEST_F(LayersFail, WhicheverItIsTheAnswerIsTheSame) {
   const auto cold = AskCold(prompt), cold_other = AskCold(other);
   for (uint32_t group = 0; group < 6; ++group) {
     SCOPED_TRACE(group);
-    MemoryTier tier(&records_);
+    MemoryRecords records = records_;
+    MemoryTier tier(&records);
     tier.corrupt.insert(names_[2]);
     tier.corrupt_group = group;
     const auto core = StartOn(tier);
     const auto answer = Add(*core, prompt);
     const uint64_t begun = Run(*core, tier);
     ExpectSame(*answer, *cold);
-    if (group > 0) EXPECT_LE(begun, group) << "it began before the layer that does not come";
+    EXPECT_TRUE(group == 0 || begun <= group) << "it begins before the layer that does not come: " << begun;
     EXPECT_EQ(answer->report.recomputed, kPageTokens + kNew) << "the bad block and the new rows";
     EXPECT_EQ(answer->report.outcome.reason, MissReason::kSlow);
     EXPECT_EQ(Misses(*core, MissReason::kSlow), 1u);
@@ -97,7 +98,8 @@ TEST_F(LayersFail, ManyAtOnce) {
   const auto prompt = Longer(stored_, 72);
   const auto cold = AskCold(prompt);
   for (const uint32_t group : {1u, 3u, UINT32_MAX}) {
-    MemoryTier tier(&records_);
+    MemoryRecords records = records_;
+    MemoryTier tier(&records);
     tier.corrupt = {names_[1], names_[2], names_[4]};
     tier.corrupt_group = group;
     const auto core = StartOn(tier);
@@ -113,7 +115,8 @@ TEST_F(LayersFail, BesideAnotherRequest) {
   const auto prompt = Longer(stored_, 72), beside = Prompt(75, 40);
   const auto cold = AskCold(prompt), cold_beside = AskCold(beside);
   for (const uint32_t group : {1u, 5u}) {
-    MemoryTier tier(&records_);
+    MemoryRecords records = records_;
+    MemoryTier tier(&records);
     tier.corrupt.insert(names_[2]);
     tier.corrupt_group = group;
     const auto core = StartOn(tier);
@@ -133,7 +136,8 @@ TEST_F(LayersFail, BesideAnotherRequest) {
 TEST_F(LayersFail, ForWhoJoinedTheReadToo) {
   const auto prompt = Longer(stored_, 72), other = Longer(stored_, 73);
   const auto cold = AskCold(prompt), cold_other = AskCold(other);
-  MemoryTier tier(&records_);
+  MemoryRecords records = records_;
+  MemoryTier tier(&records);
   tier.corrupt.insert(names_[2]);
   tier.corrupt_group = 3;
   const auto core = StartOn(tier);
@@ -147,7 +151,7 @@ TEST_F(LayersFail, ForWhoJoinedTheReadToo) {
 // blocks.
 TEST_F(LayersFail, WithAnEvictionMethod) {
   const auto prompt = Longer(stored_, 72);
-  for (const char* method : {"h2o:budget=150", "snapkv:budget=0.5"}) {
+  for (const char* method : {"snapkv:budget=0.5", "keynorm:budget=0.5"}) {
     SCOPED_TRACE(method);
     const auto add = [&](EngineCore& core) {
       Request r;
@@ -167,7 +171,8 @@ TEST_F(LayersFail, WithAnEvictionMethod) {
     const auto cold = add(*cold_core);
     Finish(*cold_core);
     for (const uint32_t group : {1u, 4u}) {
-      MemoryTier tier(&records_);
+      MemoryRecords records = records_;
+      MemoryTier tier(&records);
       tier.corrupt.insert(names_[2]);
       tier.corrupt_group = group;
       const auto core = StartOn(tier);
