@@ -84,11 +84,17 @@ bool EngineCore::Loading(Choice& choice, std::span<const int32_t> wanted) {
     if (!options_.always_restore) {
       recompute_ms = [this](int64_t from, int64_t rows) { return scheduler_->PredictMs(from, rows); };
     }
-    choice.restore = cache_->Restore(choice.live->request.tenant, wanted, std::move(recompute_ms));
+    choice.restore = cache_->Restore(choice.live->request.tenant, wanted, std::move(recompute_ms),
+                                     ReadPriority::kRequest, choice.layers_failed);
     if (choice.restore == nullptr || !choice.restore->done()) break;
     if (choice.restore->joined()) choice.restore = nullptr;
   }
   if (choice.restore == nullptr) return false;
+  if (choice.restore->broken()) {
+    choice.layers_failed = true;
+    choice.restore = nullptr;
+    return Loading(choice, wanted);
+  }
   // Computing beside the reading holds up whoever else runs, and they keep the machine busy anyway.
   if (choice.restore->started() && scheduler_->running() == 0 && choice.own == nullptr) return false;
   if (!choice.restore->done()) return true;
@@ -104,6 +110,7 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
   CacheReport& report = choice.live->report;
   report.outcome = outcome;
   report.read_memory = choice.scheduled.num_computed;
+  report.read_tiers.clear();
   if (choice.state != nullptr) {
     report.state = {choice.state->name().Hex(), choice.state->rows(), choice.own->LongestLane()};
     report.read_memory -= choice.state->rows();
@@ -115,9 +122,8 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
     report.read_memory -= rows;
   }
   const bool explained = outcome.reason == MissReason::kNone || outcome.reason == MissReason::kDiverged;
-  if (!explained && choice.restore != nullptr && choice.restore->slow()) {
-    report.outcome.reason = MissReason::kSlow;
-  }
+  const bool slow = choice.layers_failed || (choice.restore != nullptr && choice.restore->slow());
+  if (!explained && slow) report.outcome.reason = MissReason::kSlow;
   // A state stands for rows that its method does not read.
   const bool reads_all = choice.own == nullptr || choice.state != nullptr ||
                          choice.own->ReadableRows() >= choice.live->usage.prompt_tokens;
@@ -177,7 +183,7 @@ HintAnswer EngineCore::BeginPrefetch(const Hint& hint) {
     return rejected("too many texts are being fetched; try again later");
   if (hint.space) SetSpace(hint.tenant, *hint.space);
   const auto asked = static_cast<int64_t>(hint.target.tokens.size());
-  auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch);
+  auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch, true);
   const bool comes = restore != nullptr;
   prefetches_.push_back({std::move(restore), hint, ++last_ticket_});
   if (comes) return {HintStatus::kDeferred, asked, "it is being looked for below", last_ticket_};

@@ -116,6 +116,7 @@ class EngineCore final : private SchedulerCache {
   void BuildRows(std::span<const Scheduler::Work> work);
   void RunRows(std::span<const Scheduler::Work> work);
   void DropWanted(const Choice& choice);
+  void BeginAgain(Choice& choice);
   void JudgeRows();
   void FinishEnded();
   Status AfterRows(const Scheduler::Work& work);

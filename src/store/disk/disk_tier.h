@@ -62,6 +62,7 @@ struct DiskCounters {
   uint64_t moved_records = 0;                 // by compaction
   uint64_t segments = 0, stuck_segments = 0;  // files; those that could not be removed
   uint64_t live_bytes = 0;                    // of records, heads and padding included
+  uint64_t pinned_bytes = 0;                  // of these
 };
 
 class DiskTier : public Tier {
