@@ -46,7 +46,7 @@ class StoredPrefix {
     options.tier_group_bytes = group_bytes;
     LARDER_ASSIGN(prefix->engine_, SteppedEngine::Create(model, options));
     LARDER_TRY(prefix->engine_->Run(SteppedEngine::RequestOf(prefix->tokens_, 1)));
-    prefix->engine_->ForgetMemory();
+    prefix->engine_->core().cache().FlushTiers();
     uint64_t cursor = 0;
     for (const RecordHeader& header : prefix->tier_.List(cursor, SIZE_MAX, nullptr))
       prefix->bytes_ += header.payload_bytes();
@@ -61,6 +61,7 @@ class StoredPrefix {
   Result<double> FirstToken(int64_t new_rows, double rate) {
     tier_.SetRate(rate);
     if (rate > 0) {
+      engine_->core().cache().FlushTiers();
       engine_->ForgetMemory();
     } else {
       LARDER_TRY(engine_->Run(SteppedEngine::RequestOf(tokens_, 1)));

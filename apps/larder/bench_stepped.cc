@@ -69,9 +69,6 @@ Result<SteppedAnswer> SteppedEngine::Run(Request request) {
   return std::move(sink->answer);
 }
 
-void SteppedEngine::ForgetMemory() {
-  core_->cache().FlushTiers();
-  core_->cache().Clear(kTenant);
-}
+void SteppedEngine::ForgetMemory() { core_->cache().Clear(kTenant); }
 
 }  // namespace larder

@@ -29,7 +29,7 @@ class SteppedEngine {
   static Request RequestOf(std::vector<int32_t> prompt, int64_t max_tokens);
   // Until it has ended. kUnavailable: it ended with an error.
   Result<SteppedAnswer> Run(Request request);
-  // All rows in memory are forgotten; what the tiers take is in them.
+  // Rows in memory, but for those that a tier is still writing.
   void ForgetMemory();
 
   EngineCore& core() { return *core_; }

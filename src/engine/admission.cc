@@ -43,7 +43,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
   if (choice.index == 0 && sequence.preemptions == 0) {
     ReportRead(choice, opened->outcome);
     if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
-    ++misses_[static_cast<size_t>(live.report.outcome.reason)];
+    if (!std::exchange(live.miss_counted, true)) ++misses_[static_cast<size_t>(live.report.outcome.reason)];
   }
   if (choice.index == 0 && choice.state == nullptr) live.report.state = {};  // it had to give way
   sequence.publishes = choice.own == nullptr;
@@ -82,7 +82,11 @@ bool EngineCore::Loading(Choice& choice, std::span<const int32_t> wanted) {
     ++choice.restores;
     std::function<double(int64_t, int64_t)> recompute_ms;
     if (!options_.always_restore) {
-      recompute_ms = [this](int64_t from, int64_t rows) { return scheduler_->PredictMs(from, rows); };
+      // What those rows add: the others of the prompt, at least its last, are computed in any case.
+      recompute_ms = [this, all = std::ssize(choice.tokens)](int64_t from, int64_t rows) {
+        const int64_t rest = std::max<int64_t>(all - from - rows, 1);
+        return scheduler_->PredictMs(from, all - from) - scheduler_->PredictMs(all - rest, rest);
+      };
     }
     choice.restore = cache_->Restore(choice.live->request.tenant, wanted, std::move(recompute_ms),
                                      ReadPriority::kRequest, choice.layers_failed);
@@ -115,8 +119,11 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
     report.state = {choice.state->name().Hex(), choice.state->rows(), choice.own->LongestLane()};
     report.read_memory -= choice.state->rows();
   }
+  // Admitted before, but there was no room to compute in: what came from below then is in memory by now.
+  const auto before = std::exchange(report.read_tiers, {});
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
-    const int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
+    int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
+    if (tier < before.size()) landed += before[tier].second;
     const int64_t rows = std::min(landed, report.read_memory);
     report.read_tiers.emplace_back(options_.tiers[tier]->name(), rows);
     report.read_memory -= rows;

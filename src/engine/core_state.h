@@ -56,7 +56,8 @@ struct EngineCore::Live {
   std::vector<std::unique_ptr<Choice>> choices;
   std::vector<TokenOutput> prompt_scores;
   bool prompt_reported = false;
-  bool answered = false;  // one of its choices, to its end
+  bool answered = false;      // one of its choices, to its end
+  bool miss_counted = false;  // in EngineCore::misses_
   CacheReport report;
   Usage usage;
   int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;

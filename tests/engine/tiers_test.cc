@@ -359,6 +359,31 @@ TEST_P(EngineTiers, ATightMemoryStillAnswers) {
   }
 }
 
+// Its rows from the disk have room, its new ones not before another's have been written: it is admitted twice
+// and reports its rows once.
+TEST_P(EngineTiers, RowsAreReportedOnceThoughRoomComesLater) {
+  uint64_t block = 0;
+  for (size_t k = 0; k < model_->kv_shape().kinds().size(); ++k)
+    block += model_->kv_shape().BlockBytes(static_cast<int>(k));
+  const auto stored = Prompt(41, 256);
+  auto longer = stored;
+  for (const int32_t token : Prompt(42, 70)) longer.push_back(token);
+  const auto cold = Ask(*Start({}), longer);
+  auto disk = OpenDisk();
+  Ask(*Start({disk.get()}), stored);
+  disk->Flush();
+  const uint64_t metadata = Start({}, {.cache = {.limit_bytes = 64 * block}})->Stats().kv.metadata_bytes;
+  auto core = Start({disk.get()}, {.cache = {.limit_bytes = metadata + 9 * block + block / 2}});
+  Ask(*core, Prompt(43, 256));  // held until it is written
+  const auto answer = Ask(*core, longer);
+  ExpectSame(*answer, *cold);
+  EXPECT_EQ(answer->report.read_tiers.size(), 1u);
+  EXPECT_EQ(RowsFrom("disk", *answer), 256);
+  EXPECT_EQ(RowsFrom("memory", *answer) + RowsFrom("disk", *answer) + answer->report.recomputed,
+            std::ssize(longer));
+  EXPECT_EQ(answer->usage.cached_tokens, 256);
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, EngineTiers,
                          ::testing::Values(TierCase{"llama", "tiny-llama-q8_0.gguf"},
                                            TierCase{"gemma3", "tiny-gemma3.gguf"},
