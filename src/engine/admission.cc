@@ -1,5 +1,6 @@
 // What a sequence's rows need: what is cached of them, in memory and below, and room for the others.
 #include <algorithm>
+#include <utility>
 
 #include "engine/core_state.h"
 
@@ -114,7 +115,6 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
   CacheReport& report = choice.live->report;
   report.outcome = outcome;
   report.read_memory = choice.scheduled.num_computed;
-  report.read_tiers.clear();
   if (choice.state != nullptr) {
     report.state = {choice.state->name().Hex(), choice.state->rows(), choice.own->LongestLane()};
     report.read_memory -= choice.state->rows();

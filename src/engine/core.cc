@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "engine/arrivals.h"
 #include "engine/blending.h"
@@ -280,8 +281,10 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
 // began is counted when it does so for good.
 void EngineCore::BeginAgain(Choice& choice) {
   DropWanted(choice);
-  if (choice.index == 0 && choice.scheduled.preemptions == 0)
-    --misses_[static_cast<size_t>(choice.live->report.outcome.reason)];
+  Live& live = *choice.live;
+  if (choice.index == 0 && std::exchange(live.miss_counted, false))
+    --misses_[static_cast<size_t>(live.report.outcome.reason)];
+  if (choice.index == 0) live.report.read_tiers.clear();
   scheduler_->Requeue(&choice.scheduled);
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <set>
 
 #include "kv/evict/method.h"
@@ -18,13 +19,15 @@ constexpr int kDim = 2;
 // Rows whose keys are their numbers. Nobody attends to them.
 class LadderStream {
  public:
-  explicit LadderStream(const NaiveLadder::Form& form)
+  explicit LadderStream(const NaiveLadder::Form& form, const std::string& rungs = "")
       : form_(form),
         shape_(*KvShape::Create(std::vector<int>(static_cast<size_t>(form.layers)), 1, kDim, KvType::kF32)),
         pages_(shape_.page_bytes()),
         method_(*CreateEvictMethod(
             fmt::format("lacache:budget={},span={},overlap={},rungs={}", form.slots, form.span, form.overlap,
-                        form.contiguous ? "contiguous" : "interleaved"),
+                        !rungs.empty()    ? rungs
+                        : form.contiguous ? "contiguous"
+                                          : "interleaved"),
             {.layers = static_cast<int>(form.layers)})),
         lanes_(&shape_, &pages_, PositionMode::kCompact, {&kOne, &kOne, 1 << 20}) {
     for (int layer = 0; layer < form.layers; ++layer) layers_.push_back(layer);
@@ -187,6 +190,31 @@ INSTANTIATE_TEST_SUITE_P(
         LongStream{{.layers = 24, .slots = 64, .span = 9, .overlap = 7}, 100'000},
         LongStream{{.layers = 28, .slots = 60, .span = 14, .overlap = 0}, 3000},
         LongStream{{.layers = 32, .slots = 128, .span = 9, .overlap = 3}, 3000}));
+
+// Random layers take the ladder's places: as many hold a token, and others.
+TEST(LaCache, RandomRungsHoldAsMuch) {
+  const auto holders = [](const std::string& rungs) {
+    LadderStream stream({.layers = 30, .slots = 100, .span = 10, .overlap = 0}, rungs);
+    for (int32_t token = 0; token < 200; ++token) stream.Add(token);
+    stream.AfterPrompt();
+    std::map<int32_t, std::vector<int>> out;
+    for (int layer = 0; layer < 30; ++layer) {
+      for (const int32_t token : stream.Kept(layer)) out[token].push_back(layer);
+    }
+    return out;
+  };
+  const auto ladder = holders("interleaved"), one = holders("random,seed=1"),
+             other = holders("random,seed=2");
+  ASSERT_EQ(ladder.size(), one.size());
+  for (const auto& [token, layers] : ladder) {
+    ASSERT_TRUE(one.contains(token) && other.contains(token)) << token;
+    EXPECT_EQ(one.at(token).size(), layers.size()) << token;
+    EXPECT_EQ(other.at(token).size(), layers.size()) << token;
+  }
+  EXPECT_NE(one, ladder);
+  EXPECT_NE(one, other);
+  EXPECT_EQ(one, holders("random,seed=1"));
+}
 
 // A long prompt in one call needs several sweeps at once.
 TEST(LaCache, OneCallForALongPrompt) {

@@ -356,30 +356,5 @@ TEST(H2o, OneGoesForEachThatComes) {
   }
 }
 
-// Random layers take the ladder's places: as many hold a token, and others.
-TEST(LaCache, RandomRungsHoldAsMuch) {
-  const auto holders = [](const std::string& rungs) {
-    Twin twin("lacache:budget=100,span=10,rungs=" + rungs, 30, PositionMode::kCompact);
-    for (int32_t i = 0; i < 200; ++i) twin.Store(i);
-    twin.AfterPrompt();
-    std::map<int32_t, std::vector<int>> out;
-    for (int layer = 0; layer < 30; ++layer) {
-      for (const int32_t position : twin.table().Positions(layer, 0)) out[position].push_back(layer);
-    }
-    return out;
-  };
-  const auto ladder = holders("interleaved"), one = holders("random,seed=1"),
-             other = holders("random,seed=2");
-  ASSERT_EQ(ladder.size(), one.size());
-  for (const auto& [position, layers] : ladder) {
-    ASSERT_TRUE(one.contains(position) && other.contains(position)) << position;
-    EXPECT_EQ(one.at(position).size(), layers.size()) << position;
-    EXPECT_EQ(other.at(position).size(), layers.size()) << position;
-  }
-  EXPECT_NE(one, ladder);
-  EXPECT_NE(one, other);
-  EXPECT_EQ(one, holders("random,seed=1"));
-}
-
 }  // namespace
 }  // namespace larder
