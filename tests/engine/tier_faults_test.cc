@@ -37,7 +37,12 @@ class LayersFail : public EngineTiersBase {
     for (int i = 0; i < 2000 && core.unfinished() > 0; ++i) {
       const uint64_t steps = core.Stats().steps, told = tier.groups_told();
       auto step = std::async(std::launch::async, [&core] { core.Step(); });
-      while (step.wait_for(std::chrono::milliseconds(2)) != std::future_status::ready) tier.DeliverAll();
+      // Time enough to get to where it waits for layers, as a rule.
+      std::chrono::milliseconds patience(20);
+      while (step.wait_for(patience) != std::future_status::ready) {
+        tier.DeliverAll();
+        patience = std::chrono::milliseconds(1);
+      }
       if (!begun && core.Stats().steps > steps) begun = told;
       tier.DeliverAll();
     }
@@ -61,8 +66,8 @@ class LayersFail : public EngineTiersBase {
 TEST_F(LayersFail, WhicheverItIsTheAnswerIsTheSame) {
   const auto prompt = Longer(stored_, 72), other = Longer(stored_, 73);
   const auto cold = AskCold(prompt), cold_other = AskCold(other);
-  for (uint32_t group = 0; group < 6; ++group) {
-    SCOPED_TRACE(group);
+  // Whether the prompt began before the layer that did not come.
+  const auto fails = [&](uint32_t group) {
     MemoryRecords records = records_;
     MemoryTier tier(&records);
     tier.corrupt.insert(names_[2]);
@@ -71,12 +76,11 @@ TEST_F(LayersFail, WhicheverItIsTheAnswerIsTheSame) {
     const auto answer = Add(*core, prompt);
     const uint64_t begun = Run(*core, tier);
     ExpectSame(*answer, *cold);
-    EXPECT_TRUE(group == 0 || begun <= group) << "it begins before the layer that does not come: " << begun;
     EXPECT_EQ(answer->report.recomputed, kPageTokens + kNew) << "the bad block and the new rows";
     EXPECT_EQ(answer->report.outcome.reason, MissReason::kSlow);
     EXPECT_EQ(Misses(*core, MissReason::kSlow), 1u);
     EXPECT_EQ(Misses(*core), 1u) << "a request is counted once, however often it begins";
-    ASSERT_EQ(answer->report.read_tiers.size(), 1u);
+    EXPECT_EQ(answer->report.read_tiers.size(), 1u);
     EXPECT_EQ(answer->usage.cached_tokens, kStored - kPageTokens);
     // Others find what was computed, in memory and below.
     tier.corrupt.clear();
@@ -90,6 +94,14 @@ TEST_F(LayersFail, WhicheverItIsTheAnswerIsTheSame) {
     Run(*core, tier);
     ExpectSame(*again, *cold_other);
     EXPECT_EQ(RowsFrom("disk", *again), std::ssize(other) - 1);
+    return begun <= group;
+  };
+  EXPECT_FALSE(fails(0)) << "without the first layer nothing begins";
+  for (uint32_t group = 1; group < 6; ++group) {
+    SCOPED_TRACE(group);
+    bool early = false;  // a step may get the processor too late for it
+    for (int time = 0; time < 20 && !early; ++time) early = fails(group);
+    EXPECT_TRUE(early);
   }
 }
 

@@ -239,8 +239,8 @@ bool DiskCore::FreeSome() {
   if (emptiest == nullptr) return Evict(std::max(segment_bytes_ / 4, kPage)) > 0;
   const Status moved = MoveAll(emptiest);
   if (moved || moved.error().kind != ErrorKind::kExhausted) return moved.has_value();
-  // After a crash, or a move that broke off, the segment kept for cleaning may be in use; then what is left in
-  // this one goes, or where that is pinned, something elsewhere.
+  // After a crash, or a move that broke off, the segment kept for cleaning may be in use; then what is left
+  // in this one goes, or where that is pinned, something elsewhere.
   return EvictFrom(*emptiest) > 0 || Evict(std::max(segment_bytes_ / 4, kPage)) > 0;
 }
 
