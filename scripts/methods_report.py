@@ -19,20 +19,44 @@ def command(result):
     return f"```\n{result['command']}\n```"
 
 
-def fidelity(result):
+def interval(estimate, mean, digits=4):
+    return f"{estimate[mean]:+.{digits}f} ({estimate['low']:+.{digits}f} .. {estimate['high']:+.{digits}f})"
+
+
+def fidelity(result, title="Fidelity"):
+    """Results of older programs have no differences, no speed, and no bytes but the private ones."""
+    arms, full = result["arms"], result["full_bytes"]
+    bases = [b for b in result.get("bases", []) if any(d["base"] == b for arm in arms for d in arm["text"]["differences"])]
+    alone = all("tokens_per_s" in arm for arm in arms)
     rows = []
-    for arm in result["arms"]:
+    for arm in arms:
         text, greedy = arm["text"], arm["greedy"]
-        rows.append([arm["method"], arm["budget"] or "-", f"{100 * arm['private_bytes'] / result['full_bytes']:.0f} %",
-                     f"{text['kl_mean']:.4f}", f"{text['kl_low']:.4f} .. {text['kl_high']:.4f}", f"{text['kl_median']:.4f}",
+        differences = {d["base"]: interval(d, "kl") for d in text.get("differences", [])}
+        entries = f" ({arm['budget_entries']})" if arm.get("budget_entries") else ""
+        rows.append([arm["method"], (arm["budget"] or "-") + entries,
+                     f"{100 * arm.get('resident_bytes', arm['private_bytes']) / full:.0f} %",
+                     f"{text['kl_mean']:.4f}", f"{text['kl_low']:.4f} .. {text['kl_high']:.4f}",
+                     *[differences.get(base, "") for base in bases], f"{text['kl_median']:.4f}",
                      f"{text['kl_99']:.3f}", f"{100 * text['same_top']:.1f} %", f"{text['perplexity_ratio']:.4f}",
                      f"{greedy['kl_mean']:.4f}", f"{100 * greedy['same_top']:.1f} %"])
-    head = ["method", "budget", "bytes", "KL", "95 %", "median", "99 %", "same first choice", "perplexity ratio", "KL, greedy",
-            "same first choice, greedy"]
-    return (f"### Fidelity\n\n{result['model']}, {result['documents']} documents of {result['prompt_tokens']} + "
+        if alone:
+            rows[-1] += [f"{100 * arm['peak_bytes'] / full:.0f} %", f"{arm['tokens_per_s']:.0f}"]
+    head = ["method", "budget", "bytes", "KL", "95 %", *[f"KL less that of {base}, 95 %" for base in bases], "median", "99 %",
+            "same first choice", "perplexity ratio", "KL, greedy", "same first choice, greedy"]
+    notes = ""
+    if any(arm.get("budget_entries") for arm in arms):
+        notes += (" Budgets in parentheses are entries, lowered so that all methods of a budget have equally many pages of 64 "
+                  "with room for the next token.")
+    if "its parts" in bases:
+        notes += (" Behind @: what the method has left is rounded to codes where pages are full, and the bytes are those of codes; "
+                  "peak and speed are of rows. Its parts: the method and the codec alone, added up.")
+    if alone:
+        head += ["peak", "tokens/s"]
+        notes += " Peak and tokens/s: each by itself on the first document, from its first token on, continued token by token."
+    return (f"### {title}\n\n{result['model']}, {result['documents']} documents of {result['prompt_tokens']} + "
             f"{result['scored_tokens']} tokens of `scripts/eval_text`; greedy: the full cache's own continuation before it "
             f"repeats 16 tokens, {result['greedy_tokens']:.0f} tokens in each of {result['greedy_documents']} documents. Full "
-            f"cache {result['full_bytes'] / 2**20:.1f} MiB; bytes are shares of it.\n\n{command(result)}\n\n{table(head, rows)}")
+            f"cache {full / 2**20:.1f} MiB; bytes are shares of it.{notes}\n\n{command(result)}\n\n{table(head, rows)}")
 
 
 def score(cell, which, admitted):
@@ -60,19 +84,25 @@ def retrieval(result, title):
 
 
 def stream(result):
-    rows = [[p["method"], p["budget"], f"{p['perplexity']:.2f}",
+    passes = result["passes"]
+    extra = [(key, title) for key, title in (("less_than_windows", "below windows, 95 %"),
+                                             ("excess_of_first", "above the full cache, share of the first's, 95 %"))
+             if any(key in p for p in passes)]
+    rows = [[p["method"], p["budget"] or "-", f"{p['perplexity']:.2f}",
              f"{p['log_perplexity_less']:+.4f} ({p['less_low']:+.4f} .. {p['less_high']:+.4f})",
+             *[interval(p[key], "mean") if key in p else "" for key, _ in extra],
              f"{p['perplexity_by_eighths'][0]:.2f} .. {p['perplexity_by_eighths'][-1]:.2f}",
              f"{p['bytes_high']}" if p["bytes_low"] == p["bytes_high"] else f"{p['bytes_low']} to {p['bytes_high']}",
-             f"{p['peak_bytes']}", f"{p['tokens_per_s']:.0f}"] for p in result["passes"]]
-    head = ["method", "budget", "perplexity", "log-perplexity below the first, 95 %", "first .. last eighth", "bytes", "peak",
-            "tokens/s"]
+             f"{p['peak_bytes']}", f"{p['tokens_per_s']:.0f}"] for p in passes]
+    head = ["method", "budget", "perplexity", "log-perplexity below the first, 95 %", *[title for _, title in extra],
+            "first .. last eighth", "bytes", "peak", "tokens/s"]
     return (f"### Streams\n\n{result['model']}, {result['tokens']} tokens in one go. Windows begin anew every half of their "
             f"length, and each computes its tokens again. The bytes are those held after every piece of the second half.\n\n"
             f"{command(result)}\n\n{table(head, rows)}")
 
 
-SECTIONS = {"fidelity": fidelity, "retrieval": lambda r: retrieval(r, "Retrieval: a constructed model that only looks up"),
+SECTIONS = {"fidelity": fidelity, "compositions": lambda r: fidelity(r, "Methods together with codecs"),
+            "retrieval": lambda r: retrieval(r, "Retrieval: a constructed model that only looks up"),
             "sentences": lambda r: retrieval(r, "Retrieval: a real model"), "stream": stream}
 
 

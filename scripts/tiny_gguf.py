@@ -4,8 +4,9 @@
     scripts/tiny_gguf.py llama OUT.gguf [--type q8_0] [--layers 4] [--width 128] [--seed 1] ...
     scripts/tiny_gguf.py --committed DIR          the files kept in tests/data/models
 
-Kinds: llama, llama3 (llama with rope_freqs and an own output head), qwen2 (biases), qwen3 (q and k norms, head_dim not
-width / heads), gemma3 (sliding windows, post norms, head_dim not width / heads). The same arguments give the same bytes.
+Kinds: llama, llama6 (with more layers), llama3 (llama with rope_freqs and an own output head), qwen2 (biases), qwen3 (q
+and k norms, head_dim not width / heads), gemma3 (sliding windows, post norms, head_dim not width / heads). The same
+arguments give the same bytes.
 Weights are scaled so that logits have a standard deviation of 1 to 3 and attention is far from uniform; a model whose
 answers do not depend on its context would let a broken cache pass. Needs the packages numpy and gguf.
 """
@@ -56,6 +57,7 @@ class Shape:
 # Small enough to commit, each with another ratio of heads, so that a mix-up of two of these numbers is seen.
 SHAPES = {
     "llama": Shape("llama", 2, 64, 4, 2, 16, 64, 320, tied=True, pre="smollm"),
+    "llama6": Shape("llama", 6, 64, 4, 2, 16, 64, 320, tied=True, pre="smollm"),
     "llama3": Shape("llama", 2, 64, 2, 1, 32, 128, 320, tied=False, pre="llama-bpe", rope_base=500000.0, rope_scaling=True),
     "qwen2": Shape("qwen2", 2, 64, 4, 1, 16, 128, 320, tied=False, pre="qwen2", rope_base=1000000.0),
     "qwen3": Shape("qwen3", 2, 64, 4, 2, 32, 96, 320, tied=True, pre="qwen2", rope_base=1000000.0),
@@ -65,7 +67,7 @@ SHAPES = {
 # name, kind, tensor type
 COMMITTED = [("tiny-llama", "llama", "f32"), ("tiny-llama-q4_1", "llama", "q4_1"), ("tiny-llama-q8_0", "llama", "q8_0"),
              ("tiny-llama3", "llama3", "f16"), ("tiny-qwen2", "qwen2", "f16"), ("tiny-qwen3", "qwen3", "f16"),
-             ("tiny-gemma3", "gemma3", "f16")]
+             ("tiny-gemma3", "gemma3", "f16"), ("tiny-llama6-q8_0", "llama6", "q8_0")]
 
 
 def learn_merges(words, count):

@@ -19,9 +19,33 @@ struct Protected {
   int64_t sinks, last;
 };
 
-Result<Arm> EvictArm(const std::string& text, const std::string& name, const std::string& own,
-                     const std::string& budget, Protected kept, const Model& model) {
+// "name:a=1+b=2" with commas instead.
+std::string SpecOf(std::string text) {
+  std::ranges::replace(text, '+', ',');
+  return text;
+}
+
+Result<Arm> CodecArm(const std::string& text, const Model& model) {
+  const std::string spec = SpecOf(text);
+  LARDER_TRY(CreateKvCodec(spec, model.spec().head_dim));
+  return Arm{text, "", spec, ArmKind::kCodec, spec};
+}
+
+// `text`: a method, perhaps with a codec behind '@'.
+Result<Arm> EvictArm(const std::string& text, const std::string& budget, Protected kept, const Model& model) {
+  const size_t at = std::min(text.find('@'), text.size());
+  const std::string method = SpecOf(text.substr(0, at)), name = method.substr(0, method.find(':'));
+  const std::string own = name.size() < method.size() ? method.substr(name.size() + 1) : "";
   Arm arm{text, budget, "", name == "oracle" ? ArmKind::kOracle : ArmKind::kEvict};
+  EvictModel on = EvictModelOf(model);
+  if (at < text.size()) {
+    if (arm.kind == ArmKind::kOracle)
+      return Fail(ErrorKind::kUnsupported, "the oracle knows attention to rows; leave '{}' out",
+                  text.substr(at));
+    LARDER_ASSIGN(const Arm codec, CodecArm(text.substr(at + 1), model));
+    arm.kind = ArmKind::kBoth, arm.codec = codec.codec;
+    on.transformed_keys = true;
+  }
   arm.spec = fmt::format("{}:budget={}", name, budget);
   if (own.find("sinks=") == std::string::npos) arm.spec += fmt::format(",sinks={}", kept.sinks);
   if (own.find("last=") == std::string::npos && name != "lacache")
@@ -32,12 +56,30 @@ Result<Arm> EvictArm(const std::string& text, const std::string& name, const std
     Params params("oracle");
     LARDER_TRY(ReadEvictParams(params, std::string_view(arm.spec).substr(name.size() + 1), common));
   } else {
-    LARDER_TRY(CreateEvictMethod(arm.spec, EvictModelOf(model)));
+    LARDER_TRY(CreateEvictMethod(arm.spec, on));
   }
   return arm;
 }
 
 }  // namespace
+
+std::vector<std::string> CodecsOf(const std::vector<Arm>& arms) {
+  std::vector<std::string> out;
+  for (const Arm& arm : arms) {
+    if (!arm.codec.empty() && std::ranges::find(out, arm.codec) == out.end()) out.push_back(arm.codec);
+  }
+  return out;
+}
+
+Arm WithEntries(const Arm& arm, int64_t entries) {
+  constexpr std::string_view kKey = ":budget=";  // what EvictArm begins with
+  const size_t begin = arm.spec.find(kKey) + kKey.size(),
+               end = std::min(arm.spec.find(',', begin), arm.spec.size());
+  Arm out = arm;
+  out.spec = arm.spec.substr(0, begin) + std::to_string(entries) + arm.spec.substr(end);
+  out.entries = entries;
+  return out;
+}
 
 std::vector<std::string> Split(const std::string& text, char separator) {
   std::vector<std::string> parts;
@@ -55,18 +97,14 @@ Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string&
   // A comma between methods; inside one, semicolons would be unusual, so "name:a=1" may have one parameter,
   // or more with '+': "name:a=1+b=2".
   for (const std::string& text : Split(methods, ',')) {
-    const std::string name = text.substr(0, text.find(':'));
-    std::string own = name.size() < text.size() ? text.substr(name.size() + 1) : "";
-    std::ranges::replace(own, '+', ',');
-    if (IsCodec(name)) {
-      Arm arm{text, "", own.empty() ? name : fmt::format("{}:{}", name, own), ArmKind::kCodec};
-      LARDER_TRY(CreateKvCodec(arm.spec, model.spec().head_dim));
+    if (IsCodec(text.substr(0, text.find(':')))) {
+      LARDER_ASSIGN(Arm arm, CodecArm(text, model));
       arms.push_back(std::move(arm));
     } else if (text == "full") {
       arms.push_back({text, "", "", ArmKind::kFull});
     } else {
       for (const std::string& budget : Split(budgets, ',')) {
-        LARDER_ASSIGN(Arm arm, EvictArm(text, name, own, budget, {sinks, last}, model));
+        LARDER_ASSIGN(Arm arm, EvictArm(text, budget, {sinks, last}, model));
         arms.push_back(std::move(arm));
       }
     }

@@ -11,22 +11,30 @@
 
 namespace larder {
 
-enum class ArmKind : uint8_t { kEvict, kOracle, kCodec, kFull };
+enum class ArmKind : uint8_t { kEvict, kOracle, kCodec, kBoth, kFull };
 
 // One line of the table.
 struct Arm {
-  std::string method;  // "snapkv", "oracle", "t4:rotate=0", "full"
+  std::string method;  // "snapkv", "oracle", "t4:rotate=0", "snapkv@t4:rotate=0", "full"
   std::string budget;  // as it was given; "": a codec's bytes are its own
-  std::string spec;    // what the method or codec is made from
+  std::string spec;    // what the method is made from, or the codec where there is no method
   ArmKind kind = ArmKind::kEvict;
+  std::string codec = {};  // what it is made from; "": rows
+  int64_t entries = 0;     // of a lane, that the spec says instead of the budget; 0: it says the budget
 };
 
 // Every eviction method of `methods` ("h2o,snapkv:window=16+kernel=5,t4:center=0") at every budget of
 // `budgets`; each keeps `sinks` first and `last` newest tokens, unless it says something else itself or knows
 // better. "oracle" scores by the attention that will really come; codecs, and "full", are one arm each.
-// kInvalid names what is wrong.
+// "snapkv@t4": what the method has left is rounded to codes. kInvalid names what is wrong.
 Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
                                   int64_t last, const Model& model);
+
+// The codecs of all arms, each once, in their order.
+std::vector<std::string> CodecsOf(const std::vector<Arm>& arms);
+
+// The same with a budget of so many entries.
+Arm WithEntries(const Arm& arm, int64_t entries);
 
 // The parts between separators, without empty ones.
 std::vector<std::string> Split(const std::string& text, char separator);

@@ -37,12 +37,16 @@ class Bench final : public Command {
                   "context lengths in tokens, separated by commas; end: the model's longest, at most 8192; "
                   "empty: short and long "
                   "ones that suit what is measured");
+    params.String("other-kv-type", &other_kv_type_,
+                  "prefill, decode, batch: measure Larder with this cache, too (as --kv-type); empty: no");
     params.Int("rounds", &settings_.rounds, 1, 1000,
                "measurements of every engine at every length, interleaved");
     params.Int("tokens", &settings_.tokens, 1, 4096,
                "tokens a measurement, for each sequence; schedule: steps a round");
     params.Int("sequences", &settings_.sequences, 0, 256,
-               "sequences that decode together; 0: 1 for decode and attention, 8 for batch, 16 for serve");
+               "sequences that decode together; 0: 1 for decode and attention, 8 for batch, 16 for serve; "
+               "turns: conversations, 0: 20");
+    params.Int("turns", &settings_.turns, 2, 1000, "turns: how many each conversation has");
     params.String("rows", &settings_.rows, "matmul: rows that are multiplied together, separated by commas");
     params.String(
         "peers", &peers_,
@@ -54,7 +58,8 @@ class Bench final : public Command {
     params.String("redis", &settings_.redis, "restore: URL of a Redis to measure with; empty: none");
     params.String(
         "disk", &settings_.disk,
-        "store: directory on the disk to measure; a folder is made in it and removed. Beside the store "
+        "store, restore, turns: directory on the disk to measure; a folder is made in it and removed. store "
+        "writes several gigabytes. Beside the store "
         "are measured: the bare disk, a file per block, RocksDB's blob files if they are built in, and "
         "what code without a store does: one read after the other for each block and layer, on one "
         "thread, past the page cache, straight to its place");
@@ -71,7 +76,7 @@ class Bench final : public Command {
     if (what != "prefill" && what != "decode" && what != "batch")
       return Fail(ErrorKind::kInvalid,
                   "'{}' is not known; write prefill, decode, batch, serve, load, attention, matmul, "
-                  "schedule, pool, memory, restore, blend, store or neighbour",
+                  "schedule, pool, memory, restore, overlap, turns, blend, store or neighbour",
                   what);
     return MeasureEngines(what);
   }
@@ -81,7 +86,8 @@ class Bench final : public Command {
       {"matmul", BenchMatMul},     {"attention", BenchAttention}, {"serve", BenchServe},
       {"schedule", BenchSchedule}, {"neighbour", BenchNeighbour}, {"load", BenchLoad},
       {"restore", BenchRestore},   {"store", BenchStore},         {"pool", BenchPool},
-      {"memory", BenchMemory},     {"blend", BenchBlend},
+      {"memory", BenchMemory},     {"blend", BenchBlend},         {"overlap", BenchOverlap},
+      {"turns", BenchTurns},
   };
 
   Status MeasureEngines(const std::string& what) {
@@ -97,8 +103,15 @@ class Bench final : public Command {
     report_.threads = model_->pool().threads();
     report_.rounds = settings_.rounds;
     LARDER_ASSIGN(report_.roofline, MeasureRoofline(model_->pool()));
-    LARDER_ASSIGN(auto own, CreateLarderEngine(*model_, points));
+    LARDER_ASSIGN(auto own, CreateLarderEngine(*model_, std::string(kOwnEngine), points));
     engines_.push_back(std::move(own));
+    if (!other_kv_type_.empty()) {
+      LARDER_ASSIGN(other_model_, settings_.flags.LoadAs(settings_.flags.math, other_kv_type_));
+      LARDER_ASSIGN(
+          auto other,
+          CreateLarderEngine(*other_model_, fmt::format("{}, {}", kOwnEngine, other_kv_type_), points));
+      engines_.push_back(std::move(other));
+    }
     LARDER_TRY(AddPeers(*model_, points[0].decode));
     LARDER_TRY(Measure(*model_, points));
     if (settings_.json) {
@@ -172,7 +185,7 @@ class Bench final : public Command {
         if (failed[e]) continue;
         const auto sample = engines_[e]->Run(series[i].point);
         if (!sample) {
-          if (e == 0) return std::unexpected(sample.error());
+          if (engines_[e]->name().starts_with(kOwnEngine)) return std::unexpected(sample.error());
           failed[e] = true;
           report_.not_measured.push_back(fmt::format("{}: {}", engines_[e]->name(), sample.error().message));
         } else if (round > 0) {
@@ -196,7 +209,8 @@ class Bench final : public Command {
   BenchSettings settings_;
   std::string peers_ = "auto", peer_models_, peer_engines_ = "llama,openvino";
   BenchReport report_;
-  std::unique_ptr<Model> model_;  // outlives the engines
+  std::string other_kv_type_;
+  std::unique_ptr<Model> model_, other_model_;  // outlive the engines
   std::vector<std::unique_ptr<BenchEngine>> engines_;
 };
 

@@ -1,11 +1,9 @@
 // larder bench blend: the first token of a prompt made of stored chunks, by how fast the tier is that has
 // them. Reading and computing overlap, so it should come after the longer of the two, not after both.
 #include <algorithm>
-#include <condition_variable>
-#include <mutex>
 
-#include "engine/core.h"
 #include "larder/bench_figures.h"
+#include "larder/bench_stepped.h"
 #include "larder/session.h"
 #include "larder/terminal.h"
 #include "larder/throttled_tier.h"
@@ -13,23 +11,8 @@
 namespace larder {
 namespace {
 
-constexpr char kTenant[] = "bench";
-constexpr SpaceId kSpace = {1};
 constexpr int64_t kChunks = 8, kTail = 46;
 constexpr double kRates[] = {20e6, 45e6, 100e6};  // bytes a second
-
-struct FirstTokenSink final : RequestSink {
-  Stopwatch watch;
-  double first_s = 0;
-  CacheReport report;
-  std::string error;
-
-  void OnPromptLogprobs(std::vector<TokenOutput>) override {}
-  void OnToken(TokenOutput) override { first_s = watch.WallSeconds(); }
-  void OnChoiceEnd(ChoiceEnd) override {}
-  void OnFinish(const Usage&, const CacheReport& r) override { report = r; }
-  void OnError(const Error& e) override { error = e.message; }
-};
 
 class BlendBench {
  public:
@@ -38,16 +21,10 @@ class BlendBench {
     EngineOptions options;
     options.cache.limit_bytes = KvLimitOrDefault(0);
     options.tiers = {&bench->tier_};
-    LARDER_ASSIGN(bench->core_, EngineCore::Create(&model, options, &bench->clock_, [raw = bench.get()] {
-                    const std::lock_guard lock(raw->mutex_);
-                    raw->called_ = true;
-                    raw->changed_.notify_all();
-                  }));
-    bench->core_->SetSpace(kTenant, kSpace);
+    LARDER_ASSIGN(bench->engine_, SteppedEngine::Create(model, options));
     LARDER_TRY(bench->Store());
     return bench;
   }
-  ~BlendBench() { core_ = nullptr; }  // before the tier
 
   int64_t prompt_tokens() const { return std::ssize(prompt_); }
   double chunk_bytes() const { return static_cast<double>(kChunks) * static_cast<double>(bytes_); }
@@ -55,44 +32,24 @@ class BlendBench {
   // Seconds to the first token. The chunks lie in the tier alone, or in memory (rate 0).
   Result<double> FirstToken(const std::string& reuse, double rate) {
     tier_.SetRate(rate);
-    core_->cache().Clear(kTenant);
-    while (rate > 0 && core_->derived().DropOldest()) {
+    engine_->ForgetMemory();
+    while (rate > 0 && engine_->core().derived().DropOldest()) {
     }
     Request request = RequestOf(prompt_, reuse);
     request.read_cache = reuse != "prefix";
-    LARDER_ASSIGN(const auto sink, Run(std::move(request)));
-    if (reuse != "prefix" && sink->report.blend.covered < kChunks * chunk_tokens_)
+    LARDER_ASSIGN(const SteppedAnswer answer, engine_->Run(std::move(request)));
+    if (reuse != "prefix" && answer.report.blend.covered < kChunks * chunk_tokens_)
       return Fail(ErrorKind::kUnavailable, "chunks were not found; give the cache more memory");
-    return sink->first_s;
+    return answer.first_s;
   }
 
  private:
   BlendBench(Model& model, int64_t chunk_tokens) : model_(model), chunk_tokens_(chunk_tokens) {}
 
-  Request RequestOf(std::vector<int32_t> prompt, const std::string& reuse) const {
-    Request request;
-    request.tenant = kTenant;
-    request.space = kSpace;
-    request.prompt = std::move(prompt);
-    request.max_tokens = 1;
-    request.sampling.temperature = 0;
-    request.ignore_eos = true;
+  static Request RequestOf(std::vector<int32_t> prompt, const std::string& reuse) {
+    Request request = SteppedEngine::RequestOf(std::move(prompt), 1);
     request.reuse = reuse;
     return request;
-  }
-
-  Result<std::shared_ptr<FirstTokenSink>> Run(Request request) {
-    LARDER_TRY(core_->Validate(request));
-    auto sink = std::make_shared<FirstTokenSink>();
-    core_->Add(next_++, std::move(request), sink);
-    while (core_->unfinished() > 0) {
-      if (core_->Step()) continue;
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return called_; });
-      called_ = false;
-    }
-    if (!sink->error.empty()) return Fail(ErrorKind::kUnavailable, "{}", sink->error);
-    return sink;
   }
 
   Status Store() {
@@ -109,24 +66,19 @@ class BlendBench {
       Request store = RequestOf(std::move(alone), "prefix");
       store.chunk_from = std::ssize(prefix);
       store.max_tokens = 0;
-      LARDER_TRY(Run(std::move(store)));
+      LARDER_TRY(engine_->Run(std::move(store)));
     }
-    bytes_ = core_->chunks().BytesFor(chunk_tokens_);
+    bytes_ = engine_->core().chunks().BytesFor(chunk_tokens_);
     tier_.Flush();
-    core_->Step();  // it takes notice
+    engine_->core().Step();  // it takes notice
     return {};
   }
 
   Model& model_;
   const int64_t chunk_tokens_;
   uint64_t bytes_ = 0;  // of a chunk
-  SystemClock clock_;
   ThrottledTier tier_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool called_ = false;  // guarded by mutex_
-  std::unique_ptr<EngineCore> core_;
-  uint64_t next_ = 1;
+  std::unique_ptr<SteppedEngine> engine_;  // goes before the tier
   std::vector<int32_t> prompt_;
 };
 

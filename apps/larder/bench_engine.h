@@ -40,7 +40,8 @@ class BenchEngine {
 
 // Larder itself, without server and scheduler. Points of one kind, all known in advance so that the cache has
 // room.
-Result<std::unique_ptr<BenchEngine>> CreateLarderEngine(Model& model, std::span<const BenchPoint> points);
+Result<std::unique_ptr<BenchEngine>> CreateLarderEngine(Model& model, std::string name,
+                                                        std::span<const BenchPoint> points);
 
 // A peer in a child process; kind: "llama" or "openvino", the scripts' names. The model's shape says what its
 // cache reads; file: what the peer loads.

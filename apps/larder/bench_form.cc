@@ -1,6 +1,7 @@
 #include "larder/bench_form.h"
 
 #include <cstdio>
+#include <numeric>
 #include <random>
 
 #include <fmt/format.h>
@@ -15,10 +16,12 @@ void BenchFlags::Declare(Params& params) {
       "form", &form, {"quick", "full", "nightly"},
       "methods, tasks, stream: how much is measured where nothing else is said; quick: seconds with a "
       "tiny model, full: less than an hour on two cores");
-  params.String("methods", &methods,
-                "methods, tasks, stream: which, each with parameters of its own if it needs them, joined by "
-                "'+': snapkv:window=16+kernel=5; codecs as --kv-type has them; oracle knows what will be "
-                "looked at; full; empty: those of the form");
+  params.String(
+      "methods", &methods,
+      "methods, tasks, stream: which, each with parameters of its own if it needs them, joined by "
+      "'+': snapkv:window=16+kernel=5; codecs as --kv-type has them; snapkv@q4_0: both, what the "
+      "method has left is rounded to codes; oracle knows what will be looked at; full; empty: those "
+      "of the form");
   params.String("budgets", &budgets,
                 "methods, tasks, stream: shares of the prompt, entries of a lane, or bytes; empty: those of "
                 "the form");
@@ -41,9 +44,8 @@ Result<std::unique_ptr<Model>> LoadBase(const ModelFlags& flags) {
 Result<std::vector<std::unique_ptr<Model>>> LoadCodecs(const ModelFlags& flags,
                                                        const std::vector<Arm>& arms) {
   std::vector<std::unique_ptr<Model>> models;
-  for (const Arm& arm : arms) {
-    if (arm.kind != ArmKind::kCodec) continue;
-    LARDER_ASSIGN(auto model, flags.LoadAs(flags.math, arm.spec));
+  for (const std::string& codec : CodecsOf(arms)) {
+    LARDER_ASSIGN(auto model, flags.LoadAs(flags.math, codec));
     models.push_back(std::move(model));
   }
   return models;
@@ -55,16 +57,49 @@ Status WriteText(const std::string& where, const std::string& text) {
   return {};
 }
 
-Interval Bootstrap(const std::vector<double>& values) {
+namespace {
+
+// `of` makes a figure of the texts that were drawn.
+template <typename Of>
+Interval IntervalOf(size_t texts, const Of& of) {
   constexpr int kDraws = 1000;
   std::mt19937 random(1);
   std::vector<double> draws;
+  std::vector<size_t> drawn(texts);
   for (int i = 0; i < kDraws; ++i) {
-    double sum = 0;
-    for (size_t d = 0; d < values.size(); ++d) sum += values[random() % values.size()];
-    draws.push_back(sum / static_cast<double>(values.size()));
+    for (size_t& text : drawn) text = random() % texts;
+    draws.push_back(of(drawn));
   }
   return {Quantile(draws, 0.025), Quantile(draws, 0.975)};
+}
+
+double SumOf(const std::vector<double>& values, const std::vector<size_t>& drawn) {
+  double sum = 0;
+  for (const size_t text : drawn) sum += values[text];
+  return sum;
+}
+
+}  // namespace
+
+Interval Bootstrap(const std::vector<double>& values) {
+  return IntervalOf(values.size(), [&](const std::vector<size_t>& drawn) {
+    return SumOf(values, drawn) / static_cast<double>(drawn.size());
+  });
+}
+
+Estimate PairedDifference(const std::vector<double>& a, const std::vector<double>& b) {
+  LARDER_CHECK(a.size() == b.size());
+  std::vector<double> differences;
+  for (size_t i = 0; i < a.size(); ++i) differences.push_back(a[i] - b[i]);
+  return {MeanOf(differences).mean, Bootstrap(differences)};
+}
+
+Estimate PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
+  LARDER_CHECK(a.size() == b.size());
+  const auto ratio = [&](const std::vector<size_t>& drawn) { return SumOf(a, drawn) / SumOf(b, drawn); };
+  std::vector<size_t> all(a.size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  return {ratio(all), IntervalOf(a.size(), ratio)};
 }
 
 }  // namespace larder

@@ -32,7 +32,7 @@ struct BenchFlags {
 
 // The model whose full cache the arms are held against: rows, no codec.
 Result<std::unique_ptr<Model>> LoadBase(const ModelFlags& flags);
-// The model again, once for each arm with a codec. Packed weights are mapped and shared.
+// The model again, once for each codec of the arms. Packed weights are mapped and shared.
 Result<std::vector<std::unique_ptr<Model>>> LoadCodecs(const ModelFlags& flags, const std::vector<Arm>& arms);
 
 // Text to standard output ("-") or into a file.
@@ -44,5 +44,14 @@ struct Interval {
   double low = 0, high = 0;
 };
 Interval Bootstrap(const std::vector<double>& values);
+
+// The mean of a - b over the same texts. As many values in both, at least one.
+struct Estimate {
+  double mean = 0;
+  Interval interval;
+};
+Estimate PairedDifference(const std::vector<double>& a, const std::vector<double>& b);
+// The sum of `a` over that of `b`; both are drawn together.
+Estimate PairedRatio(const std::vector<double>& a, const std::vector<double>& b);
 
 }  // namespace larder

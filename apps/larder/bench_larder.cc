@@ -10,7 +10,7 @@ namespace {
 
 class LarderEngine final : public BenchEngine {
  public:
-  explicit LarderEngine(Model& model) : model_(model) {}
+  LarderEngine(Model& model, std::string name) : model_(model), name_(std::move(name)) {}
 
   Status Init(std::span<const BenchPoint> points) {
     // All sequences stand at once; each of them may be as long as the longest.
@@ -32,7 +32,7 @@ class LarderEngine final : public BenchEngine {
       for (auto& sequence : standing.sequences) session_->Close(std::move(sequence));
   }
 
-  std::string name() const override { return "Larder"; }
+  std::string name() const override { return name_; }
 
   Result<BenchSample> Run(const BenchPoint& point) override {
     return point.decode ? Decode(point) : Prefill(point);
@@ -122,6 +122,7 @@ class LarderEngine final : public BenchEngine {
   }
 
   Model& model_;
+  const std::string name_;
   std::unique_ptr<Session> session_;
   std::map<std::pair<int64_t, int64_t>, Standing> standing_;  // (length, sequences)
   std::vector<float> hidden_, logits_;
@@ -129,8 +130,9 @@ class LarderEngine final : public BenchEngine {
 
 }  // namespace
 
-Result<std::unique_ptr<BenchEngine>> CreateLarderEngine(Model& model, std::span<const BenchPoint> points) {
-  auto engine = std::make_unique<LarderEngine>(model);
+Result<std::unique_ptr<BenchEngine>> CreateLarderEngine(Model& model, std::string name,
+                                                        std::span<const BenchPoint> points) {
+  auto engine = std::make_unique<LarderEngine>(model, std::move(name));
   LARDER_TRY(engine->Init(points));
   return engine;
 }

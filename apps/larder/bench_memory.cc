@@ -19,6 +19,8 @@ namespace larder {
 namespace {
 
 constexpr uint64_t kLimitBytes = 1u << 30;
+constexpr int64_t kWasteSequences = 64;
+constexpr uint64_t kWasteLimitBytes = uint64_t{2} << 30;  // they all fit
 constexpr int64_t kLongestContext = 8192;
 constexpr int64_t kMeanLength = 600, kPrefixLength = 512, kPrefixes = 4;
 constexpr int64_t kDecoded = 64;  // of each sequence's rows, taken one at a time behind its prompt
@@ -348,6 +350,43 @@ Status BenchHolding(Model& model, const BenchSettings& settings, int64_t context
   return {};
 }
 
+// What sequences of different lengths take beyond the bytes of their rows. Nothing is shared, and nothing
+// depends on time.
+Status BenchWaste(Model& model, const BenchSettings& settings, int64_t context) {
+  FigureReport report = BeginReport("memory-waste", model, settings);
+  report.threads = model.pool().threads();
+  report.rounds = 1;
+  report.note = fmt::format(
+      "{} sequences of {} tokens on average (log-normal) that share nothing; mapped: bytes that they take, "
+      "tables "
+      "included; waste:\nthe part of it that holds no row. contiguous: what its buffers reserve",
+      kWasteSequences, kMeanLength);
+  for (size_t way = 0; way < kWays.size(); ++way) {
+    LARDER_ASSIGN(const auto keeper, CreateKeeper(way, model, kWasteLimitBytes, context));
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < kWasteSequences; ++i) {
+      const Prompt prompt = PromptOf(static_cast<uint64_t>(2 * i + 1), context);  // of those without a prefix
+      tokens += prompt.length;
+      if (way == kContiguous) continue;
+      LARDER_ASSIGN(const bool fits, keeper->Admit(static_cast<uint64_t>(i), prompt));
+      if (!fits) return Fail(ErrorKind::kExhausted, "{}: no memory for {} sequences", kWays[way], i + 1);
+    }
+    const auto rows = static_cast<double>(tokens) * static_cast<double>(model.kv_shape().BytesPerToken());
+    const double mapped = way == kContiguous
+                              ? static_cast<double>(kWasteSequences) *
+                                    static_cast<double>(ContiguousRows::Bytes(model.kv_shape(), context))
+                              : static_cast<double>(keeper->used_bytes());
+    report.rows.push_back({.labels = {{"kept", kWays[way]}},
+                           .values = {SingleValue("tokens", static_cast<double>(tokens), 0),
+                                      SingleValue("rows_mib", rows / (1 << 20), 1),
+                                      SingleValue("mapped_mib", mapped / (1 << 20), 1),
+                                      SingleValue("waste_pct", 100 * (mapped - rows) / mapped, 1)},
+                           .warning = {}});
+  }
+  report.Print(settings.json);
+  return {};
+}
+
 Status BenchReading(Model& model, const BenchSettings& settings, const std::vector<int64_t>& lengths,
                     int64_t context) {
   FigureReport report = BeginReport("memory-decode", model, settings);
@@ -409,10 +448,12 @@ Status BenchReading(Model& model, const BenchSettings& settings, const std::vect
 Status BenchMemory(const BenchSettings& settings) {
   LARDER_ASSIGN(const auto model, settings.flags.Load());
   const int64_t context = std::min(model->spec().context, kLongestContext);
-  LARDER_ASSIGN(const auto lengths, settings.Lengths("512,2048,end", model->spec().context, 0));
+  LARDER_ASSIGN(const auto lengths, settings.Lengths(context > 4096 ? "512,2048,4096,end" : "512,2048,end",
+                                                     model->spec().context, 0));
   for (const int64_t length : lengths)
     if (length > context)
       return Fail(ErrorKind::kInvalid, "contexts of at most {} tokens are compared, not {}", context, length);
+  LARDER_TRY(BenchWaste(*model, settings, context));
   LARDER_TRY(BenchHolding(*model, settings, context));
   return BenchReading(*model, settings, lengths, context);
 }

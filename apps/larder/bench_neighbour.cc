@@ -11,6 +11,7 @@
 
 #include "larder/bench_engine.h"
 #include "larder/bench_figures.h"
+#include "larder/bench_report.h"
 #include "larder/terminal.h"
 
 namespace larder {
@@ -53,7 +54,7 @@ Result<Contestant> Load(const ModelFlags& flags, int64_t threads, const std::vec
   own.threads = threads;
   Contestant out;
   LARDER_ASSIGN(out.model, own.Load());
-  LARDER_ASSIGN(out.engine, CreateLarderEngine(*out.model, points));
+  LARDER_ASSIGN(out.engine, CreateLarderEngine(*out.model, std::string(kOwnEngine), points));
   return out;
 }
 

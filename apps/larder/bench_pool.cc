@@ -8,6 +8,7 @@
 #include <random>
 #include <thread>
 
+#include "base/memory.h"
 #include "base/pool/object_pool.h"
 #include "larder/bench_figures.h"
 #include "larder/bench_rows.h"
@@ -16,10 +17,12 @@
 namespace larder {
 namespace {
 
-constexpr int64_t kObjects = 1 << 21;       // taken and put back in one measurement, by all threads together
-constexpr size_t kLongestBurst = 300;       // more than a thread's cache holds
-constexpr size_t kObjectBytes = 12288;      // a page of a lane
-constexpr size_t kTouchedBytes = 1u << 30;  // of blocks that large pages are measured with
+constexpr int64_t kObjects = 1 << 21;   // taken and put back in one measurement, by all threads together
+constexpr size_t kLongestBurst = 300;   // more than a thread's cache holds
+constexpr size_t kObjectBytes = 12288;  // a page of a lane
+// Of blocks that large pages are measured with: the more where memory has three times as much.
+constexpr uint64_t kMostTouchedBytes = uint64_t{4} << 30, kLeastTouchedBytes = uint64_t{1} << 30;
+constexpr size_t kLineBytes = 64;
 
 // Each thread's view of where objects come from: Get fills a burst, Put gives one back.
 template <class Pool>
@@ -220,17 +223,23 @@ class BlockTable final : public RowStore {
   const int64_t length_;
 };
 
-// Blocks from pools with or without large pages: how long their first touch takes, a read anywhere, and
-// attention.
+// Keys of a token in a layer, all heads, in sixteen bits.
+size_t RowBytes(const ModelSpec& spec) {
+  return static_cast<size_t>(spec.kv_heads) * static_cast<size_t>(spec.head_dim) * sizeof(uint16_t);
+}
+
+// Blocks from pools with or without large pages: how long their first touch takes, reads anywhere of a line
+// and of a token's row of keys, and attention.
 class PageEffect {
  public:
-  static Result<std::unique_ptr<PageEffect>> Create(Model& model, LargePages pages, int64_t length) {
-    auto effect = std::unique_ptr<PageEffect>(new PageEffect(model, pages, length));
+  static Result<std::unique_ptr<PageEffect>> Create(Model& model, LargePages pages, int64_t length,
+                                                    uint64_t touched_bytes) {
+    auto effect = std::unique_ptr<PageEffect>(new PageEffect(model, length));
     const auto kinds = static_cast<int>(model.kv_shape().kinds().size());
     effect->needed_ = static_cast<size_t>((length + kPageTokens - 1) / kPageTokens);
     for (int kind = 0; kind < kinds; ++kind) {
       const size_t bytes = model.kv_shape().BlockBytes(kind);
-      const size_t blocks = std::max(effect->needed_, kTouchedBytes / static_cast<size_t>(kinds) / bytes);
+      const size_t blocks = std::max(effect->needed_, touched_bytes / static_cast<size_t>(kinds) / bytes);
       LARDER_ASSIGN(auto pool, ObjectPool<>::Create({.object_bytes = bytes,
                                                      .max_objects = static_cast<uint32_t>(blocks),
                                                      .slab_objects = 1,
@@ -240,10 +249,9 @@ class PageEffect {
     }
     return effect;
   }
-  ~PageEffect() { GiveBack(); }
 
+  // Nothing is taken before and after, so that two of these need the memory of one.
   void Measure(bool keep) {
-    GiveBack();
     AddTimed(touch_, keep, [&] {
       for (size_t kind = 0; kind < pools_.size(); ++kind) {
         const size_t bytes = BlockBytes(kind);
@@ -254,8 +262,8 @@ class PageEffect {
         }
       }
     });
-    full_ = true;
-    AddTimed(read_, keep, [&] { ReadAnywhere(); });
+    AddTimed(read_line_, keep, [&] { ReadAnywhere(kLineBytes); });
+    AddTimed(read_row_, keep, [&] { ReadAnywhere(row_bytes_); });
     std::vector<std::vector<std::byte*>> blocks(pools_.size());
     std::mt19937 random(1);
     for (size_t kind = 0; kind < pools_.size(); ++kind) {
@@ -276,6 +284,7 @@ class PageEffect {
     }
     bytes_ = static_cast<double>(all);
     large_pct_ = 100 * static_cast<double>(large) / bytes_;
+    GiveBack();
   }
 
   FigureRow Row(const std::string& pages) const {
@@ -287,7 +296,8 @@ class PageEffect {
     return {.labels = {{"large_pages", pages}},
             .values = {SingleValue("large_pct", large_pct_, 0),
                        SpreadValue("touch_ms_per_gib", scaled(touch_, 1e3 * (1u << 30) / bytes_)),
-                       SpreadValue("read_ns", scaled(read_, 1e9 / kReads)),
+                       SpreadValue("line_ns", scaled(read_line_, 1e9 / kReads)),
+                       SpreadValue("row_ns", scaled(read_row_, 1e9 / kReads)),
                        SpreadValue("attention_ms", scaled(attend_, 1e3), 2)},
             .warning = attend_.busy.Warning()};
   }
@@ -295,46 +305,48 @@ class PageEffect {
  private:
   static constexpr int kReads = 1 << 20;
 
-  PageEffect(Model& model, LargePages, int64_t length)
+  PageEffect(Model& model, int64_t length)
       : model_(model),
         length_(length),
+        row_bytes_(RowBytes(model.spec())),
         attention_(model),
         touch_(1),
-        read_(1),
+        read_line_(1),
+        read_row_(1),
         attend_(model.pool().threads()) {}
 
   size_t BlockBytes(size_t kind) const { return model_.kv_shape().BlockBytes(static_cast<int>(kind)); }
 
   void GiveBack() {
-    if (!full_) return;
     for (size_t kind = 0; kind < pools_.size(); ++kind) {
       pools_[kind]->Put(taken_[kind]);
       pools_[kind]->Trim(static_cast<uint32_t>(taken_[kind].size()));
     }
-    full_ = false;
   }
 
-  // Each read's place depends on what the one before it read.
-  void ReadAnywhere() {
+  // So many bytes in a row; each read's place depends on what the one before it read.
+  void ReadAnywhere(size_t bytes) {
     uint64_t at = 1;
-    const size_t lines = BlockBytes(0) / 64;
+    const size_t places = BlockBytes(0) / bytes;
     for (int i = 0; i < kReads; ++i) {
       at = at * 6364136223846793005u + 1442695040888963407u;
       const uint32_t block = taken_[0][(at >> 33) % taken_[0].size()];
-      const auto* line = pools_[0]->At(block) + (at >> 20) % lines * 64;
-      at += static_cast<uint64_t>(*static_cast<const volatile std::byte*>(line)) & 1;
+      const volatile std::byte* const place = pools_[0]->At(block) + (at >> 20) % places * bytes;
+      uint64_t sum = 0;
+      for (size_t line = 0; line < bytes; line += kLineBytes) sum += static_cast<uint64_t>(place[line]);
+      at += sum & 1;
     }
   }
 
   Model& model_;
   const int64_t length_;
+  const size_t row_bytes_;
   DecodeAttention attention_;
   size_t needed_ = 0;                                 // blocks of a context
   std::vector<std::unique_ptr<ObjectPool<>>> pools_;  // by kind
   std::vector<std::vector<uint32_t>> taken_;
-  bool full_ = false;
   double bytes_ = 1, large_pct_ = 0;
-  TimedWork touch_, read_, attend_;
+  TimedWork touch_, read_line_, read_row_, attend_;
 };
 
 }  // namespace
@@ -362,14 +374,14 @@ Status BenchPool(const BenchSettings& settings) {
 
   FigureReport pages = BeginReport("pool-pages", *model, settings);
   pages.threads = model->pool().threads();
+  const uint64_t touched = AvailableBytes() >= 3 * kMostTouchedBytes ? kMostTouchedBytes : kLeastTouchedBytes;
   pages.note = fmt::format(
-      "touch: taking {} of blocks and writing a byte to every 4 KiB; read: 64 bytes anywhere in them, one "
-      "after "
-      "another;\nattention: all layers for one token over {} tokens in shuffled blocks",
-      FormatSize(kTouchedBytes), lengths.front());
+      "touch: taking {} of blocks and writing a byte to every 4 KiB; line, row: {} and {} bytes anywhere in "
+      "them, one read\nafter another; attention: all layers for one token over {} tokens in shuffled blocks",
+      FormatSize(touched), kLineBytes, RowBytes(model->spec()), lengths.front());
   std::array<std::unique_ptr<PageEffect>, 2> effects;
-  LARDER_ASSIGN(effects[0], PageEffect::Create(*model, LargePages::kNo, lengths.front()));
-  LARDER_ASSIGN(effects[1], PageEffect::Create(*model, LargePages::kYes, lengths.front()));
+  LARDER_ASSIGN(effects[0], PageEffect::Create(*model, LargePages::kNo, lengths.front(), touched));
+  LARDER_ASSIGN(effects[1], PageEffect::Create(*model, LargePages::kYes, lengths.front(), touched));
   ProgressBar bar("measuring");
   for (int64_t round = 0; round <= settings.rounds; ++round) {
     bar.Update(static_cast<double>(round) / static_cast<double>(settings.rounds + 1));

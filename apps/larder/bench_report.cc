@@ -13,16 +13,18 @@ bool SamePoint(const BenchPoint& a, const BenchPoint& b) {
   return a.decode == b.decode && a.length == b.length && a.sequences == b.sequences;
 }
 
-constexpr std::string_view kOwn = "Larder";
-
 }  // namespace
 
-double BenchReport::RatioToBestPeer(const BenchSeries& own) const {
+double BenchReport::RatioOf(const BenchSeries& one) const {
+  const bool own = one.engine == kOwnEngine;
+  if (!own && !one.engine.starts_with(kOwnEngine)) return 0;
   double best = 0;
-  for (const BenchSeries& other : series)
-    if (other.engine != kOwn && SamePoint(other.point, own.point))
+  for (const BenchSeries& other : series) {
+    const bool compared = own ? !other.engine.starts_with(kOwnEngine) : other.engine == kOwnEngine;
+    if (compared && SamePoint(other.point, one.point))
       best = std::max(best, other.TokensPerSecond(other.MedianSeconds()));
-  return best > 0 ? own.TokensPerSecond(own.MedianSeconds()) / best : 0;
+  }
+  return best > 0 ? one.TokensPerSecond(one.MedianSeconds()) / best : 0;
 }
 
 double BenchReport::ShareOfRoofline(const BenchSeries& s) const {
@@ -56,7 +58,7 @@ void BenchReport::PrintTable() const {
              width, "tokens/s", "(min..max)", "ms", "GB/s", "GMAC/s", "roof", "ratio");
   for (const BenchSeries& s : series) {
     const Spread time = SpreadOf(s.seconds);
-    const double ratio = s.engine == kOwn ? RatioToBestPeer(s) : 0;
+    const double ratio = RatioOf(s);
     fmt::print("{:>8} {:>5}  {:<{}} {:>9.1f} {:>17} {:>9.1f} {:>7.1f} {:>8.1f} {:>5.0f}% {:>7}\n",
                s.point.length, s.point.sequences, s.engine, width, s.TokensPerSecond(time.median),
                fmt::format("({:.1f}..{:.1f})", s.TokensPerSecond(time.max), s.TokensPerSecond(time.min)),
@@ -66,7 +68,7 @@ void BenchReport::PrintTable() const {
   for (const std::string& line : not_measured) fmt::print("not measured: {}\n", line);
   fmt::print(
       "\nroof: share of what reading those bytes and multiplying so often would allow here; ratio: to the "
-      "fastest peer\n");
+      "fastest peer, with another cache\nto that with the first\n");
   fmt::print("repeat: {}\n", ProgramCommandLine());
   std::fflush(stdout);
   if (const std::string warning = Warning(); !warning.empty()) fmt::print(stderr, "warning: {}\n", warning);
@@ -80,34 +82,36 @@ void BenchReport::PrintJson() const {
       const double a = value(time.min), b = value(time.max);
       return Json{{"median", value(time.median)}, {"min", std::min(a, b)}, {"max", std::max(a, b)}};
     };
-    const double ratio = s.engine == kOwn ? RatioToBestPeer(s) : 0;
-    const Json line = {{"bench", what},
-                       {"engine", s.engine},
-                       {"note", s.note},
-                       {"model", model},
-                       {"weights", weights},
-                       {"simd", simd},
-                       {"threads", threads},
-                       {"math", math},
-                       {"kv_type", kv_type},
-                       {"sequences", s.point.sequences},
-                       {"length", s.point.length},
-                       {"rounds", s.seconds.size()},
-                       {"tokens_per_s", spread([&](double t) { return s.TokensPerSecond(t); })},
-                       {"ms", spread([](double t) { return t * 1e3; })},
-                       {"gb_per_s", spread([&](double t) { return s.bytes / t * 1e-9; })},
-                       {"gmac_per_s", spread([&](double t) { return s.macs / t * 1e-9; })},
-                       {"share_of_roofline", ShareOfRoofline(s)},
-                       {"ratio_to_best_peer", ratio > 0 ? Json(ratio) : Json()},
-                       {"machine",
-                        {{"read_gb_per_s", roofline.read_gb_per_s},
-                         {"byte_gmac_per_s", roofline.byte_gmac_per_s},
-                         {"float_gmac_per_s", roofline.float_gmac_per_s}}},
-                       {"cores_used", s.busy.cores()},
-                       {"cores_of_others", s.busy.others()},
-                       {"load_before", s.busy.load_before()},
-                       {"warning", s.busy.Warning()},
-                       {"command", ProgramCommandLine()}};
+    const double ratio = RatioOf(s);
+    const bool own = s.engine == kOwnEngine || !s.engine.starts_with(kOwnEngine);
+    const Json line = {
+        {"bench", what},
+        {"engine", s.engine},
+        {"note", s.note},
+        {"model", model},
+        {"weights", weights},
+        {"simd", simd},
+        {"threads", threads},
+        {"math", math},
+        {"kv_type", kv_type},
+        {"sequences", s.point.sequences},
+        {"length", s.point.length},
+        {"rounds", s.seconds.size()},
+        {"tokens_per_s", spread([&](double t) { return s.TokensPerSecond(t); })},
+        {"ms", spread([](double t) { return t * 1e3; })},
+        {"gb_per_s", spread([&](double t) { return s.bytes / t * 1e-9; })},
+        {"gmac_per_s", spread([&](double t) { return s.macs / t * 1e-9; })},
+        {"share_of_roofline", ShareOfRoofline(s)},
+        {own ? "ratio_to_best_peer" : "ratio_to_first_cache", ratio > 0 ? Json(ratio) : Json()},
+        {"machine",
+         {{"read_gb_per_s", roofline.read_gb_per_s},
+          {"byte_gmac_per_s", roofline.byte_gmac_per_s},
+          {"float_gmac_per_s", roofline.float_gmac_per_s}}},
+        {"cores_used", s.busy.cores()},
+        {"cores_of_others", s.busy.others()},
+        {"load_before", s.busy.load_before()},
+        {"warning", s.busy.Warning()},
+        {"command", ProgramCommandLine()}};
     fmt::print("{}\n", line.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
 }

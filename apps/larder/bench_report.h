@@ -2,12 +2,16 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "compute/roofline.h"
 #include "larder/bench_engine.h"
 
 namespace larder {
+
+// What Larder's own engines are called; those with another cache than the first have more behind it.
+inline constexpr std::string_view kOwnEngine = "Larder";
 
 // All rounds of one engine at one point.
 struct BenchSeries {
@@ -31,8 +35,9 @@ struct BenchReport {
   std::vector<BenchSeries> series;        // Larder's first at each point, then the peers'
   std::vector<std::string> not_measured;  // "llama.cpp: why"
 
-  // Larder's speed over that of the fastest peer at the same point; 0 without peers.
-  double RatioToBestPeer(const BenchSeries& own) const;
+  // Larder's speed over that of the fastest peer at the same point, and that of Larder with another cache
+  // over Larder's; 0 without any.
+  double RatioOf(const BenchSeries& one) const;
   // The time that the roofline allows over the time taken: the slower of reading the bytes and multiplying.
   double ShareOfRoofline(const BenchSeries& series) const;
   // A sentence about a busy machine; "" on a quiet one.

@@ -1,5 +1,6 @@
 // larder bench restore: the first token of a prompt that was seen before, by where its rows are: nowhere
-// (cold), in memory, on disk after a restart, in Redis after a restart of a server without a disk.
+// (cold), in memory, on disk after a restart, in Redis after a restart of a server without a disk. And cold
+// without anything below memory: what asking in vain and storing costs.
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,10 +71,31 @@ class FixedSpaces final : public Keyring {
   KeyringStats stats() const override { return {}; }
 };
 
+enum PlaceIndex : size_t { kUntiered, kCold, kMemory, kDisk, kRedis };
+
 struct Place {
   std::string name;
   std::vector<double> first_ms, decode_ms;
   BusyWatch busy;
+};
+
+// What lies below memory; either may be null.
+struct Below {
+  std::unique_ptr<DiskTier> disk;
+  std::unique_ptr<Tier> redis;
+
+  std::vector<Tier*> tiers() const {
+    std::vector<Tier*> all;
+    if (disk != nullptr) all.push_back(disk.get());
+    if (redis != nullptr) all.push_back(redis.get());
+    return all;
+  }
+};
+
+// Beside the first tokens from the disk.
+struct DiskFigures {
+  std::vector<double> raw_ms;        // reading as many bytes past the store
+  std::vector<double> reads, calls;  // requests and system calls of the store's queue
 };
 
 class RestoreBench {
@@ -82,68 +104,80 @@ class RestoreBench {
                const BenchFolder* folder)
       : settings_(settings), prompt_(std::move(prompt)), bytes_per_token_(bytes_per_token), folder_(folder) {}
 
-  // What places there are: "cold", "memory", "disk" and, with a Redis, "redis".
+  // By PlaceIndex; kRedis only with a Redis.
   std::vector<Place> Places(int threads) const {
     std::vector<Place> places;
-    for (const char* name : {"cold", "memory", "disk", "redis"}) {
-      if (std::string_view(name) == "redis" && settings_.redis.empty()) continue;
+    for (const char* name : {"cold, no tiers", "cold", "memory", "disk", "redis"}) {
+      if (places.size() == kRedis && settings_.redis.empty()) break;
       places.push_back({name, {}, {}, BusyWatch(threads)});
     }
     return places;
   }
 
   // A server computes and stores the prompt, and is asked again; then new ones are, that have only a tier.
-  Status Round(bool keep, std::vector<Place>& places, std::vector<double>& raw_ms) {
+  // One that has none computes it in turn before and behind the first. Round 0 warms.
+  Status Round(int64_t round, std::vector<Place>& places, DiskFigures& disk) {
     folder_->Empty();
+    round_ = round;
+    const bool keep = round > 0;
+    if (round % 2 == 0) LARDER_TRY(AskNew({}, keep, places[kUntiered]));
     {
-      LARDER_ASSIGN(const auto tiers, OpenTiers(true, !settings_.redis.empty()));
-      LARDER_ASSIGN(const auto engine, Start(tiers));
-      LARDER_TRY(Ask(*engine, keep, places[0]));
-      LARDER_TRY(Ask(*engine, keep, places[1]));
-      for (const auto& tier : tiers) tier->Flush();
+      LARDER_ASSIGN(const Below below, OpenBelow(true, !settings_.redis.empty()));
+      LARDER_ASSIGN(const auto engine, Start(below));
+      LARDER_TRY(Ask(*engine, keep, places[kCold]));
+      LARDER_TRY(Ask(*engine, keep, places[kMemory]));
+      for (Tier* tier : below.tiers()) tier->Flush();
     }
+    if (round % 2 == 1) LARDER_TRY(AskNew({}, keep, places[kUntiered]));
     if (keep) {
       LARDER_ASSIGN(const double ms, RawDiskMs());
-      raw_ms.push_back(ms);
+      disk.raw_ms.push_back(ms);
     }
-    for (size_t place = 2; place < places.size(); ++place) {
-      const bool disk = places[place].name == "disk";
-      LARDER_ASSIGN(const auto tiers, OpenTiers(disk, !disk));
-      LARDER_ASSIGN(const auto engine, Start(tiers));
-      LARDER_TRY(Ask(*engine, keep, places[place]));
+    LARDER_ASSIGN(const Below below, OpenBelow(true, false));
+    LARDER_TRY(AskNew(below, keep, places[kDisk]));
+    if (keep) {
+      const DiskCounters counters = below.disk->counters();
+      disk.reads.push_back(static_cast<double>(counters.reads));
+      disk.calls.push_back(static_cast<double>(counters.read_calls));
     }
-    return {};
+    if (places.size() <= kRedis) return {};
+    LARDER_ASSIGN(const Below redis, OpenBelow(false, true));
+    return AskNew(redis, keep, places[kRedis]);
   }
 
  private:
-  Result<std::vector<std::unique_ptr<Tier>>> OpenTiers(bool disk, bool redis) {
-    std::vector<std::unique_ptr<Tier>> tiers;
+  Result<Below> OpenBelow(bool disk, bool redis) {
+    Below below;
     if (disk) {
       const DiskOptions options{.directory = (*folder_ / "store"), .limit_bytes = kDiskLimit};
-      LARDER_ASSIGN(auto tier, OpenDiskTier(options, RealFileSystem(), nullptr, &clock_));
-      tiers.push_back(std::move(tier));
+      LARDER_ASSIGN(below.disk, OpenDiskTier(options, RealFileSystem(), nullptr, &clock_));
     }
     if (redis) {
-      LARDER_ASSIGN(auto tier, OpenRedisTier({.url = settings_.redis, .ttl_ms = 600'000}, nullptr, &clock_));
-      tiers.push_back(std::move(tier));
+      LARDER_ASSIGN(below.redis,
+                    OpenRedisTier({.url = settings_.redis, .ttl_ms = 600'000}, nullptr, &clock_));
     }
-    return tiers;
+    return below;
   }
 
-  Result<std::unique_ptr<Engine>> Start(const std::vector<std::unique_ptr<Tier>>& tiers) {
+  Result<std::unique_ptr<Engine>> Start(const Below& below) {
     LARDER_ASSIGN(auto model, settings_.flags.Load());
     EngineOptions options;
     options.cache.limit_bytes = KvLimitOrDefault(0);
     options.keyring = &keyring_;
-    for (const auto& tier : tiers) options.tiers.push_back(tier.get());
+    options.tiers = below.tiers();
     return Engine::Create(std::move(model), options, &clock_);
+  }
+
+  // Asks a server that was started for it.
+  Status AskNew(const Below& below, bool keep, Place& place) {
+    LARDER_ASSIGN(const auto engine, Start(below));
+    return Ask(*engine, keep, place);
   }
 
   Status Ask(Engine& engine, bool keep, Place& place) {
     Request request;
     // Redis outlives a round; each round has rows of its own there.
-    request.tenant =
-        fmt::format("{} {} {}", getpid(), prompt_.size(), place.name == "cold" ? ++rounds_ : rounds_);
+    request.tenant = fmt::format("{} {} {}", getpid(), prompt_.size(), round_);
     request.prompt = prompt_;
     request.max_tokens = kDecoded;
     request.sampling.temperature = 0;
@@ -169,7 +203,7 @@ class RestoreBench {
   Status Check(const std::string& place, const TimingSink& sink) {
     if (answer_.empty()) answer_ = sink.tokens;
     if (sink.tokens != answer_) return Fail(ErrorKind::kCorrupt, "{}: another answer than the first", place);
-    int64_t rows = place == "cold" ? sink.report.recomputed : sink.report.read_memory;
+    int64_t rows = place.starts_with("cold") ? sink.report.recomputed : sink.report.read_memory;
     for (const auto& [tier, read] : sink.report.read_tiers) rows = tier == place ? read : rows;
     if (rows + 1 < static_cast<int64_t>(prompt_.size())) {
       return Fail(ErrorKind::kIo, "only {} of {} rows came from {}", rows, prompt_.size(), place);
@@ -197,8 +231,36 @@ class RestoreBench {
   SystemClock clock_;
   FixedSpaces keyring_;
   std::vector<int32_t> answer_;
-  int64_t rounds_ = 0;
+  int64_t round_ = 0;
 };
+
+// How much longer than without tiers, round by round.
+std::vector<double> ToUntiered(const Place& place, const Place& untiered) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < place.first_ms.size(); ++i)
+    ratios.push_back(place.first_ms[i] / untiered.first_ms[i]);
+  return ratios;
+}
+
+void AddRows(int64_t length, const std::vector<Place>& places, const DiskFigures& figures,
+             FigureReport& report) {
+  const double cold_ms = SpreadOf(places[kCold].first_ms).median, raw_ms = SpreadOf(figures.raw_ms).median;
+  for (const Place& place : places) {
+    const Spread first = SpreadOf(place.first_ms), decode = SpreadOf(place.decode_ms);
+    const bool disk = &place == &places[kDisk];
+    const double limit_ms = 1.3 * raw_ms + 2 * decode.median;
+    report.rows.push_back(
+        {.labels = {{"length", std::to_string(length)}, {"rows_from", place.name}},
+         .values = {SpreadValue("first_ms", place.first_ms), SpreadValue("decode_ms", place.decode_ms),
+                    SingleValue("to_cold", cold_ms / first.median, 1),
+                    SpreadValue("to_no_tiers", ToUntiered(place, places[kUntiered]), 3),
+                    SingleValue("raw_ms", disk ? raw_ms : 0, 1),
+                    SingleValue("to_limit", disk ? first.median / limit_ms : 0, 2),
+                    SingleValue("reads", disk ? SpreadOf(figures.reads).median : 0, 0),
+                    SingleValue("read_calls", disk ? SpreadOf(figures.calls).median : 0, 0)},
+         .warning = place.busy.Warning()});
+  }
+}
 
 }  // namespace
 
@@ -208,12 +270,15 @@ Status BenchRestore(const BenchSettings& settings) {
   FigureReport report = BeginReport("restore", *model, settings);
   report.threads = model->pool().threads();
   report.rounds = settings.rounds;
-  report.note =
+  report.note = fmt::format(
       "first_ms: from the request to its first token; decode_ms: each further token; to_cold: how much "
       "sooner "
-      "than cold.\nto_limit: the first token, to 1.3 x reading as many bytes from a plain file beside the "
-      "store + 2 further "
-      "tokens";
+      "than cold;\nto_no_tiers: first token to that without anything below memory, by rounds; wanted of "
+      "cold: "
+      "<= 1.03. to_limit: first token\nto 1.3 x reading as many bytes from a plain file beside the store + 2 "
+      "further tokens. reads, read_calls: requests and\nsystem calls of the disk's queue, for blocks of {} "
+      "tokens of all {} layers",
+      kPageTokens, model->spec().layers.size());
   const int64_t vocabulary = model->tokenizer().size();
   const uint64_t bytes_per_token = model->kv_shape().BytesPerToken();
   model.reset();
@@ -222,24 +287,12 @@ Status BenchRestore(const BenchSettings& settings) {
   for (const int64_t length : lengths) {
     RestoreBench bench(settings, FillerTokens(length, vocabulary, 1), bytes_per_token, folder.get());
     std::vector<Place> places = bench.Places(report.threads);
-    std::vector<double> raw_ms;
+    DiskFigures disk;
     for (int64_t round = 0; round <= settings.rounds; ++round) {
       bar.Update(static_cast<double>(round) / static_cast<double>(settings.rounds + 1));
-      LARDER_TRY(bench.Round(round > 0, places, raw_ms));
+      LARDER_TRY(bench.Round(round, places, disk));
     }
-    const double cold_ms = SpreadOf(places[0].first_ms).median;
-    for (const Place& place : places) {
-      const Spread first = SpreadOf(place.first_ms), decode = SpreadOf(place.decode_ms);
-      const bool disk = place.name == "disk";
-      const double limit_ms = 1.3 * (disk ? SpreadOf(raw_ms).median : 0) + 2 * decode.median;
-      report.rows.push_back(
-          {.labels = {{"length", std::to_string(length)}, {"rows_from", place.name}},
-           .values = {SpreadValue("first_ms", place.first_ms), SpreadValue("decode_ms", place.decode_ms),
-                      SingleValue("to_cold", cold_ms / first.median, 1),
-                      SingleValue("raw_ms", disk ? SpreadOf(raw_ms).median : 0, 1),
-                      SingleValue("to_limit", disk ? first.median / limit_ms : 0, 2)},
-           .warning = place.busy.Warning()});
-    }
+    AddRows(length, places, disk, report);
   }
   bar.Clear();
   report.Print(settings.json);

@@ -18,6 +18,7 @@ struct BenchSettings {
   int64_t rounds = 5, tokens = 32, sequences = 0;
   std::string disk = ".", records = "100000";  // store: where to write, and how many records to find again
   int64_t blocks = 256;                        // store
+  int64_t turns = 8;                           // turns: of each conversation
   std::string redis;                           // restore: URL of a server to measure with; "": none
   bool json = false;
 
@@ -33,6 +34,8 @@ Status BenchServe(const BenchSettings& settings);      // through HTTP, beside e
 Status BenchSchedule(const BenchSettings& settings);   // a step without the model
 Status BenchLoad(const BenchSettings& settings);       // from nothing to a server that listens
 Status BenchRestore(const BenchSettings& settings);    // a seen prompt, by where its rows are
+Status BenchOverlap(const BenchSettings& settings);    // the same beside new rows, on slow tiers
+Status BenchTurns(const BenchSettings& settings);      // conversations that memory does not hold
 Status BenchBlend(const BenchSettings& settings);      // stored chunks on slow tiers
 Status BenchPool(const BenchSettings& settings);       // the object pool, and large pages
 Status BenchMemory(const BenchSettings& settings);     // pages, mapped ranges and buffers for keys and values

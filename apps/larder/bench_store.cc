@@ -30,7 +30,10 @@ constexpr int kLayers = 30, kKvHeads = 3, kHeadDim = 64;
 constexpr size_t kDepth = 32;                    // of the tier's reads, and so of the bare ones
 constexpr size_t kRestoreBlocks = 128;           // read together: a prompt of 8192 tokens
 constexpr double kEngineTokensPerSecond = 1600;  // prefill of the default model: what the engine writes
+constexpr uint64_t kMostPending = 128 << 20;     // bytes; of a faster writer the tier would lose blocks
 constexpr size_t kPiecesOfPage = 8;              // K and V of 16 tokens each, as paged caches keep them
+constexpr uint64_t kMebibyte = 1 << 20;          // read kMebibyteDepth at once: Tutti's yardstick
+constexpr size_t kMebibyteDepth = 4;
 constexpr int kFileThreads = 4;
 constexpr double kMb = 1e6;
 
@@ -71,25 +74,31 @@ class Blocks {
   DirectBuffer noise_;
 };
 
-// Writes new blocks at the engine's pace until it is destroyed.
-class EngineWrites {
+enum class WritePace { kEngine, kFast };  // as the engine computes them; as the tier takes them
+
+// Writes new blocks until it is destroyed.
+class BlockWrites {
  public:
-  EngineWrites(const Blocks& blocks, Tier& tier, uint64_t first)
-      : thread_([&blocks, &tier, first, this] {
+  BlockWrites(const Blocks& blocks, DiskTier& tier, uint64_t first, WritePace pace)
+      : tier_(tier), thread_([&blocks, &tier, first, pace, this] {
           const double block_s = kPageTokens / kEngineTokensPerSecond;
           auto next = std::chrono::steady_clock::now();
           for (uint64_t number = first; !stop_; ++number) {
             blocks.Put(tier, number, failed_);
             next += std::chrono::nanoseconds(static_cast<int64_t>(block_s * 1e9));
-            std::this_thread::sleep_until(next);
+            if (pace == WritePace::kEngine) std::this_thread::sleep_until(next);
+            while (!stop_ && tier.stats().pending_bytes > kMostPending)
+              std::this_thread::sleep_for(std::chrono::milliseconds(1));
           }
         }) {}
-  ~EngineWrites() {
+  ~BlockWrites() {
     stop_ = true;
     thread_.join();
+    tier_.Flush();  // what is put still answers here
   }
 
  private:
+  DiskTier& tier_;
   std::atomic<bool> stop_ = false;
   std::atomic<uint64_t> failed_ = 0;
   std::thread thread_;
@@ -106,7 +115,12 @@ class BlockBench {
     options.directory = folder_ / "store";
     options.limit_bytes = uint64_t{1} << 40;
     LARDER_ASSIGN(tier_, OpenDiskTier(options, RealFileSystem(), nullptr, &clock_));
-    if (const auto put = PutSome(count_); !put) return std::unexpected(put.error());
+    options.directory = folder_ / "pushing";
+    options.writes_yield = false;
+    LARDER_ASSIGN(pushing_, OpenDiskTier(options, RealFileSystem(), nullptr, &clock_));
+    for (DiskTier* tier : {tier_.get(), pushing_.get()})
+      if (const auto put = PutBlocks(*tier, 0, count_); !put) return std::unexpected(put.error());
+    next_ = count_;
     LARDER_ASSIGN(blobs_, OpenBlobFiles(folder_ / "rocksdb"));
     if (blobs_ != nullptr)
       if (const auto put = PutBlobs(count_); !put) return std::unexpected(put.error());
@@ -122,12 +136,20 @@ class BlockBench {
   bool direct() const { return raw_->direct(); }
   bool has_blobs() const { return blobs_ != nullptr; }
   uint64_t bytes() const { return count_ * blocks_.bytes(); }
+  uint64_t raw_mebibytes() const { return raw_->bytes() / kMebibyte; }
   std::span<const uint64_t> groups() const { return blocks_.groups(); }
   double write_rate() const {
     return kEngineTokensPerSecond / kPageTokens * static_cast<double>(blocks_.bytes()) / kMb;
   }
 
   // Seconds each. All read into the same memory as restoring, which no cache of the processor holds.
+  Result<double> BareMebibytes() const {
+    std::vector<RawRead> reads;
+    for (uint64_t at = 0; at + kMebibyte <= raw_->bytes(); at += kMebibyte)
+      reads.push_back({at, kMebibyte, destinations_[reads.size() % kRestoreBlocks].data()});
+    return raw_->Read(reads, kMebibyteDepth);
+  }
+
   Result<double> BareReads() const {
     std::vector<RawRead> reads;
     uint64_t at = 0;
@@ -165,34 +187,30 @@ class BlockBench {
 
   Result<double> FileReads(int threads) const { return files_->ReadAll(threads, destinations_); }
 
-  Result<double> Restore() {
-    double seconds = 0;
-    for (size_t first = 0; first < count_; first += kRestoreBlocks) {
-      LARDER_ASSIGN(const double part, RestoreFrom(first, std::min(kRestoreBlocks, count_ - first)));
-      seconds += part;
-    }
-    return seconds;
-  }
+  Result<double> Restore() { return RestoreAll(*tier_); }
 
-  // Also how many bytes were written meanwhile.
-  Result<double> RestoreBesideWrites() {
-    const EngineWrites writes(blocks_, *tier_, next_);
+  // With writes that let it pass, or push in.
+  Result<double> RestoreBesideWrites(bool yield, WritePace pace) {
+    DiskTier& tier = yield ? *tier_ : *pushing_;
+    tier.Flush();
+    const BlockWrites writes(blocks_, tier, next_, pace);
     next_ += uint64_t{1} << 32;
     std::this_thread::sleep_for(std::chrono::seconds(1));  // until they are under way
-    return Restore();
+    return RestoreAll(tier);
+  }
+
+  // Requests and system calls for the first `blocks` blocks.
+  Result<std::pair<double, double>> CallsOfRestore(size_t blocks) {
+    const DiskCounters before = tier_->counters();
+    LARDER_TRY(RestoreFrom(*tier_, 0, blocks));
+    const DiskCounters after = tier_->counters();
+    return std::pair(static_cast<double>(after.reads - before.reads),
+                     static_cast<double>(after.read_calls - before.read_calls));
   }
 
   Result<double> PutSome(size_t count) {
-    std::atomic<uint64_t> failed = 0;
-    const Stopwatch watch;
-    for (size_t i = 0; i < count; ++i) {
-      blocks_.Put(*tier_, next_++, failed);
-      // What waits to be written is bounded; a faster engine would lose blocks here.
-      if (tier_->stats().pending_bytes > (uint64_t{128} << 20)) tier_->Flush();
-    }
-    tier_->Flush();
-    const double seconds = watch.WallSeconds();
-    if (failed > 0) return Fail(ErrorKind::kIo, "{} of {} blocks could not be written", failed.load(), count);
+    LARDER_ASSIGN(const double seconds, PutBlocks(*tier_, next_, count));
+    next_ += count;
     return seconds;
   }
 
@@ -225,6 +243,19 @@ class BlockBench {
   }
 
  private:
+  Result<double> PutBlocks(DiskTier& tier, uint64_t first, size_t count) const {
+    std::atomic<uint64_t> failed = 0;
+    const Stopwatch watch;
+    for (size_t i = 0; i < count; ++i) {
+      blocks_.Put(tier, first + i, failed);
+      if (tier.stats().pending_bytes > kMostPending) tier.Flush();
+    }
+    tier.Flush();
+    const double seconds = watch.WallSeconds();
+    if (failed > 0) return Fail(ErrorKind::kIo, "{} of {} blocks could not be written", failed.load(), count);
+    return seconds;
+  }
+
   Status GetBlobs(std::span<const Digest> names, std::span<const std::span<std::byte>> to, size_t threads) {
     std::vector<Status> statuses(threads);
     std::vector<std::thread> pool;
@@ -249,7 +280,16 @@ class BlockBench {
   }
   static uint64_t PagesFor(uint64_t bytes) { return (bytes + kDirectAlign - 1) / kDirectAlign; }
 
-  Result<double> RestoreFrom(size_t first, size_t count) {
+  Result<double> RestoreAll(DiskTier& tier) {
+    double seconds = 0;
+    for (size_t first = 0; first < count_; first += kRestoreBlocks) {
+      LARDER_ASSIGN(const double part, RestoreFrom(tier, first, std::min(kRestoreBlocks, count_ - first)));
+      seconds += part;
+    }
+    return seconds;
+  }
+
+  Result<double> RestoreFrom(DiskTier& tier, size_t first, size_t count) {
     std::vector<RecordRead> reads;
     for (size_t i = 0; i < count; ++i)
       reads.push_back(
@@ -263,7 +303,7 @@ class BlockBench {
     };
     callbacks.done = [done] { done->set_value(); };
     const Stopwatch watch;
-    tier_->Get(std::move(reads), INT64_MAX, ReadPriority::kRequest, std::move(callbacks));
+    tier.Get(std::move(reads), INT64_MAX, ReadPriority::kRequest, std::move(callbacks));
     done->get_future().wait();
     const double seconds = watch.WallSeconds();
     LARDER_TRY(status);
@@ -274,7 +314,7 @@ class BlockBench {
   const size_t count_;
   const Blocks blocks_;
   SystemClock clock_;
-  std::unique_ptr<DiskTier> tier_;
+  std::unique_ptr<DiskTier> tier_, pushing_;  // the other one's writes do not let reads pass
   std::unique_ptr<RawFile> raw_;
   std::unique_ptr<FilePerBlock> files_;
   std::unique_ptr<BlobFiles> blobs_;  // null: not built in
@@ -282,6 +322,9 @@ class BlockBench {
   uint64_t next_ = 0, next_blob_ = 0;  // the next block's number
   uint64_t turn_ = 0;                  // of LayerReads
 };
+
+constexpr char kLayerReads[] = "a read per block and layer";
+constexpr char kPieceReads[] = "a read per 16 tokens, layer, K or V";
 
 struct Measured {
   std::string what;
@@ -293,40 +336,89 @@ struct Measured {
   std::vector<double> seconds = {};
 };
 
-Status MeasureBlocks(const BenchSettings& settings, const BenchFolder& folder, FigureReport& report) {
-  LARDER_ASSIGN(Blocks blocks, Blocks::Create());
-  const auto count = static_cast<size_t>(settings.blocks);
+std::vector<Measured> MeasuredRows(BlockBench& bench, size_t count) {
   const size_t few = std::max<size_t>(count / 8, 1), some = std::max<size_t>(count / 4, 1);
-  BlockBench bench(folder, count, std::move(blocks));
-  LARDER_TRY(bench.Prepare());
   const double all_mb = static_cast<double>(bench.bytes()) / kMb, mb = all_mb / static_cast<double>(count);
+  const double mebibytes_mb = static_cast<double>(bench.raw_mebibytes() * kMebibyte) / kMb;
   const double few_mb = mb * static_cast<double>(few), some_mb = mb * static_cast<double>(some);
-  enum { kBare, kRestore, kBareWrites = 7, kPuts };  // places in the list
+  // Places in the list.
+  enum { kBare, kRestore = 2, kBeside, kBesideFast = 5, kBareWrites = 11, kPuts };
   std::vector<Measured> rows = {
-      {"bare reads", all_mb, [&] { return bench.BareReads(); }, "", kBare},
-      {"restore", all_mb, [&] { return bench.Restore(); }, "share of bare reads, >= 0.85", kBare, true},
-      {"restore beside writes", all_mb, [&] { return bench.RestoreBesideWrites(); },
+      {"bare reads", all_mb, [&bench] { return bench.BareReads(); }, "", kBare},
+      {"bare reads of 1 MiB, 4 at once", mebibytes_mb, [&bench] { return bench.BareMebibytes(); },
+       "restore's share of it, >= 0.85", kRestore},
+      {"restore", all_mb, [&bench] { return bench.Restore(); }, "share of bare reads, >= 0.85", kBare, true},
+      {"restore beside writes", all_mb,
+       [&bench] { return bench.RestoreBesideWrites(true, WritePace::kEngine); },
        "times as long as restore, <= 1.15", kRestore},
-      {"a file per block", all_mb, [&] { return bench.FileReads(1); }, "times as long as restore", kRestore},
+      {"restore beside writes that push in", all_mb,
+       [&bench] { return bench.RestoreBesideWrites(false, WritePace::kEngine); },
+       "times as long as beside writes that yield", kBeside},
+      {"restore beside fast writes", all_mb,
+       [&bench] { return bench.RestoreBesideWrites(true, WritePace::kFast); },
+       "times as long as restore, <= 1.15", kRestore},
+      {"restore beside fast writes that push in", all_mb,
+       [&bench] { return bench.RestoreBesideWrites(false, WritePace::kFast); },
+       "times as long as beside writes that yield, >= 1.5", kBesideFast},
+      {"a file per block", all_mb, [&bench] { return bench.FileReads(1); }, "times as long as restore",
+       kRestore},
       {fmt::format("a file per block, {} threads", kFileThreads), all_mb,
-       [&] { return bench.FileReads(kFileThreads); }, "times as long as restore", kRestore},
-      {"a read per block and layer", few_mb, [&] { return bench.LayerReads(1, few); },
+       [&bench] { return bench.FileReads(kFileThreads); }, "times as long as restore", kRestore},
+      {kLayerReads, few_mb, [&bench, few] { return bench.LayerReads(1, few); },
        "times as long as restore, >= 5", kRestore},
-      {"a read per 16 tokens, layer, K or V", few_mb, [&] { return bench.LayerReads(kPiecesOfPage, few); },
+      {kPieceReads, few_mb, [&bench, few] { return bench.LayerReads(kPiecesOfPage, few); },
        "times as long as restore", kRestore},
-      {"bare writes", some_mb, [&] { return bench.BareWrites(some); }, "", kBare},
-      {"puts", some_mb, [&] { return bench.PutSome(some); }, "share of bare writes", kBareWrites, true},
+      {"bare writes", some_mb, [&bench, some] { return bench.BareWrites(some); }, "", kBare},
+      {"puts", some_mb, [&bench, some] { return bench.PutSome(some); }, "share of bare writes", kBareWrites,
+       true},
   };
   if (bench.has_blobs()) {
-    rows.push_back({"RocksDB's blob files", all_mb, [&] { return bench.BlobReads(1); },
+    rows.push_back({"RocksDB's blob files", all_mb, [&bench] { return bench.BlobReads(1); },
                     "times as long as restore", kRestore});
     rows.push_back({fmt::format("RocksDB's blob files, {} threads", kFileThreads), all_mb,
-                    [&] { return bench.BlobReads(kFileThreads); }, "times as long as restore", kRestore});
-    rows.push_back({"RocksDB's puts, no log", some_mb, [&] { return bench.PutBlobs(some); },
+                    [&bench] { return bench.BlobReads(kFileThreads); }, "times as long as restore",
+                    kRestore});
+    rows.push_back({"RocksDB's puts, no log", some_mb, [&bench, some] { return bench.PutBlobs(some); },
                     "times as long as puts", kPuts});
   }
+  return rows;
+}
+
+// Of restores of so many blocks, by rounds.
+struct RestoreCalls {
+  size_t blocks;
+  std::vector<double> requests = {}, calls = {};
+};
+
+void AddCallRows(const std::vector<RestoreCalls>& restores, FigureReport& report) {
+  const auto add = [&](const std::string& what, size_t blocks, const std::vector<double>& requests,
+                       const std::vector<double>& calls) {
+    std::vector<double> per_layer = calls;
+    for (double& n : per_layer) n /= kLayers;
+    report.rows.push_back(
+        {.labels = {{"what", what}, {"blocks", std::to_string(blocks)}},
+         .values = {SingleValue("requests", SpreadOf(requests).median, 0), SpreadValue("calls", calls, 0),
+                    SpreadValue("calls_per_layer", per_layer, 1)},
+         .warning = {}});
+  };
+  for (const RestoreCalls& restore : restores) {
+    add("restore", restore.blocks, restore.requests, restore.calls);
+    for (const size_t pieces : {size_t{1}, kPiecesOfPage}) {
+      const std::vector<double> one_by_one = {static_cast<double>(restore.blocks * kLayers * pieces)};
+      add(pieces == 1 ? kLayerReads : kPieceReads, restore.blocks, one_by_one, one_by_one);
+    }
+  }
+}
+
+Status MeasureBlocks(const BenchSettings& settings, const BenchFolder& folder, FigureReport& report,
+                     FigureReport& calls) {
+  LARDER_ASSIGN(Blocks blocks, Blocks::Create());
+  const auto count = static_cast<size_t>(settings.blocks);
+  BlockBench bench(folder, count, std::move(blocks));
+  LARDER_TRY(bench.Prepare());
+  std::vector<Measured> rows = MeasuredRows(bench, count);
+  std::vector<RestoreCalls> restores = {{kRestoreBlocks / 4}, {kRestoreBlocks}};
   ProgressBar bar("measuring");
-  BusyWatch busy(1);
   for (int64_t round = 0; round <= settings.rounds; ++round) {
     for (size_t i = 0; i < rows.size(); ++i) {
       bar.Update(static_cast<double>(round * static_cast<int64_t>(rows.size()) + static_cast<int64_t>(i)) /
@@ -334,11 +426,18 @@ Status MeasureBlocks(const BenchSettings& settings, const BenchFolder& folder, F
       LARDER_ASSIGN(const double seconds, rows[i].run());
       if (round > 0) rows[i].seconds.push_back(seconds);
     }
+    for (RestoreCalls& restore : restores) {
+      LARDER_ASSIGN(const auto counted, bench.CallsOfRestore(restore.blocks));
+      restore.requests.push_back(counted.first);
+      restore.calls.push_back(counted.second);
+    }
   }
   bar.Clear();
+  AddCallRows(restores, calls);
   std::string sizes;
   for (const uint64_t bytes : bench.groups()) sizes += fmt::format("{}{}", sizes.empty() ? "" : ", ", bytes);
   if (!bench.has_blobs()) report.note += "\nRocksDB: not built in; install librocksdb-dev and build again.";
+  const double mb = static_cast<double>(bench.bytes()) / kMb / static_cast<double>(count);
   report.subject = fmt::format("{} blocks of {:.2f} MB in {} groups ({} bytes), {}, writes at {:.0f} MB/s",
                                count, mb, bench.groups().size(), sizes,
                                bench.direct() ? "direct I/O" : "NO direct I/O: the page cache is measured",
@@ -421,12 +520,26 @@ Status BenchStore(const BenchSettings& settings) {
   moving.rounds = settings.rounds;
   moving.note =
       "bare: the same request sizes, 32 at once, without a store. restore: groups of 128 blocks (8192 "
-      "tokens),\n"
-      "verified. a read per ...: one synchronous read after the other on one thread, each straight to its "
-      "place,\n"
-      "not verified. Reads go past the page cache of this system; a hypervisor may have one of its own.";
-  LARDER_TRY(MeasureBlocks(settings, *folder, moving));
+      "tokens), "
+      "verified.\nWrites beside it yield to it, or push in; fast: as many as the tier takes. a read per ...: "
+      "one "
+      "synchronous read after the\nother on one thread, each straight to its place, not verified. Reads go "
+      "past "
+      "the page cache of this system; a hypervisor may\nhave one of its own.";
+  FigureReport calls;
+  calls.what = "store calls";
+  calls.rounds = settings.rounds + 1;
+  calls.subject = fmt::format("reading blocks of {} layers", kLayers);
+  calls.note =
+      "requests, calls: to and into the operating system. Requests are one a block for its head and one a "
+      "group "
+      "of layers,\nhowever many layers there are; a call of the store hands over what is free to go and "
+      "waits. "
+      "Wanted: 2 calls a layer";
+  LARDER_TRY(MeasureBlocks(settings, *folder, moving, calls));
   moving.Print(settings.json);
+  if (!settings.json) fmt::print("\n");
+  calls.Print(settings.json);
   folder->Empty();
   FigureReport recovery;
   recovery.what = "store recovery";

@@ -1,10 +1,10 @@
-// larder eval ppl|kl|methods|tasks|stream|blend: quality on a text.
+// larder eval ppl|kl|methods|tasks|stream|attention|blend: quality on a text.
 //
 // ppl: perplexity of one setting. kl: the candidate setting against the base setting on the same tokens: how
 // far its predictions are from the base's, beside what each costs in bytes and time. KL divergence sees what
 // perplexity does not: errors that happen to help are errors too. The others: eval_methods.h, eval_tasks.h,
-// eval_stream.h, eval_blend.h. Rows read their context from the cache in the cache's own precision, exactly
-// as they do when serving.
+// eval_stream.h, eval_attention.h, eval_blend.h. Rows read their context from the cache in the cache's own
+// precision, exactly as they do when serving.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "larder/command.h"
+#include "larder/eval_attention.h"
 #include "larder/eval_blend.h"
 #include "larder/eval_methods.h"
 #include "larder/eval_stream.h"
@@ -79,13 +80,16 @@ class Eval final : public Command {
     DeclareKvType(params, "base-", &base_kv_type_, "kl: elements of the base setting's cache");
     params.OptionalString("json", &json_, "-",
                           "one JSON object instead of text, to standard output or into this file");
-    params.String("evict", &evict_,
-                  "ppl, kl: eviction method of the (candidate) setting, such as snapkv:budget=0.25");
+    params.String(
+        "evict", &evict_,
+        "ppl, kl: eviction method of the (candidate) setting, such as snapkv:budget=0.25; with a codec "
+        "in --kv-type, as if pages that are full when it has chosen were codes");
     params.Float("prompt-share", &prompt_share_, 0.01, 0.99,
                  "with --evict: of each window, behind which the method chooses; the rest is scored");
     bench_.Declare(params);
     methods_.Declare(params);
     tasks_.Declare(params);
+    attention_.Declare(params);
     blend_.Declare(params);
   }
 
@@ -95,13 +99,14 @@ class Eval final : public Command {
     if (what == "methods") return methods_.Run(flags_, bench_, text_, max_tokens_, json_);
     if (what == "tasks") return tasks_.Run(flags_, bench_, json_);
     if (what == "stream") return stream_.Run(flags_, bench_, text_, max_tokens_, json_);
+    if (what == "attention") return attention_.Run(flags_, text_, window_, max_tokens_, json_);
     if (what == "blend") {
       LARDER_ASSIGN(auto model, flags_.Load());
       return blend_.Run(*model, text_, json_);
     }
     if (what != "ppl" && what != "kl") {
-      return Fail(ErrorKind::kInvalid, "'{}' is not known; write ppl, kl, methods, tasks, stream or blend",
-                  what);
+      return Fail(ErrorKind::kInvalid,
+                  "'{}' is not known; write ppl, kl, methods, tasks, stream, attention or blend", what);
     }
     LARDER_TRY(PlanStride());
     try {
@@ -257,6 +262,7 @@ class Eval final : public Command {
   MethodsEval methods_;
   TasksEval tasks_;
   StreamEval stream_;
+  AttentionEval attention_;
   BlendEval blend_;
   std::string text_, base_math_ = "f32", base_kv_type_ = "f32", evict_, json_;
   double prompt_share_ = 0.5;

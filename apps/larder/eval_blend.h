@@ -16,7 +16,8 @@ class BlendEval {
   Status Run(Model& model, const std::string& text_path, const std::string& json);
 
  private:
-  int64_t chunks_ = 8, chunk_tokens_ = 256, tail_tokens_ = 46, answer_tokens_ = 32, prompts_ = 10;
+  int64_t chunks_ = 8, chunk_tokens_ = 256, tail_tokens_ = 46, answer_tokens_ = 32, prompts_ = 10,
+          alias_prompts_ = 20;
   double ratio_ = 0.15;
   std::string prefix_;
 };

@@ -2,7 +2,8 @@
 // cut into documents of prompt and continuation; every arm continues every document and is scored from the
 // first row that reads its own cache: on the tokens that are really there, and on those that the full cache
 // would choose, cut where they begin to repeat themselves. Documents are what is drawn again for the error:
-// all arms together, so that differences between arms are judged on the same texts.
+// all arms together, so that differences between arms are judged on the same texts. Speed and the most memory
+// are those of each arm by itself, on the first document.
 #pragma once
 
 #include <cstdint>
@@ -15,19 +16,28 @@
 
 namespace larder {
 
+// How much more an arm diverges than another one of the same budget, document by document.
+struct KlDifference {
+  std::string base;  // the other one's method, or kParts
+  Estimate kl;       // the arm's less the other one's
+};
 // How near an arm comes to the full cache on one kind of continuation.
 struct Fidelity {
   double kl_mean = 0, kl_low = 0, kl_high = 0;  // 95 % of the draws
   double kl_median = 0, kl_99 = 0, same_top = 0, perplexity_ratio = 0;
+  std::vector<double> kl_documents;  // the mean of each
+  std::vector<KlDifference> differences;
 };
 // An arm over all documents.
 struct ArmSummary {
   Arm arm;
   Fidelity text, greedy;
-  double private_bytes = 0, peak_bytes = 0, entries = 0, method_ms = 0;  // means over documents
+  double private_bytes = 0, resident_bytes = 0, entries = 0, method_ms = 0;  // means over documents
+  ArmAlone alone;
 };
 struct MethodsResult {
   std::string model, weights, text, form, command;
+  std::vector<std::string> bases;  // methods that others are held against
   int64_t documents = 0, prompt_tokens = 0, scored_tokens = 0, sinks = 0, last = 0;
   int64_t greedy_documents = 0;  // of which anything was left
   double greedy_tokens = 0;      // scored of each of these
@@ -42,6 +52,11 @@ std::vector<ArmSummary> Summarise(const std::vector<Arm>& arms,
                                   const std::vector<std::vector<ArmDocument>>& text,
                                   const std::vector<std::vector<ArmDocument>>& greedy);
 
+// The base of a method together with a codec: the sum of what each of them loses alone.
+inline constexpr const char* kParts = "its parts";
+// Fills the differences to arms of these methods, where they have the same budget, and those to parts.
+void CompareWith(const std::vector<std::string>& bases, std::vector<ArmSummary>& arms);
+
 // How many tokens there are before `gram` of them repeat others that stood there before.
 int64_t BeforeRepetition(std::span<const int32_t> tokens, int64_t gram);
 
@@ -54,7 +69,10 @@ class MethodsEval {
 
  private:
   Status Measure(ArmRunner& runner, const std::vector<std::vector<int32_t>>& documents, MethodsResult& out);
+  Result<std::vector<std::string>> Bases(const std::vector<Arm>& arms) const;
   int64_t prompt_tokens_ = 0, scored_tokens_ = 0, documents_ = 0;
+  std::string bases_;
+  bool nominal_ = false;
 };
 
 std::string MethodsJson(const MethodsResult& result);

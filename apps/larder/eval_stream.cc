@@ -19,9 +19,16 @@ struct Form {
   int64_t tokens;
   const char* budgets;
 };
-constexpr Form kTable[] = {{1024, "128"}, {8192, "256,512"}, {65536, "256,512"}};
-constexpr const char* kMethods = "streaming:positions=rank+chunk=64,lacache:chunk=64";
+constexpr const char* kMethods =
+    "streaming:positions=rank+chunk=64,lacache:chunk=64,lacache:chunk=64+rungs=random+seed=1,"
+    "lacache:chunk=64+rungs=random+seed=2,lacache:chunk=64+rungs=random+seed=3";
+// With the next token these budgets fill pages.
+constexpr Form kTable[] = {{1024, "127"}, {8192, "255,511"}, {65536, "255,511"}};
 constexpr int64_t kLogitRows = 16;
+
+nlohmann::ordered_json EstimateJson(const Estimate& e) {
+  return {{"mean", e.mean}, {"low", e.interval.low}, {"high", e.interval.high}};
+}
 
 Result<int64_t> EntriesOf(const std::string& budget) {
   int64_t entries = 0;
@@ -47,6 +54,10 @@ Status CheckStream(const Arm& arm, const EvictNeeds& needs, int64_t rows, int64_
   return {};
 }
 
+std::string Shown(const Estimate& e) {
+  return fmt::format("{:+.4f} {:+.4f}..{:+.4f}", e.mean, e.interval.low, e.interval.high);
+}
+
 double MeanOfRange(std::span<const double> values, size_t begin, size_t end) {
   return MeanOf(values.subspan(begin, end - begin)).mean;
 }
@@ -60,17 +71,43 @@ std::vector<double> BlockMeans(std::span<const double> values) {
   return means;
 }
 
+// What b's tokens cost more than a's.
+std::vector<double> Less(const StreamPass& a, const StreamPass& b) {
+  std::vector<double> out;
+  for (size_t i = 0; i < a.nll.size(); ++i) out.push_back(b.nll[i] - a.nll[i]);
+  return out;
+}
+// With the mean over tokens; the last block may be shorter than the others.
+Estimate Below(const StreamPass& a, const StreamPass& b) {
+  const std::vector<double> less = Less(a, b);
+  return {MeanOf(less).mean, Bootstrap(BlockMeans(less))};
+}
+
+// Leaves the tokens that all passes have scored.
+void TakeCommonTokens(std::vector<StreamPass>& passes) {
+  int64_t first = 0, end = int64_t{1} << 62;
+  for (const StreamPass& pass : passes) {
+    first = std::max(first, pass.first);
+    end = std::min(end, pass.first + std::ssize(pass.nll));
+  }
+  for (StreamPass& pass : passes) {
+    pass.nll = {pass.nll.begin() + (first - pass.first), pass.nll.begin() + (end - pass.first)};
+    pass.first = first;
+  }
+}
+
 void PrintTable(const StreamResult& r) {
   fmt::print(
-      "{} on {}: a stream of {} tokens, scored from token {} on\n\n{:<34} {:>7} {:>10} {:>28} {:>10} "
-      "{:>10} {:>9}  {}\n",
+      "{} on {}: a stream of {} tokens, scored from token {} on\n\n{:<40} {:>7} {:>10} {:>28} {:>28} {:>28} "
+      "{:>10} {:>10} {:>9}  {}\n",
       r.model, r.text, r.tokens, r.first, "method", "budget", "perplexity", "log-perplexity less, 95 %",
-      "bytes", "peak", "tokens/s", "perplexity by eighths");
+      "less than windows", "excess, of the first's", "bytes", "peak", "tokens/s", "perplexity by eighths");
   for (const StreamLine& line : r.lines) {
     const StreamPass& p = line.pass;
-    fmt::print("{:<34} {:>7} {:>10.3f} {:>28} {:>10} {:>10} {:>9.0f} ", p.method, p.budget, line.perplexity,
-               fmt::format("{:+.4f} {:+.4f}..{:+.4f}", line.less, line.low, line.high), p.bytes_high,
-               p.peak_bytes, static_cast<double>(r.tokens) / p.seconds);
+    fmt::print("{:<40} {:>7} {:>10.3f} {:>28} {:>28} {:>28} {:>10} {:>10} {:>9.0f} ", p.method, p.budget,
+               line.perplexity, Shown({line.less, {line.low, line.high}}),
+               line.below_windows ? Shown(*line.below_windows) : "", line.excess ? Shown(*line.excess) : "",
+               p.bytes_high, p.peak_bytes, static_cast<double>(r.tokens) / p.seconds);
     for (const double part : line.parts) fmt::print(" {:.2f}", part);
     fmt::print("\n");
     if (p.bytes_low != p.bytes_high)
@@ -126,7 +163,7 @@ Result<StreamPass> RunStream(Model& model, Session& session, const Arm& arm, con
 Result<StreamPass> RunWindows(Subject& subject, const EvaluationText& text, int64_t tokens) {
   EvaluationText windows = text;
   windows.windows = PlanWindows(std::ssize(text.tokens), tokens, std::max<int64_t>(1, tokens / 2));
-  StreamPass out{.method = "windows", .budget = std::to_string(tokens), .nll = {}};
+  StreamPass out{.method = kWindowsPass, .budget = std::to_string(tokens), .nll = {}};
   out.first = windows.windows.front().score_from;
   const Stopwatch watch;
   ProgressBar bar("windows");
@@ -137,31 +174,38 @@ Result<StreamPass> RunWindows(Subject& subject, const EvaluationText& text, int6
   return out;
 }
 
+Result<StreamPass> RunFull(Subject& subject, const EvaluationText& text) {
+  LARDER_ASSIGN(StreamPass out, RunWindows(subject, text, std::ssize(text.tokens)));
+  out.method = kFullPass, out.budget = "";
+  return out;
+}
+
 std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes) {
-  int64_t first = 0, end = int64_t{1} << 62;
-  for (const StreamPass& pass : passes) {
-    first = std::max(first, pass.first);
-    end = std::min(end, pass.first + std::ssize(pass.nll));
-  }
+  TakeCommonTokens(passes);
+  const auto find = [&](const auto& is) {
+    const auto pass = std::ranges::find_if(passes, is);
+    return pass == passes.end() ? nullptr : &*pass;
+  };
+  const StreamPass* full = find([](const StreamPass& p) { return p.method == kFullPass; });
   std::vector<StreamLine> out;
-  for (StreamPass& pass : passes) {
-    pass.nll = {pass.nll.begin() + (first - pass.first), pass.nll.begin() + (end - pass.first)};
-    pass.first = first;
-    const auto base = std::ranges::find(out, pass.budget, [](const StreamLine& l) { return l.pass.budget; });
-    const std::span<const double> reference = base == out.end() ? pass.nll : base->pass.nll;
+  for (const StreamPass& pass : passes) {
+    const StreamPass* first = find([&](const StreamPass& p) { return p.budget == pass.budget; });
+    const StreamPass* windows =
+        find([&](const StreamPass& p) { return p.budget == pass.budget && p.method == kWindowsPass; });
     StreamLine line;
-    std::vector<double> less;
-    for (size_t i = 0; i < pass.nll.size(); ++i) less.push_back(reference[i] - pass.nll[i]);
-    const Interval interval = Bootstrap(BlockMeans(less));
-    line.less = MeanOf(less).mean, line.low = interval.low, line.high = interval.high;
+    const Estimate less = Below(pass, *first);
+    line.less = less.mean, line.low = less.interval.low, line.high = less.interval.high;
+    if (windows != nullptr && windows != &pass) line.below_windows = Below(pass, *windows);
+    if (full != nullptr && first != &pass)
+      line.excess = PairedRatio(BlockMeans(Less(*full, pass)), BlockMeans(Less(*full, *first)));
     line.perplexity = std::exp(MeanOf(pass.nll).mean);
     constexpr size_t kParts = 8;
     const size_t n = pass.nll.size();
     for (size_t i = 0; i < kParts && n >= kParts; ++i)
       line.parts.push_back(std::exp(MeanOfRange(pass.nll, i * n / kParts, (i + 1) * n / kParts)));
-    line.pass = std::move(pass);
     out.push_back(std::move(line));
   }
+  for (size_t i = 0; i < out.size(); ++i) out[i].pass = std::move(passes[i]);
   return out;
 }
 
@@ -172,17 +216,20 @@ std::string StreamJson(const StreamResult& r) {
   json["passes"] = nlohmann::ordered_json::array();
   for (const StreamLine& line : r.lines) {
     const StreamPass& p = line.pass;
-    json["passes"].push_back({{"method", p.method},
-                              {"budget", p.budget},
-                              {"perplexity", line.perplexity},
-                              {"perplexity_by_eighths", line.parts},
-                              {"log_perplexity_less", line.less},
-                              {"less_low", line.low},
-                              {"less_high", line.high},
-                              {"bytes_low", p.bytes_low},
-                              {"bytes_high", p.bytes_high},
-                              {"peak_bytes", p.peak_bytes},
-                              {"tokens_per_s", static_cast<double>(r.tokens) / p.seconds}});
+    nlohmann::ordered_json one = {{"method", p.method},
+                                  {"budget", p.budget},
+                                  {"perplexity", line.perplexity},
+                                  {"perplexity_by_eighths", line.parts},
+                                  {"log_perplexity_less", line.less},
+                                  {"less_low", line.low},
+                                  {"less_high", line.high},
+                                  {"bytes_low", p.bytes_low},
+                                  {"bytes_high", p.bytes_high},
+                                  {"peak_bytes", p.peak_bytes},
+                                  {"tokens_per_s", static_cast<double>(r.tokens) / p.seconds}};
+    if (line.below_windows) one["less_than_windows"] = EstimateJson(*line.below_windows);
+    if (line.excess) one["excess_of_first"] = EstimateJson(*line.excess);
+    json["passes"].push_back(std::move(one));
   }
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
@@ -223,10 +270,17 @@ Status StreamEval::Run(const ModelFlags& flags, const BenchFlags& bench, const s
                                              methods, budgets, max_tokens),
                       .tokens = std::ssize(text.tokens)};
   session.reset();
-  LARDER_ASSIGN(Subject windows, Subject::Create("windows", std::move(model), most + 1));
+  const int64_t whole = std::ssize(text.tokens) - (text.bos ? 0 : 1);  // rows
+  const bool fits = whole <= model->spec().context;
+  LARDER_ASSIGN(Subject windows,
+                Subject::Create("windows", std::move(model), std::max(most + 1, fits ? whole : 0)));
   for (const std::string& budget : Split(budgets, ',')) {
     LARDER_ASSIGN(const int64_t entries, EntriesOf(budget));
     LARDER_ASSIGN(auto pass, RunWindows(windows, text, entries));
+    passes.push_back(std::move(pass));
+  }
+  if (fits) {  // the last one: its bytes are the most
+    LARDER_ASSIGN(auto pass, RunFull(windows, text));
     passes.push_back(std::move(pass));
   }
   result.lines = SummariseStream(std::move(passes));

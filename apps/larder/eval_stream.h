@@ -1,9 +1,11 @@
 // larder eval stream: a text that is read in one go with a cache that does not grow, beyond the context that
 // the model was trained on. Methods that compact while they read, each at each budget, and beside them
-// windows of as many tokens that begin anew: what one would do without a method.
+// windows of as many tokens that begin anew: what one would do without a method. Where the model's context
+// has room for all of the text, the full cache too: what a bounded cache costs beyond it.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,14 +27,20 @@ struct StreamPass {
 
 // A method over the whole text. kInvalid, kUnsupported: it would have to keep all of it.
 Result<StreamPass> RunStream(Model& model, Session& session, const Arm& arm, const EvaluationText& text);
+inline constexpr const char *kWindowsPass = "windows", *kFullPass = "full";
 // Windows of `tokens`, each beginning in the middle of the one before.
 Result<StreamPass> RunWindows(Subject& subject, const EvaluationText& text, int64_t tokens);
+// The whole text in one window, which the subject has room for. It has no budget.
+Result<StreamPass> RunFull(Subject& subject, const EvaluationText& text);
 
 struct StreamLine {
   StreamPass pass;
-  double perplexity = 0;               // over the tokens that all passes score
-  std::vector<double> parts;           // of the eighths of these
-  double less = 0, low = 0, high = 0;  // log-perplexity below the first pass of the same budget, 95 %
+  double perplexity = 0;                  // over the tokens that all passes score
+  std::vector<double> parts;              // of the eighths of these
+  double less = 0, low = 0, high = 0;     // log-perplexity below the first pass of the same budget, 95 %
+  std::optional<Estimate> below_windows;  // the same below windows of the same budget
+  // Log-perplexity above the full cache's, as a share of what the first pass of the same budget is above it.
+  std::optional<Estimate> excess;
 };
 struct StreamResult {
   std::string model, weights, text, form, command;

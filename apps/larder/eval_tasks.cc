@@ -104,7 +104,7 @@ TaskCell CellOf(const Arm& arm, const std::string& task, size_t index,
     first.emplace_back(one.directed.begin(), one.directed.begin() + 1);
     later.emplace_back(one.directed.begin() + 1, one.directed.end());
     hidden.push_back(one.hidden);
-    cell.bytes += static_cast<double>(one.private_bytes) / static_cast<double>(one.full_bytes) /
+    cell.bytes += static_cast<double>(one.resident_bytes) / static_cast<double>(one.full_bytes) /
                   static_cast<double>(scores.size());
   }
   cell.first = ScoreOf(first), cell.later = ScoreOf(later), cell.hidden = ScoreOf(hidden);
@@ -126,7 +126,7 @@ Result<std::vector<SessionScore>> RunTaskSession(ArmRunner& runner, const TaskSe
   LARDER_ASSIGN(const auto directed, runner.Run(all.tokens, all.first_question, all.targets));
   for (size_t arm = 0; arm < out.size(); ++arm) {
     out[arm].directed = all.Answers(directed[arm]);
-    out[arm].private_bytes = directed[arm].private_bytes;
+    out[arm].resident_bytes = directed[arm].resident_bytes;
     out[arm].full_bytes = runner.full_bytes();
   }
   for (const TaskTurn& turn : session.turns) {

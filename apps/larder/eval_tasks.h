@@ -26,7 +26,7 @@ struct TaskAnswer {
 };
 struct SessionScore {
   std::vector<TaskAnswer> directed, hidden;  // [turn]
-  uint64_t private_bytes = 0, full_bytes = 0;
+  uint64_t resident_bytes = 0, full_bytes = 0;
 };
 
 struct TaskScore {

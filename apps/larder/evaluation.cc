@@ -42,12 +42,6 @@ Result<Subject> Subject::Create(std::string label, std::unique_ptr<Model> model,
 }
 
 Status Subject::Evict(const std::string& spec) {
-  if (model_->kv_shape().codec() != nullptr) {
-    return Fail(
-        ErrorKind::kUnsupported,
-        "a method's own pages are 16-bit rows, so the codec would not be measured; leave it out of --kv-type "
-        "or --evict out");
-  }
   LARDER_TRY(CreateEvictMethod(spec, EvictModelOf(*model_)));
   evict_ = spec;
   evict_resources_ = std::make_unique<EvictResources>(*model_, session_->cache().MakePageSource());
@@ -61,10 +55,11 @@ Result<std::vector<float>> Subject::HiddenBehindMethod(std::span<const int32_t> 
   LARDER_ASSIGN(auto method, CreateEvictMethod(evict_, EvictModelOf(*model_)));
   MethodRun run(*evict_resources_, std::move(method), first_row);
   LARDER_TRY(run.Prompt(nullptr, tokens));
+  const uint64_t fewer = model_->kv_shape().codec() != nullptr ? run.driver().store()->RoundToCodes() : 0;
   LARDER_TRY(run.Append(tokens, first_row, [&](int64_t, int rows, const float* hidden) {
     out.insert(out.end(), hidden, hidden + int64_t{rows} * width);
   }));
-  kv_bytes_ = std::max(kv_bytes_, run.driver().private_bytes());
+  kv_bytes_ = std::max(kv_bytes_, run.driver().private_bytes() - fewer);
   seconds_ += watch.WallSeconds();
   tokens_ += static_cast<int64_t>(tokens.size());
   return out;

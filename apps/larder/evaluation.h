@@ -19,8 +19,9 @@ class Subject {
   // window: the most tokens of one pass.
   static Result<Subject> Create(std::string label, std::unique_ptr<Model> model, int64_t window);
   // From now on windows go through an eviction method ("snapkv:budget=0.25"): the rows before the first one
-  // that is asked for are the prompt, and the others read what the method has left. What cannot be is
-  // refused.
+  // that is asked for are the prompt, and the others read what the method has left. With a codec, that is
+  // rounded to codes first: what both lose together, though a method's own pages are rows when serving. What
+  // cannot be is refused.
   Status Evict(const std::string& spec);
 
   // Hidden states of rows [first_row, tokens.size()) of a window: [rows, width]. The cache is empty again

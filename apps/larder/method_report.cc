@@ -19,42 +19,67 @@ Plot PlotOf(const MethodsResult& result, Fidelity ArmSummary::* which) {
     auto line = std::ranges::find(plot.lines, s.arm.method, &PlotLine::name);
     if (line == plot.lines.end()) line = plot.lines.insert(line, {s.arm.method, {}});
     const Fidelity& f = s.*which;
-    line->points.push_back({s.private_bytes / static_cast<double>(result.full_bytes), f.kl_mean, f.kl_low,
+    line->points.push_back({s.resident_bytes / static_cast<double>(result.full_bytes), f.kl_mean, f.kl_low,
                             f.kl_high,
                             fmt::format("{} {}: KL {:.4g}", s.arm.method, s.arm.budget, f.kl_mean)});
   }
   return plot;
 }
 
-std::string Cells(const Fidelity& f) {
-  return fmt::format("<td>{:.5f}<td>{:.5f} .. {:.5f}<td>{:.5f}<td>{:.4f}<td>{:.2f} %<td>{:.4f}", f.kl_mean,
-                     f.kl_low, f.kl_high, f.kl_median, f.kl_99, 100 * f.same_top, f.perplexity_ratio);
+std::string Cells(const Fidelity& f, const std::vector<std::string>& bases) {
+  std::string html =
+      fmt::format("<td>{:.5f}<td>{:.5f} .. {:.5f}<td>{:.5f}<td>{:.4f}<td>{:.2f} %<td>{:.4f}", f.kl_mean,
+                  f.kl_low, f.kl_high, f.kl_median, f.kl_99, 100 * f.same_top, f.perplexity_ratio);
+  for (const std::string& base : bases) {
+    const auto difference = std::ranges::find(f.differences, base, &KlDifference::base);
+    html += "<td>";
+    if (difference == f.differences.end()) continue;
+    const Estimate& kl = difference->kl;
+    html += fmt::format("{:+.5f} ({:+.5f} .. {:+.5f})", kl.mean, kl.interval.low, kl.interval.high);
+  }
+  return html;
+}
+
+std::string BudgetOf(const Arm& arm) {
+  return arm.entries == 0 ? arm.budget : fmt::format("{} ({})", arm.budget, arm.entries);
 }
 
 std::string Table(const MethodsResult& result) {
-  constexpr const char* kFidelity =
-      "<th>KL mean<th>95 %<th>median<th>99 %<th>same first choice<th>perplexity ratio";
+  std::string fidelity = "<th>KL mean<th>95 %<th>median<th>99 %<th>same first choice<th>perplexity ratio";
+  for (const std::string& base : result.bases)
+    fidelity += fmt::format("<th>KL less that of {}, 95 %", EscapeHtml(base));
+  const size_t columns = 6 + result.bases.size();
   std::string html = fmt::format(
-      "<table><tr><th><th><th colspan=6>the text itself<th colspan=6>greedy<th colspan=4></tr>"
-      "<tr><th>method<th>budget{0}{0}<th>entries<th>bytes<th>peak bytes<th>ms a prompt</tr>\n",
-      kFidelity);
+      "<table><tr><th><th><th colspan={0}>the text itself<th colspan={0}>greedy<th colspan=3>"
+      "<th colspan=3>by itself</tr><tr><th>method<th>budget{1}{1}<th>entries<th>bytes<th>ms a choice"
+      "<th>peak bytes<th>ms a prompt<th>tokens/s</tr>\n",
+      columns, fidelity);
+  const auto share = [&](double bytes) { return 100 * bytes / static_cast<double>(result.full_bytes); };
   for (const ArmSummary& s : result.arms) {
-    html += fmt::format("<tr><td>{}<td>{}{}{}<td>{:.0f}<td>{:.1f} %<td>{:.1f} %<td>{:.0f}</tr>\n",
-                        EscapeHtml(s.arm.method), EscapeHtml(s.arm.budget), Cells(s.text), Cells(s.greedy),
-                        s.entries, 100 * s.private_bytes / static_cast<double>(result.full_bytes),
-                        100 * s.peak_bytes / static_cast<double>(result.full_bytes), s.method_ms);
+    html += fmt::format(
+        "<tr><td>{}<td>{}{}{}<td>{:.0f}<td>{:.1f} %<td>{:.0f}<td>{:.1f} %<td>{:.0f}<td>{:.1f}</tr>\n",
+        EscapeHtml(s.arm.method), EscapeHtml(BudgetOf(s.arm)), Cells(s.text, result.bases),
+        Cells(s.greedy, result.bases), s.entries, share(s.resident_bytes), s.method_ms,
+        share(static_cast<double>(s.alone.peak_bytes)), s.alone.prompt_ms, s.alone.tokens_per_s);
   }
   return html + "</table>\n";
 }
 
 Json FidelityJson(const Fidelity& f) {
-  return {{"kl_mean", f.kl_mean},
-          {"kl_low", f.kl_low},
-          {"kl_high", f.kl_high},
-          {"kl_median", f.kl_median},
-          {"kl_99", f.kl_99},
-          {"same_top", f.same_top},
-          {"perplexity_ratio", f.perplexity_ratio}};
+  Json json = {{"kl_mean", f.kl_mean},
+               {"kl_low", f.kl_low},
+               {"kl_high", f.kl_high},
+               {"kl_median", f.kl_median},
+               {"kl_99", f.kl_99},
+               {"same_top", f.same_top},
+               {"perplexity_ratio", f.perplexity_ratio},
+               {"kl_documents", f.kl_documents},
+               {"differences", Json::array()}};
+  for (const KlDifference& d : f.differences) {
+    json["differences"].push_back(
+        {{"base", d.base}, {"kl", d.kl.mean}, {"low", d.kl.interval.low}, {"high", d.kl.interval.high}});
+  }
+  return json;
 }
 
 }  // namespace
@@ -66,6 +91,7 @@ std::string MethodsJson(const MethodsResult& result) {
                {"text", result.text},
                {"form", result.form},
                {"command", result.command},
+               {"bases", result.bases},
                {"documents", result.documents},
                {"prompt_tokens", result.prompt_tokens},
                {"scored_tokens", result.scored_tokens},
@@ -79,12 +105,16 @@ std::string MethodsJson(const MethodsResult& result) {
   for (const ArmSummary& s : result.arms) {
     json["arms"].push_back({{"method", s.arm.method},
                             {"budget", s.arm.budget},
+                            {"budget_entries", s.arm.entries},
                             {"spec", s.arm.spec},
                             {"text", FidelityJson(s.text)},
                             {"greedy", FidelityJson(s.greedy)},
                             {"entries", s.entries},
                             {"private_bytes", s.private_bytes},
-                            {"peak_bytes", s.peak_bytes},
+                            {"resident_bytes", s.resident_bytes},
+                            {"peak_bytes", s.alone.peak_bytes},
+                            {"prompt_ms", s.alone.prompt_ms},
+                            {"tokens_per_s", s.alone.tokens_per_s},
                             {"method_ms", s.method_ms}});
   }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -98,9 +128,21 @@ std::string MethodsHtml(const MethodsResult& result) {
       "The divergence (KL) tells how far the predictions are from those with the full cache: 0 is no "
       "difference, and lower is better at the same bytes. Eviction methods all keep the first {} and the "
       "newest "
-      "{} tokens unless their name says otherwise. Bars are 95 % of 1,000 draws of the documents. "
+      "{} tokens unless their name says otherwise. Budgets in parentheses are entries that were chosen so "
+      "that "
+      "all methods of a budget have equally many pages of 64, with room for the next token. Bars are 95 % of "
+      "1,000 draws of the documents, and so are the errors of differences between two methods, which are "
+      "taken "
+      "document by document. "
       "<em>oracle</em> knows what will be looked at, and is the bound of methods that choose once.</p>\n",
       result.documents, result.prompt_tokens, result.scored_tokens, result.sinks, result.last);
+  if (std::ranges::count(result.bases, kParts) > 0) {
+    html +=
+        "<p>A method with a codec behind @: what it has left is rounded to codes where pages are full, once, "
+        "and its bytes are those of codes; peak and speed are of rows, as it is served. <em>Its parts</em> "
+        "are "
+        "the method and the codec alone, added up.</p>\n";
+  }
   html += "<h2>On the text that really follows</h2>\n" + PlotSvg(PlotOf(result, &ArmSummary::text));
   html += fmt::format(
       "<h2>On what the full cache would write</h2><p>The full cache's own choices, cut where 16 tokens "
@@ -110,9 +152,10 @@ std::string MethodsHtml(const MethodsResult& result) {
   if (result.greedy_documents > 0) html += PlotSvg(PlotOf(result, &ArmSummary::greedy));
   html += Table(result);
   html += fmt::format(
-      "<p>Bytes are of pages and tables that the allocator counted, beside the full cache's {} bytes; the "
-      "peak "
-      "is what was held before the choice. Made by <code>{}</code>, weights <code>{}</code>.</p>",
+      "<p>Bytes are of pages and tables that the allocator counted when scoring began, beside the full "
+      "cache's {} bytes at the prompt's end. <em>By itself</em>: the first document alone, computed from its "
+      "first token and continued token by token; the peak is the most that was held on the way. Made by "
+      "<code>{}</code>, weights <code>{}</code>.</p>",
       result.full_bytes, EscapeHtml(result.command), result.weights);
   return html + "</html>";
 }

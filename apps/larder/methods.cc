@@ -1,4 +1,6 @@
-// larder methods: what can shape the cache, from the methods' own descriptions.
+// larder methods: what can shape the cache, from the methods' own descriptions, at their leaves of the
+// survey's tree.
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "kv/evict/method.h"
 #include "kv/reuse/method.h"
 #include "larder/command.h"
+#include "larder/survey.h"
 
 namespace larder {
 namespace {
@@ -41,13 +44,32 @@ std::vector<Listed> AllMethods() {
   return all;
 }
 
-void PrintLine(const Listed& method) {
-  fmt::print("--{:7} {:10}  {:3} {:5} {}\n", method.kind, method.info.name, method.info.leaf,
-             method.info.memory, method.info.help);
+void PrintTree() {
+  const std::vector<Listed> all = AllMethods();
+  char level = 0;
+  for (const SurveyLeaf& leaf : SurveyLeaves()) {
+    if (leaf.id[0] != level) {
+      fmt::print("{}{}  {}\n", level == 0 ? "" : "\n", leaf.id[0], SurveyLevel(leaf.id[0]));
+      level = leaf.id[0];
+    }
+    fmt::print("{:3} {}\n", leaf.id, leaf.title);
+    for (const Listed& method : all) {
+      const auto leaves = LeavesOf(method.info.leaf);
+      if (std::ranges::find(leaves, leaf.id) != leaves.end()) {
+        fmt::print("      --{} {} ({}): {}\n", method.kind, method.info.name, method.info.memory,
+                   method.info.help);
+      }
+    }
+    if (!leaf.built_in.empty()) fmt::print("      built in: {}\n", leaf.built_in);
+    if (!leaf.gap.empty()) fmt::print("      {}: {}\n", leaf.outside ? "outside" : "gap", leaf.gap);
+    if (!leaf.systems.empty()) fmt::print("      systems: {}\n", leaf.systems);
+  }
+  fmt::print("\noutside of the tree: {}\n", SystemsOutside());
 }
 
 void PrintAll(const Listed& method) {
-  PrintLine(method);
+  fmt::print("--{} {} ({}, {}): {}\n", method.kind, method.info.name, method.info.leaf, method.info.memory,
+             method.info.help);
   if (!method.info.paper.empty()) fmt::print("  paper: {}\n", method.info.paper);
   fmt::print("  needs: {}\n", method.info.needs.empty() ? "nothing" : method.info.needs);
   for (const ParamSpec& param : method.params) {
@@ -76,6 +98,10 @@ class Methods final : public Command {
   void Declare(Params& params) override { params.Bool("json", &json_, "one object a line"); }
 
   Status Run(const std::string& name) override {
+    if (name.empty() && !json_) {
+      PrintTree();
+      return {};
+    }
     bool found = false;
     std::string known;
     for (const Listed& method : AllMethods()) {
@@ -84,8 +110,6 @@ class Methods final : public Command {
       found = true;
       if (json_) {
         fmt::print("{}\n", ToJson(method).dump());
-      } else if (name.empty()) {
-        PrintLine(method);
       } else {
         PrintAll(method);
       }

@@ -3,6 +3,7 @@
 #include "base/file_system.h"
 #include "larder/offline_store.h"
 #include "store/disk/format.h"
+#include "store/trust.h"
 
 namespace larder {
 namespace {
@@ -31,6 +32,7 @@ Result<uint64_t> LargestSegment(const std::string& directory) {
 }
 
 Status OpenKeyring(const StoreFlags& flags, OpenedStore& store) {
+  LARDER_TRY(CheckKeyIsOutside(flags.store_key, flags.directory));
   const std::string path = flags.KeyringPath();
   LARDER_ASSIGN(const bool there, Exists(path));
   if (there) {

@@ -115,6 +115,12 @@ void ThrottledTier::Read(const std::vector<RecordRead>& items, const GetCallback
 }
 
 void ThrottledTier::Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) {
+  if (full_) {
+    answers_.Post([done = std::move(done)] {
+      if (done) done(Fail(ErrorKind::kExhausted, "the tier takes nothing more"));
+    });
+    return;
+  }
   answers_.Post([this, header = std::move(header), payload = std::move(payload), done = std::move(done)] {
     const auto record = std::make_shared<Record>(header);
     for (const auto& group : payload.groups) record->groups.emplace_back(group.begin(), group.end());

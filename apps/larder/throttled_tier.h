@@ -38,6 +38,7 @@ class WorkQueue {
 class ThrottledTier final : public Tier {
  public:
   void SetRate(double bytes_per_second) { rate_ = bytes_per_second; }  // 0: as fast as memory
+  void SetFull(bool full) { full_ = full; }                            // takes nothing more
 
   std::string_view name() const override { return "throttled"; }
   void Find(std::vector<Digest> names, int64_t deadline_ns, FindDone done) override;
@@ -63,6 +64,7 @@ class ThrottledTier final : public Tier {
   void Read(const std::vector<RecordRead>& items, const GetCallbacks& callbacks);
 
   std::atomic<double> rate_ = 0;
+  std::atomic<bool> full_ = false;
   mutable std::mutex mutex_;
   std::map<Digest, std::shared_ptr<const Record>> records_;  // guarded by mutex_
   WorkQueue answers_, reads_;  // questions do not wait for payloads; last: they use everything above

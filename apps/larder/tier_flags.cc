@@ -69,8 +69,10 @@ void TierFlags::Declare(Params& params) {
   params.String("redis-ca", &redis_ca, "certificates that rediss:// trusts, PEM; empty: the system's");
   params.Int("redis-ttl", &redis_ttl_s, 0, int64_t{10} * 365 * 24 * 3600,
              "seconds that a block stays in Redis after its last use; 0: until Redis evicts it");
-  params.String("store-key", &store_key,
-                "file of 32 bytes or 64 hexadecimal digits: encrypts and authenticates what leaves memory");
+  params.String(
+      "store-key", &store_key,
+      "file of 32 bytes or 64 hexadecimal digits, outside the directory: encrypts and authenticates what "
+      "leaves memory");
   params.String(
       "keyring", &keyring,
       "file of the tenants' ids and wrapped keys; empty: 'keyring' in the directory, if there is one");
@@ -80,6 +82,7 @@ Status TierFlags::Check() const {
   if (disk.empty() && redis.empty() && !store_key.empty()) {
     return Fail(ErrorKind::kInvalid, "--store-key protects what leaves memory; give --disk or --redis, too");
   }
+  LARDER_TRY(CheckKeyIsOutside(store_key, disk));
   LARDER_TRY(CreateEvictPolicy(disk_evict_policy));
   LARDER_TRY(CreateAdmitPolicy(disk_admit));
   return {};

@@ -4,6 +4,7 @@
 
 #include <fmt/core.h>
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,6 +14,8 @@ namespace larder {
 enum class LogLevel { kDebug, kInfo, kWarn, kError };
 
 void SetLogLevel(LogLevel level);
+// Messages of every level go to `sink`, one at a time, instead of to standard error; null: no more.
+void SetLogSink(std::function<void(LogLevel, std::string_view)> sink);
 void LogMessage(LogLevel level, std::string_view message);
 
 template <class... Args>

@@ -8,6 +8,7 @@
 
 #include "base/file_system.h"
 #include "base/log.h"
+#include "store/trust.h"
 
 namespace larder {
 namespace {
@@ -75,6 +76,7 @@ Result<std::unique_ptr<StackedStore>> StackedStore::Open(const StackedOptions& o
   if (options.disk.directory.empty() && options.redis.url.empty())
     return Fail(ErrorKind::kInvalid, "a store needs a disk directory, a Redis URL, or both");
   std::unique_ptr<StackedStore> store(new StackedStore);
+  LARDER_TRY(CheckKeyIsOutside(options.store_key_file, options.disk.directory));
   const bool on_disk = !options.disk.directory.empty();
   if (on_disk) LARDER_TRY(RealFileSystem()->MakeDirectory(options.disk.directory));
   KeyringOptions ring{.ring_file = options.keyring_file, .store_key_file = options.store_key_file};

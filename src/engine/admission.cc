@@ -1,5 +1,6 @@
 // What a sequence's rows need: what is cached of them, in memory and below, and room for the others.
 #include <algorithm>
+#include <utility>
 
 #include "engine/core_state.h"
 
@@ -17,7 +18,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
   if (!request.read_cache || scores_prompt) wanted = {};
   Live& live = *choice.live;
   if (!PartsStored(live)) return Admission::kLoading;
-  if (live.reuse != nullptr && !wanted.empty() && !FetchSpans(choice)) return Admission::kLoading;
+  if (live.reuse != nullptr && !wanted.empty() && !FetchSpans(choice, wanted)) return Admission::kLoading;
   MakeOwn(choice, !wanted.empty());
   if (choice.own != nullptr) {
     wanted = wanted.first(std::min(wanted.size(), static_cast<size_t>(choice.own->ReadableRows())));
@@ -43,7 +44,7 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
   if (choice.index == 0 && sequence.preemptions == 0) {
     ReportRead(choice, opened->outcome);
     if (!request.read_cache || scores_prompt) live.report.outcome.reason = MissReason::kRefused;
-    ++misses_[static_cast<size_t>(live.report.outcome.reason)];
+    if (!std::exchange(live.miss_counted, true)) ++misses_[static_cast<size_t>(live.report.outcome.reason)];
   }
   if (choice.index == 0 && choice.state == nullptr) live.report.state = {};  // it had to give way
   sequence.publishes = choice.own == nullptr;
@@ -75,17 +76,30 @@ bool EngineCore::Loading(Choice& choice, std::span<const int32_t> wanted) {
   // Who joined another's read asks again, since that one may have wanted less; but not for ever.
   constexpr int32_t kMostRestores = 3;
   if (options_.tiers.empty() || wanted.empty()) return false;
+  // A chunk that did not come makes more rows readable than were asked for.
+  if (choice.restore != nullptr && choice.restore->done() && choice.restore->tokens().size() < wanted.size())
+    choice.restore = nullptr;
   while (choice.restore == nullptr && choice.restores < kMostRestores) {
     ++choice.restores;
     std::function<double(int64_t, int64_t)> recompute_ms;
     if (!options_.always_restore) {
-      recompute_ms = [this](int64_t from, int64_t rows) { return scheduler_->PredictMs(from, rows); };
+      // What those rows add: the others of the prompt, at least its last, are computed in any case.
+      recompute_ms = [this, all = std::ssize(choice.tokens)](int64_t from, int64_t rows) {
+        const int64_t rest = std::max<int64_t>(all - from - rows, 1);
+        return scheduler_->PredictMs(from, all - from) - scheduler_->PredictMs(all - rest, rest);
+      };
     }
-    choice.restore = cache_->Restore(choice.live->request.tenant, wanted, std::move(recompute_ms));
+    choice.restore = cache_->Restore(choice.live->request.tenant, wanted, std::move(recompute_ms),
+                                     ReadPriority::kRequest, choice.layers_failed);
     if (choice.restore == nullptr || !choice.restore->done()) break;
     if (choice.restore->joined()) choice.restore = nullptr;
   }
   if (choice.restore == nullptr) return false;
+  if (choice.restore->broken()) {
+    choice.layers_failed = true;
+    choice.restore = nullptr;
+    return Loading(choice, wanted);
+  }
   // Computing beside the reading holds up whoever else runs, and they keep the machine busy anyway.
   if (choice.restore->started() && scheduler_->running() == 0 && choice.own == nullptr) return false;
   if (!choice.restore->done()) return true;
@@ -105,16 +119,22 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
     report.state = {choice.state->name().Hex(), choice.state->rows(), choice.own->LongestLane()};
     report.read_memory -= choice.state->rows();
   }
+  // Admitted before, but there was no room to compute in: what came from below then is in memory by now.
+  const auto before = std::exchange(report.read_tiers, {});
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
-    const int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
+    int64_t landed = choice.restore == nullptr ? 0 : choice.restore->rows(tier);
+    if (tier < before.size()) landed += before[tier].second;
     const int64_t rows = std::min(landed, report.read_memory);
     report.read_tiers.emplace_back(options_.tiers[tier]->name(), rows);
     report.read_memory -= rows;
   }
   const bool explained = outcome.reason == MissReason::kNone || outcome.reason == MissReason::kDiverged;
-  if (!explained && choice.restore != nullptr && choice.restore->slow()) {
-    report.outcome.reason = MissReason::kSlow;
-  }
+  const bool slow = choice.layers_failed || (choice.restore != nullptr && choice.restore->slow());
+  if (!explained && slow) report.outcome.reason = MissReason::kSlow;
+  // A state stands for rows that its method does not read.
+  const bool reads_all = choice.own == nullptr || choice.state != nullptr ||
+                         choice.own->ReadableRows() >= choice.live->usage.prompt_tokens;
+  if (outcome.reason == MissReason::kNone && !reads_all) report.outcome.reason = MissReason::kMethod;
 }
 
 bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
@@ -170,7 +190,7 @@ HintAnswer EngineCore::BeginPrefetch(const Hint& hint) {
     return rejected("too many texts are being fetched; try again later");
   if (hint.space) SetSpace(hint.tenant, *hint.space);
   const auto asked = static_cast<int64_t>(hint.target.tokens.size());
-  auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch);
+  auto restore = cache_->Restore(hint.tenant, hint.target.tokens, nullptr, ReadPriority::kPrefetch, true);
   const bool comes = restore != nullptr;
   prefetches_.push_back({std::move(restore), hint, ++last_ticket_});
   if (comes) return {HintStatus::kDeferred, asked, "it is being looked for below", last_ticket_};

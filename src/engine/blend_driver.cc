@@ -38,19 +38,27 @@ class BlendDriver::Hooks final : public ForwardHooks {
  public:
   explicit Hooks(BlendDriver& driver) : driver_(driver) {}
   void BeforeLayer(int layer, std::span<const Row>, float*) override {
-    if (layer == driver_.needs_.check_layer) driver_.WaitForLayer(layer);
+    if (driver_.Chooses(layer)) driver_.WaitForLayer(layer);
     driver_.FillLayers(layer + 1);
   }
   void BeforeRotation(int layer, std::span<const Row> rows, const float* k, const float* v) override {
-    if (layer == driver_.needs_.check_layer) driver_.Measure(rows, k, v);
+    if (driver_.Chooses(layer)) driver_.Measure(layer, rows, k, v);
   }
-  bool MayDismiss(int layer) const override { return layer == driver_.needs_.check_layer; }
-  void Dismiss(int, std::span<const Row> rows, std::span<uint8_t> leaves) override {
-    driver_.Dismiss(rows, leaves);
+  void AfterQkv(int, std::span<const Row>, float* q, float*, float*) override { q_ = q; }
+  bool MayDismiss(int layer) const override { return driver_.Chooses(layer); }
+  void Dismiss(int layer, std::span<const Row>, std::span<uint8_t> leaves) override {
+    driver_.Dismiss(layer, leaves);
+  }
+  bool WantsLse(int layer) const override {
+    return driver_.needs_.attention && layer == driver_.needs_.check_layer - 1;
+  }
+  void AfterAttention(int layer, std::span<const Row> rows, const float* lse) override {
+    driver_.SumAttention(layer, rows, q_, lse);
   }
 
  private:
   BlendDriver& driver_;
+  const float* q_ = nullptr;
 };
 
 BlendDriver::BlendDriver(BlendResources& resources, const ReuseMethod& method, std::vector<ChunkSpan> spans,
@@ -81,9 +89,9 @@ BlendDriver::BlendDriver(BlendResources& resources, const ReuseMethod& method, s
 
 BlendDriver::~BlendDriver() = default;
 
-int64_t BlendDriver::ReadableRows() const {
+int64_t BlendDriver::ReadableRows(const KvShape& shape, std::span<const ChunkSpan> spans) {
   // Private pages hold rows, and codes are not turned back into rows.
-  return model_.kv_shape().codec() != nullptr ? 0 : pieces_.front().begin;
+  return shape.codec() != nullptr ? 0 : spans.front().begin;
 }
 
 const BlendDriver::Piece* BlendDriver::PieceAt(int64_t begin) const {
@@ -115,44 +123,54 @@ void BlendDriver::BeginPiece(const Piece& piece) {
   piece_ = &piece;
   covered_.clear();
   positions_.clear();
-  in_span_.clear();
   for (const ChunkSpan& span : spans_) {
     const int64_t begin = std::max(span.begin, piece.begin),
                   end = std::min(span.begin + span.rows, piece.end);
     for (int64_t position = begin; position < end; ++position) {
       covered_.push_back({&span, span.first + position - span.begin});
       positions_.push_back(static_cast<int32_t>(position));
-      in_span_.push_back(position - span.begin);
     }
   }
-  deviations_.assign(covered_.size(), 0);
-  again_.assign(covered_.size(), 0);
+  again_.assign(covered_.size(), 1);
+  received_.clear();
   filled_ = needs_.check_layer + 1;
   failed_ = false;
 }
 
-// Where the piece's rows begin among those of a step; they stand together.
-size_t BlendDriver::FirstOf(std::span<const Row> rows) const {
-  const auto it = std::ranges::find(rows, static_cast<const RowStore*>(&lanes_),
-                                    [](const Row& row) -> const RowStore* { return row.kv; });
-  LARDER_CHECK(it != rows.end() && it->position == piece_->begin);
-  return static_cast<size_t>(it - rows.begin());
+// Those of the covered rows that take part in a step, which have the order of its rows.
+void BlendDriver::FindGoing(std::span<const Row> rows) {
+  going_.clear();
+  step_at_.clear();
+  going_positions_.clear();
+  in_span_.clear();
+  size_t covered = 0;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r].kv != &lanes_) continue;
+    while (covered < positions_.size() && positions_[covered] < rows[r].position) ++covered;
+    if (covered == positions_.size() || positions_[covered] != rows[r].position) continue;
+    going_.push_back(covered);
+    step_at_.push_back(r);
+    going_positions_.push_back(positions_[covered]);
+    in_span_.push_back(positions_[covered] - covered_[covered].span->begin);
+  }
+  LARDER_CHECK(std::ssize(going_) == std::ranges::count(again_, 1));
 }
 
 // How far stored rows are from true ones. Keys are compared before they are rotated, which changes no
 // distance.
-void BlendDriver::Measure(std::span<const Row> rows, const float* k, const float* v) {
+void BlendDriver::Measure(int layer, std::span<const Row> rows, const float* k, const float* v) {
+  FindGoing(rows);
+  deviations_.assign(going_.size(), 0);
   if (failed_) return;
   const int heads = model_.spec().kv_heads, dim = model_.spec().head_dim;
-  const size_t first = FirstOf(rows);
-  ForRows(model_.pool(), std::ssize(covered_), [&](int64_t i) {
+  ForRows(model_.pool(), std::ssize(going_), [&](int64_t i) {
     const size_t at = static_cast<size_t>(i);
-    const size_t row = first + static_cast<size_t>(positions_[at] - piece_->begin);
+    const Covered& covered = covered_[going_[at]];
     float stored_k[kMaxHeadDim], stored_v[kMaxHeadDim], sum = 0;
     for (int head = 0; head < heads; ++head) {
-      covered_[at].span->chunk->Read(needs_.check_layer, head, covered_[at].row, stored_k, stored_v);
+      covered.span->chunk->Read(layer, head, covered.row, stored_k, stored_v);
       const size_t base =
-          (row * static_cast<size_t>(heads) + static_cast<size_t>(head)) * static_cast<size_t>(dim);
+          (step_at_[at] * static_cast<size_t>(heads) + static_cast<size_t>(head)) * static_cast<size_t>(dim);
       for (int j = 0; j < dim; ++j) {
         const float dk = k[base + static_cast<size_t>(j)] - stored_k[j];
         const float dv = v[base + static_cast<size_t>(j)] - stored_v[j];
@@ -164,12 +182,35 @@ void BlendDriver::Measure(std::span<const Row> rows, const float* k, const float
   });
 }
 
-void BlendDriver::Dismiss(std::span<const Row> rows, std::span<uint8_t> leaves) {
-  method_.Choose({positions_, in_span_, deviations_}, again_);
-  if (!positions_.empty() && positions_.back() == prompt_rows_ - 1) again_.back() = 1;  // gives the logits
-  const size_t first = FirstOf(rows);
-  for (size_t i = 0; i < covered_.size(); ++i) {
-    if (again_[i] == 0) leaves[first + static_cast<size_t>(positions_[i] - piece_->begin)] = 1;
+// What attention of the piece's rows gives to each of them.
+void BlendDriver::SumAttention(int layer, std::span<const Row> rows, const float* q, const float* lse) {
+  const ModelSpec& spec = model_.spec();
+  std::vector<TapRow> taps;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r].kv != &lanes_) continue;
+    taps.push_back({q + r * static_cast<size_t>(spec.heads * spec.head_dim),
+                    lse + r * static_cast<size_t>(spec.heads), rows[r].position});
+  }
+  std::vector<float*> sums;
+  for (int head = 0; head < spec.kv_heads; ++head) sums.push_back(lanes_.Scores(layer, head).data());
+  ColumnSums(model_.pool(), resources_.scratch, ShapeOf(layer), lanes_, taps, {sums, {}});
+  received_.assign(taps.size(), 0);
+  for (int head = 0; head < spec.kv_heads; ++head) {
+    const float* of_step = sums[static_cast<size_t>(head)] + lanes_.Length(layer, head);
+    for (size_t i = 0; i < received_.size(); ++i) received_[i] += of_step[i];
+  }
+}
+
+void BlendDriver::Dismiss(int layer, std::span<uint8_t> leaves) {
+  attention_.assign(going_.size(), 0);
+  for (size_t i = 0; i < going_.size() && !received_.empty(); ++i)
+    attention_[i] = received_[static_cast<size_t>(going_positions_[i] - piece_->begin)];
+  goes_on_.assign(going_.size(), 0);
+  method_.Choose({layer, covered_.size(), going_positions_, in_span_, deviations_, attention_}, goes_on_);
+  for (size_t i = 0; i < going_.size(); ++i) {
+    if (goes_on_[i] != 0 || going_positions_[i] == prompt_rows_ - 1) continue;  // the last gives the logits
+    again_[going_[i]] = 0;
+    leaves[step_at_[i]] = 1;
   }
 }
 

@@ -142,16 +142,25 @@ bool EngineCore::PartsStored(Live& live) {
   return live.waits_for.empty();
 }
 
-// Finds the chunks in the prompt and begins to read those that are not in memory. false: some are on their
-// way. What there is no room for, and what could not be read, is computed. Blending begins when the layers
-// are here with which it begins, unless somebody else runs, whom its waiting for the others would hold up.
-bool EngineCore::FetchSpans(Choice& choice) {
+// Finds the chunks in the prompt and begins to read those that are not in memory, behind what the prompt
+// begins with, since blending begins with that. false: some are on their way. What there is no room for, and
+// what could not be read, is computed. Blending begins when the layers are here with which it begins, unless
+// somebody else runs, whom its waiting for the others would hold up.
+bool EngineCore::FetchSpans(Choice& choice, std::span<const int32_t> wanted) {
   if (!std::exchange(choice.matched, true))
     choice.spans = chunks_->Match(choice.live->request.tenant, choice.live->request.prompt);
+  if (choice.spans.empty()) return true;
+  const int64_t before = BlendDriver::ReadableRows(model_->kv_shape(), choice.spans);
+  Loading(choice, wanted.first(static_cast<size_t>(before)));
+  const bool not_yet = choice.restore != nullptr && !choice.restore->asked();
   const int check_layer = choice.live->reuse->needs().check_layer;
   bool coming = false;
   std::erase_if(choice.spans, [&](const ChunkSpan& span) {
     if (span.chunk->ready()) return false;
+    if (not_yet) {
+      coming = true;
+      return false;
+    }
     const auto chunk = span.chunk->lost() ? nullptr : chunks_->Find(span.chunk->name());
     const bool reads = chunk == span.chunk && chunk_tiers_ != nullptr && chunk_tiers_->Want(chunk);
     coming |= reads && (scheduler_->running() > 0 || !chunk->HasLayer(check_layer));

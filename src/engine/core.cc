@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "engine/arrivals.h"
 #include "engine/blending.h"
@@ -259,10 +260,10 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
   stats_.model_us_last = static_cast<double>(clock_->NowNs() - begin_ns) / 1e3;
   for (const Scheduler::Work& w : work) {
     Choice& choice = ChoiceOf(*w.sequence);
-    if (arrivals.Failed(w.sequence->id) || (choice.own != nullptr && !choice.own->AllCame())) {
-      // What was computed from layers that never came is worthless; the rows that came are found again.
-      DropWanted(choice);
-      scheduler_->Requeue(w.sequence);
+    const bool failed = arrivals.Failed(w.sequence->id);
+    if (failed || (choice.own != nullptr && !choice.own->AllCame())) {
+      choice.layers_failed |= failed;
+      BeginAgain(choice);
       continue;
     }
     if (choice.restore != nullptr && choice.restore->started()) choice.restore = nullptr;  // all layers came
@@ -274,6 +275,17 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
       }
     }
   }
+}
+
+// What was computed from layers that never came is worthless; the rows that came are found again. How it
+// began is counted when it does so for good.
+void EngineCore::BeginAgain(Choice& choice) {
+  DropWanted(choice);
+  Live& live = *choice.live;
+  if (choice.index == 0 && std::exchange(live.miss_counted, false))
+    --misses_[static_cast<size_t>(live.report.outcome.reason)];
+  if (choice.index == 0) live.report.read_tiers.clear();
+  scheduler_->Requeue(&choice.scheduled);
 }
 
 // A method found no room for what it keeps: it begins again when somebody beside it has ended.

@@ -97,7 +97,7 @@ class EngineCore final : private SchedulerCache {
   void FinishCapture(Choice& choice);
   void StoreParts(Live& live);
   bool PartsStored(Live& live);
-  bool FetchSpans(Choice& choice);
+  bool FetchSpans(Choice& choice, std::span<const int32_t> wanted);
   void ReportBlend(Choice& choice);
   Digest ChunkName(const Request& request) const;
   ChunkInfo InfoOf(const Request& request) const;
@@ -116,6 +116,7 @@ class EngineCore final : private SchedulerCache {
   void BuildRows(std::span<const Scheduler::Work> work);
   void RunRows(std::span<const Scheduler::Work> work);
   void DropWanted(const Choice& choice);
+  void BeginAgain(Choice& choice);
   void JudgeRows();
   void FinishEnded();
   Status AfterRows(const Scheduler::Work& work);

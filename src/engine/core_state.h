@@ -33,6 +33,7 @@ struct EngineCore::Choice {
   std::shared_ptr<const EvictState> state;  // that it goes on from; found and kept in the same way
   std::shared_ptr<KvRestore> restore;       // while waiting for rows from below memory, until they are held
   int32_t restores = 0;                     // since it last ran
+  bool layers_failed = false;               // it began before all of them were here, and some did not come
   std::optional<uint64_t> no_room_at;       // how many had ended when its method found no room
   OutputText text;
   TokenHistory history;
@@ -55,7 +56,8 @@ struct EngineCore::Live {
   std::vector<std::unique_ptr<Choice>> choices;
   std::vector<TokenOutput> prompt_scores;
   bool prompt_reported = false;
-  bool answered = false;  // one of its choices, to its end
+  bool answered = false;      // one of its choices, to its end
+  bool miss_counted = false;  // in EngineCore::misses_
   CacheReport report;
   Usage usage;
   int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;

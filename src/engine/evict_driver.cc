@@ -91,7 +91,7 @@ EvictResources::EvictResources(Model& m, std::unique_ptr<PageSource> page_source
 
 LaneTable::RopeTables EvictResources::Ropes() {
   rope.Grow(model.spec().context);
-  return {rope.Cosines(0), rope.Sines(0), model.spec().context};
+  return {rope.Cosines(0), rope.Sines(0), model.spec().context, model.spec().rotary_dim};
 }
 
 EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows,
@@ -149,23 +149,13 @@ int64_t EvictDriver::ChunkEnd(int64_t computed) const {
   return std::min(chunk, prompt_rows_);
 }
 
-AttentionShape EvictDriver::ShapeOf(int layer) const {
-  const ModelSpec& spec = model_.spec();
-  return {layer,
-          spec.heads,
-          spec.kv_heads,
-          spec.head_dim,
-          spec.attention_scale,
-          spec.layers[static_cast<size_t>(layer)].window,
-          model_.kv_shape().type()};
-}
-
 // Attention of rows of this sequence, in order, while their queries and keys are there.
 void EvictDriver::Tap(int layer, std::span<const TapRow> rows) {
   if (!std::ranges::binary_search(layers_, layer)) return;
-  std::vector<float*> sums;
-  for (int head = 0; head < model_.spec().kv_heads; ++head) sums.push_back(lanes_.Scores(layer, head).data());
-  ColumnSums(model_.pool(), resources_.scratch, ShapeOf(layer), lanes_, rows, {sums, {}});
+  sums_.clear();
+  for (int head = 0; head < model_.spec().kv_heads; ++head)
+    sums_.push_back(lanes_.Scores(layer, head).data());
+  ColumnSums(model_.pool(), resources_.scratch, ShapeOf(layer), lanes_, rows, {sums_, {}});
 }
 
 void EvictDriver::RunLastRows(std::span<const int32_t> tokens) {

@@ -60,7 +60,6 @@ class EvictDriver final : public PrivateRows {
   class AllRows;
   class LastRows;
   void Tap(int layer, std::span<const TapRow> rows);
-  AttentionShape ShapeOf(int layer) const;
   void RunLastRows(std::span<const int32_t> tokens);
 
   EvictResources& resources_;
@@ -72,6 +71,7 @@ class EvictDriver final : public PrivateRows {
   const std::vector<int>& layers_;
   std::vector<ColumnScores> scores_;   // [layer], while the prompt's end is being decided
   std::unique_ptr<AllRows> all_rows_;  // if the method wants their attention
+  std::vector<float*> sums_;           // scratch of Tap: a layer's lanes
 };
 
 }  // namespace larder

@@ -14,6 +14,17 @@ Status PrivateRows::Reserve(int64_t more) {
   return more > 0 ? lanes_.Reserve(more, static_cast<int32_t>(rows_)) : Status();
 }
 
+AttentionShape PrivateRows::ShapeOf(int layer) const {
+  const ModelSpec& spec = model_.spec();
+  return {layer,
+          spec.heads,
+          spec.kv_heads,
+          spec.head_dim,
+          spec.attention_scale,
+          spec.layers[static_cast<size_t>(layer)].window,
+          model_.kv_shape().type()};
+}
+
 void PrivateRows::TakeRows(int64_t end) {
   lanes_.Advance();
   rows_ = std::max(rows_, end);

@@ -48,6 +48,7 @@ class PrivateRows {
  protected:
   PrivateRows(Model& model, PageSource& pages, PositionMode mode, LaneTable::RopeTables ropes)
       : model_(model), lanes_(&model.kv_shape(), &pages, mode, ropes) {}
+  AttentionShape ShapeOf(int layer) const;
   void TakeRows(int64_t end);  // they are written
   void NotePeak() { peak_bytes_ = std::max(peak_bytes_, lanes_.bytes()); }
   // Lets go of what windows have passed, but for `again` rows more.

@@ -149,11 +149,11 @@ void KvCache::Forget(const std::string& tenant) {
 }
 std::shared_ptr<KvRestore> KvCache::Restore(const std::string& tenant, std::span<const int32_t> tokens,
                                             std::function<double(int64_t, int64_t)> recompute_ms,
-                                            ReadPriority priority) {
+                                            ReadPriority priority, bool whole) {
   if (impl_->tiers == nullptr) return nullptr;
   const auto index = impl_->TenantFor(tenant);
   if (!index) return nullptr;
-  auto restore = impl_->tiers->Begin(*index, tokens, std::move(recompute_ms), priority);
+  auto restore = impl_->tiers->Begin(*index, tokens, std::move(recompute_ms), priority, whole);
   if (restore == nullptr) impl_->DropTenantIfUnused(*index);
   return restore;
 }
@@ -289,6 +289,7 @@ Result<KvCache::Opened> KvCache::Impl::Open(const std::string& tenant, std::span
                 tokens.size());
   }
   LARDER_ASSIGN(const int32_t index, TenantFor(tenant));
+  if (tiers != nullptr) tiers->DropAbandoned();
   Match match = FindMatch(root(index), tokens, mine);
   const int64_t rows = ReusableRows(match.path, match.rows, std::ssize(tokens));
   Opened opened{nullptr, Explain(match, tokens, rows)};

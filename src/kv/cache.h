@@ -198,11 +198,11 @@ class KvCache {
   // nothing of it is found or written any more.
   void Forget(const std::string& tenant);
   // Begins to bring from below what memory lacks of this prompt; when it is done(), Open finds it. Keep it
-  // until then. `recompute_ms(from, rows)` is what computing them would cost; null: read in any case. Answers
-  // null if there is nothing to bring.
+  // until then. `recompute_ms(from, rows)` is what computing them would cost; null: read in any case.
+  // `whole`: it does not start before all layers are here. Answers null if there is nothing to bring.
   std::shared_ptr<KvRestore> Restore(const std::string& tenant, std::span<const int32_t> tokens,
                                      std::function<double(int64_t, int64_t)> recompute_ms,
-                                     ReadPriority priority = ReadPriority::kRequest);
+                                     ReadPriority priority = ReadPriority::kRequest, bool whole = false);
   // Names of the full blocks of a text, as the tiers know them, whether they are here or not.
   std::vector<Digest> Names(const std::string& tenant, std::span<const int32_t> tokens) const;
   // At the end of the block that did not arrive (restore.gap_end()), computed and published by now: takes the

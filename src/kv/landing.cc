@@ -135,10 +135,16 @@ void KvTiers::MoveHolds(KvNode& from, KvNode& to) {
   }
 }
 
+void KvTiers::ReturnLate(KvRestore& restore) {
+  for (auto& [kind, memory] : std::exchange(restore.late_, {})) cache_.pool.Return(kind, std::move(memory));
+}
+
 // Of blocks that were begun with and did not all arrive: those before the first bad one are good.
 void KvTiers::DropFailed(KvRestore& restore) {
   size_t good = SIZE_MAX;  // blocks before this one
+  bool ended = true;
   for (const auto& reading : restore.readings_) {
+    ended &= reading->ended;
     for (size_t i = 0; i < reading->items.size(); ++i) {
       if (!reading->status[i]) good = std::min(good, reading->items[i].block);
     }
@@ -153,17 +159,40 @@ void KvTiers::DropFailed(KvRestore& restore) {
     } else {
       // Nobody else could hold it or go on from it.
       KvNode& parent = *node.parent;
+      if (!ended) {
+        cache_.TellRemoved(node, cache_.ResidentKinds(node));
+        restore.late_.emplace_back(0, cache_.TakeBlock(node, 0));
+      }
       cache_.FreeNode(node);
       if (!cache_.IsRoot(parent)) cache_.evictor.Update(parent);
     }
   }
 }
 
-void KvTiers::Abandon(KvRestore& restore) {
+// Gives back what is held for whoever goes on from it, but not what tiers may still write to. REQUIRES: none
+// of its reads is on its way, and nobody goes on from it.
+void KvTiers::LetGo(KvRestore& restore) {
   Finish(restore);
   ReturnMemory(restore);
   if (restore.held_ != nullptr) ReleaseChain(*std::exchange(restore.held_, nullptr));
   DropFailed(restore);
+}
+
+void KvTiers::DropAbandoned() {
+  for (const Restore& restore : open_reads_) {
+    if (restore.use_count() > 1) continue;
+    bool over = true;
+    for (const auto& reading : restore->readings_) {
+      if (!reading->over) options_.tiers[reading->tier]->Cancel(reading->ticket);
+      over &= reading->over;
+    }
+    if (over) LetGo(*restore);
+  }
+}
+
+void KvTiers::Abandon(KvRestore& restore) {
+  LetGo(restore);
+  ReturnLate(restore);
   --cache_.tenants[static_cast<size_t>(restore.tenant_)]->sequences;
   cache_.DropTenantIfUnused(restore.tenant_);
   restores_.erase(&restore);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compute/ops.h"
+#include "kv/codec/codec.h"
 
 namespace larder {
 namespace {
@@ -184,12 +185,21 @@ Status LaneTable::Reserve(int64_t rows, int32_t position) {
                 "a lane of {} entries has used up all positions of the model; remove some first",
                 first.length);
   }
-  for (size_t i = 0; i < lanes_.size(); ++i) {
-    Lane& lane = *lanes_[i];
-    LARDER_CHECK(mode_ == PositionMode::kKeep || lane.length == first.length);
-    if (Status status = Grow(lane, lane.length + rows); !status) {
-      for (size_t j = 0; j < i; ++j) Shrink(*lanes_[j], lanes_[j]->length);
-      return status;
+  size_t fewest = first.pages.size(), most = 0;
+  for (const auto& lane : lanes_) {
+    LARDER_CHECK(mode_ == PositionMode::kKeep || lane->length == first.length);
+    fewest = std::min(fewest, lane->pages.size());
+    most = std::max(most, PagesFor(lane->length + rows));
+  }
+  // Page by page over all lanes: what is kept ends in the first pages of each, and the runs that the later
+  // ones come from go back whole.
+  for (size_t pages = fewest + 1; pages <= most; ++pages) {
+    for (const auto& lane : lanes_) {
+      const int64_t wanted = std::min(lane->length + rows, static_cast<int64_t>(pages) * kPageTokens);
+      if (Status status = Grow(*lane, wanted); !status) {
+        for (const auto& grown : lanes_) Shrink(*grown, grown->length);
+        return status;
+      }
     }
   }
   for (const auto& lane : lanes_) {
@@ -327,6 +337,31 @@ Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries)
   return {};
 }
 
+uint64_t LaneTable::RoundToCodes() {
+  LARDER_CHECK(shape_->codec() != nullptr && reserved_ == 0 && !borrows());
+  const KvCodec& codec = *shape_->codec();
+  const int dim = shape_->head_dim();
+  std::vector<std::byte> memory(FirstPageBytes(codec, dim) + 64);
+  auto* codes = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+  uint64_t fewer = 0;
+  for (const auto& lane : lanes_) {
+    for (int64_t page = 0; page < lane->length / kPageTokens; ++page) {
+      std::byte* rows = lane->pages[static_cast<size_t>(page)].own;
+      if (rows == nullptr) continue;
+      const KvForm form = shape_->FullForm(page);
+      if (form == KvForm::kFirst) {
+        EncodeFirst(codec, dim, rows, codes);
+        DecodeFirst(codec, dim, codes, rows);
+      } else {
+        codec.Encode(dim, rows, codes);
+        codec.Decode(dim, codes, rows);
+      }
+      fewer += shape_->page_bytes() - shape_->page_bytes(form);
+    }
+  }
+  return fewer;
+}
+
 void LaneTable::DropBefore(int layer, int64_t position) {
   for (int head = 0; head < shape_->kv_heads(); ++head) {
     Lane& lane = At(layer, head);
@@ -367,6 +402,10 @@ void LaneTable::SetLogitBias(int layer, int kv_head, int64_t entry, float bias) 
   LARDER_CHECK(entry >= 0 && entry < lane.length);
   if (lane.logit_bias.empty()) lane.logit_bias.resize(lane.positions.size());
   lane.logit_bias[static_cast<size_t>(entry)] = bias;
+}
+
+int64_t LaneTable::Pages(int layer, int kv_head) const {
+  return std::ranges::count(At(layer, kv_head).pages, false, &Lane::Page::gone);
 }
 
 uint64_t LaneTable::bytes() const {
@@ -425,14 +464,14 @@ KvPage LaneTable::Page(int layer, int kv_head, int64_t page, std::byte* scratch)
 // The tile as attention wants it: each key rotated by its rank in the lane.
 void LaneTable::RotateInto(const std::byte* stored, size_t first_rank, int entries,
                            std::byte* scratch) const {
-  const int dim = shape_->head_dim();
-  LARDER_CHECK(dim <= kMaxHeadDim);
-  const size_t pairs = static_cast<size_t>(dim) / 2;
+  const int dim = shape_->head_dim(), rotary = rope_.rotary_dim > 0 ? rope_.rotary_dim : dim;
+  LARDER_CHECK(dim <= kMaxHeadDim && rotary <= dim);
+  const size_t pairs = static_cast<size_t>(rotary) / 2;
   float k[kMaxHeadDim], v[kMaxHeadDim];
   for (int i = 0; i < entries; ++i) {
     const size_t rank = first_rank + static_cast<size_t>(i);
     LoadKvRow(shape_->type(), dim, stored, i, k, v);
-    Rotate(k, 1, dim, dim, rope_.cosines + rank * pairs, rope_.sines + rank * pairs);
+    Rotate(k, 1, dim, rotary, rope_.cosines + rank * pairs, rope_.sines + rank * pairs);
     StoreKvRow(shape_->type(), dim, k, v, scratch, i);
   }
 }

@@ -32,12 +32,12 @@ class LaneTable final : public RowStore {
  public:
   // Beside each own page: positions, scores, a bias, and its place.
   static constexpr uint64_t kTableBytesPerPage = kPageTokens * (sizeof(int32_t) + 2 * sizeof(float)) + 16;
-  // rope_cos/rope_sin (compact mode only): [positions, head_dim / 2] tables that outlive this; null in keep
-  // mode.
+  // Compact mode only: [positions, rotary_dim / 2] tables that outlive this; null in keep mode.
   struct RopeTables {
     const float* cosines = nullptr;
     const float* sines = nullptr;
     int64_t positions = 0;
+    int rotary_dim = 0;  // elements of a key that are rotated; 0: all
   };
   LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode, RopeTables rope);
   ~LaneTable() override;
@@ -71,6 +71,9 @@ class LaneTable final : public RowStore {
   // Keeps only these entries, ascending, in their order; pages that get free go back at once. kExhausted:
   // nothing has changed.
   Status Keep(int layer, int kv_head, std::span<const int32_t> entries);
+  // With a codec: makes entries of full pages what they would be if these were kept as codes, to measure what
+  // that costs. They stay rows. Answers how many bytes fewer the codes would be. Nothing is borrowed.
+  uint64_t RoundToCodes();
   // Lets go of leading pages of a layer that hold only positions below `position`; a window has passed them.
   void DropBefore(int layer, int64_t position);
 
@@ -89,8 +92,9 @@ class LaneTable final : public RowStore {
   // Optional per-entry bias on the scaled score (merging methods); 0 by default.
   void SetLogitBias(int layer, int kv_head, int64_t entry, float bias);
 
-  uint64_t bytes() const;           // own pages and tables
-  uint64_t borrowed_bytes() const;  // pages of others that are read here
+  int64_t Pages(int layer, int kv_head) const;  // that a lane has, own ones and borrowed ones
+  uint64_t bytes() const;                       // own pages and tables
+  uint64_t borrowed_bytes() const;              // pages of others that are read here
 
   std::byte* WritablePage(int layer, int kv_head, int64_t position) override;
   int WritableSlot(int layer, int kv_head, int64_t position) const override;

@@ -9,7 +9,7 @@ struct MethodInfo {
   std::string_view name;
   std::string_view help;    // one line
   std::string_view paper;   // title and year
-  std::string_view leaf;    // of the survey's tree (TMLR 2025), "A1"
+  std::string_view leaf;    // of the survey's tree (TMLR 2025), "A1"; one or two: "A8 A10"
   std::string_view memory;  // resident entries of a sequence of n tokens: "O(n)", "O(B)"
   std::string_view needs;   // of the model or the request, beyond attention over all tokens; "": nothing
 };

@@ -24,6 +24,8 @@ std::string_view MissReasonName(MissReason reason) {
       return "refused";
     case MissReason::kSlow:
       return "slow";
+    case MissReason::kMethod:
+      return "method";
   }
   return "unknown";
 }

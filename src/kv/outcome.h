@@ -19,6 +19,7 @@ enum class MissReason : uint8_t {
   kCollision,    // a name matched and its tokens did not: verified bad
   kRefused,      // the request asked not to read the cache
   kSlow,         // a tier has it, but failed, took too long, or computing was estimated to be faster
+  kMethod,       // the method of the request reads no stored prefix, or none from this token on
 };
 std::string_view MissReasonName(MissReason reason);  // "never seen", "diverged", ...
 

@@ -1,6 +1,7 @@
 #include "kv/restore.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/log.h"
 #include "kv/block_record.h"
@@ -10,13 +11,14 @@
 namespace larder {
 namespace {
 
-constexpr size_t kChildren = 64;              // of a block that are looked at for a tail
-constexpr int64_t kFindMs = 250;              // a tier that takes longer to say what it has has nothing
-constexpr double kLeastReadMs = 100;          // a read may take that long, however fast computing is
-constexpr double kMostReadMs = 120'000;       // and no longer than that, however slow
-constexpr uint64_t kMeasuredBytes = 1 << 20;  // smaller reads tell little about a tier's rate
-constexpr int64_t kRowsBeside = 64;           // worth computing before everything is here
-constexpr double kNewShare = 0.3;             // of a new measurement in the estimate
+constexpr size_t kChildren = 64;         // of a block that are looked at for a tail
+constexpr double kMostFindMs = 250;      // a tier that takes longer to say what it has has nothing
+constexpr double kMostReadMs = 120'000;  // a read takes no longer, however slow computing is
+constexpr int64_t kRowsBeside = 64;      // worth computing before everything is here
+constexpr double kNewShare = 0.3;        // of a new measurement in the estimate
+constexpr double kLeastFixedMs = 0.05;   // of an estimate: two threads are woken
+constexpr double kMostOff = 7;           // e to that is how far off one measurement may be
+constexpr uint64_t kMeasureAgain = 16;   // of so many restores that are not worth it, one is tried
 
 int64_t RowsOf(std::span<const int32_t> tokens) { return static_cast<int64_t>(tokens.size()); }
 
@@ -55,9 +57,10 @@ const Digest& KvTiers::ParentName(const KvRestore& restore, size_t block) const 
 }
 
 std::shared_ptr<KvRestore> KvTiers::Begin(int32_t tenant, std::span<const int32_t> tokens,
-                                          RecomputeMs recompute_ms, ReadPriority priority) {
+                                          RecomputeMs recompute_ms, ReadPriority priority, bool whole) {
   auto& owner = *cache_.tenants[static_cast<size_t>(tenant)];
   if (!owner.space || owner.retired || options_.tiers.empty()) return nullptr;
+  DropAbandoned();
   const KvCache::Impl::Match match = cache_.FindMatch(owner.root, tokens);
   const int64_t usable = cache_.ReusableRows(match.path, match.rows, RowsOf(tokens));
   if (usable == RowsOf(tokens)) return nullptr;
@@ -67,7 +70,9 @@ std::shared_ptr<KvRestore> KvTiers::Begin(int32_t tenant, std::span<const int32_
   ++owner.sequences;  // keeps the tenant
   restore->recompute_ms_ = std::move(recompute_ms);
   restore->priority_ = priority;
+  restore->whole_ = whole;
   restore->memory_rows_ = usable;
+  restore->wanted_rows_ = RowsOf(tokens);  // at most
   const bool in_codes = match.next.rows > 0 && cache_.shape.codec() != nullptr && match.next.child->sealed();
   restore->rows_after_path_ = in_codes ? 0 : match.next.rows;
   restore->path_.assign(match.path.begin(), match.path.end() - (match.next.rows > 0));
@@ -101,6 +106,27 @@ std::shared_ptr<KvRestore> KvTiers::Begin(int32_t tenant, std::span<const int32_
   return restore;
 }
 
+// Until when a tier may take with its next answer: waiting for longer than computing takes would help nobody,
+// and what was waited already counts. However fast computing is, a tier has kLeastWaitMs.
+int64_t KvTiers::AnswerBy(const KvRestore& restore, double most_ms) const {
+  double limit_ms = std::clamp(RecomputeMsOf(restore), kLeastWaitMs, most_ms);
+  if (restore.recompute_ms_) limit_ms = std::max(limit_ms - restore.waited_ms_, kLeastWaitMs);
+  return cache_.clock->NowNs() + static_cast<int64_t>(limit_ms * 1e6);
+}
+
+void KvTiers::Asked(KvRestore& restore) {
+  restore.answers_left_ = static_cast<int>(options_.tiers.size());
+  restore.asked_ns_ = restore.answered_ns_ = cache_.clock->NowNs();
+}
+
+// An answer came at `at_ns`; the engine may have been busy since, which is not the tier's time.
+bool KvTiers::LastAnswer(KvRestore& restore, int64_t at_ns) {
+  restore.answered_ns_ = std::max(restore.answered_ns_, at_ns);
+  if (--restore.answers_left_ > 0) return false;
+  restore.waited_ms_ += static_cast<double>(restore.answered_ns_ - restore.asked_ns_) / 1e6;
+  return true;
+}
+
 // Asks all tiers for what is in asked_, then goes on.
 void KvTiers::Find(const Restore& restore, void (KvTiers::*next)(const Restore&)) {
   if (restore->asked_.empty()) return (this->*next)(restore);
@@ -108,17 +134,18 @@ void KvTiers::Find(const Restore& restore, void (KvTiers::*next)(const Restore&)
   for (const auto& [block, kind] : restore->asked_) {
     names.push_back(RecordName(kind, restore->blocks_[block].name));
   }
-  restore->answers_left_ = static_cast<int>(options_.tiers.size());
-  const int64_t deadline_ns = cache_.clock->NowNs() + kFindMs * 1'000'000;
+  Asked(*restore);
+  const int64_t deadline_ns = AnswerBy(*restore, kMostFindMs);
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
     options_.tiers[tier]->Find(
         names, deadline_ns,
-        [inbox = inbox_, weak = std::weak_ptr(restore), tier, next](Result<std::vector<bool>> here) {
-          inbox->Post([weak, tier, next, here = std::move(here)](KvTiers& tiers) {
+        [inbox = inbox_, clock = cache_.clock, weak = std::weak_ptr(restore), tier,
+         next](Result<std::vector<bool>> here) {
+          inbox->Post([weak, tier, next, at_ns = clock->NowNs(), here = std::move(here)](KvTiers& tiers) {
             const Restore found = weak.lock();
             if (found == nullptr) return;
             tiers.Found(found, tier, here);
-            if (--found->answers_left_ == 0) (tiers.*next)(found);
+            if (tiers.LastAnswer(*found, at_ns)) (tiers.*next)(found);
           });
         });
   }
@@ -145,17 +172,18 @@ void KvTiers::AskTails(const Restore& restore) {
   restore->blocks_.resize(end);
   restore->phase_ = KvRestore::Phase::kTails;
   if (static_cast<int64_t>(end) * kPageTokens == RowsOf(restore->tokens_)) return Plan(restore);
-  restore->answers_left_ = static_cast<int>(options_.tiers.size());
-  const int64_t deadline_ns = cache_.clock->NowNs() + kFindMs * 1'000'000;
+  Asked(*restore);
+  const int64_t deadline_ns = AnswerBy(*restore, kMostFindMs);
   for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
     options_.tiers[tier]->Children(
         ParentName(*restore, end), kChildren, deadline_ns,
-        [inbox = inbox_, weak = std::weak_ptr(restore), tier](Result<std::vector<RecordHeader>> children) {
-          inbox->Post([weak, tier, children = std::move(children)](KvTiers& tiers) {
+        [inbox = inbox_, clock = cache_.clock, weak = std::weak_ptr(restore),
+         tier](Result<std::vector<RecordHeader>> children) {
+          inbox->Post([weak, tier, at_ns = clock->NowNs(), children = std::move(children)](KvTiers& tiers) {
             const Restore found = weak.lock();
             if (found == nullptr) return;
             tiers.TailsFound(found, tier, children);
-            if (--found->answers_left_ == 0) tiers.AskTailWindows(found);
+            if (tiers.LastAnswer(*found, at_ns)) tiers.AskTailWindows(found);
           });
         });
   }
@@ -270,7 +298,8 @@ double KvTiers::RecomputeMsOf(const KvRestore& restore) const {
 void KvTiers::Plan(const Restore& restore) {
   Cut(*restore, Reachable(*restore));
   if (restore->wanted_rows_ <= restore->memory_rows_) return Finish(*restore);
-  if (!WorthReading(*restore)) {
+  // Now and then it is read all the same: a tier that was slow once would never be measured again.
+  if (!WorthReading(*restore) && ++not_worth_ % kMeasureAgain != 0) {
     restore->slow_ = true;
     return Finish(*restore);
   }
@@ -371,10 +400,15 @@ void KvTiers::StartReading(const Restore& restore, size_t tier, bool tail) {
         header.group_bytes != item.group_bytes) {
       return Fail(ErrorKind::kConflict, "record {} is of another text or layout", header.name.ShortHex());
     }
+    reading->groups = std::max(reading->groups, static_cast<uint32_t>(item.group_bytes.size()));
     return {};
   };
-  callbacks.group_done = [reading, progress, inbox = inbox_, weak = std::weak_ptr(restore)](
-                             uint32_t group, std::span<const Status> items) {
+  // With the last group all is known; the tier may take longer to be done with a read that it gave up.
+  callbacks.group_done = [reading, progress, inbox = inbox_, clock = cache_.clock,
+                          weak = std::weak_ptr(restore)](uint32_t group, std::span<const Status> items) {
+    if (reading->told) return;  // of a record that was refused
+    reading->told = group + 1 >= reading->groups;
+    reading->end_ns = clock->NowNs();
     bool failed = false;
     for (size_t i = 0; i < items.size(); ++i) {
       if (!items[i] && reading->status[i]) reading->status[i] = items[i];
@@ -383,12 +417,18 @@ void KvTiers::StartReading(const Restore& restore, size_t tier, bool tail) {
     {
       std::lock_guard lock(progress->mutex);
       progress->failed |= failed;
-      progress->groups[reading->number] = group + 1;
+      progress->groups[reading->number] = reading->told ? UINT32_MAX : group + 1;
     }
     progress->changed.notify_all();
-    if (group > 0 || failed) return;
-    inbox->Post([weak](KvTiers& tiers) {
-      if (const Restore read = weak.lock()) tiers.GroupsArrived(read);
+    if (!reading->told && (group > 0 || failed)) return;
+    inbox->Post([weak, reading, over = reading->told](KvTiers& tiers) {
+      const Restore read = weak.lock();
+      if (read == nullptr) return;
+      if (over) {
+        tiers.ReadOver(read, *reading);
+      } else {
+        tiers.GroupsArrived(read);
+      }
     });
   };
   callbacks.done = [inbox = inbox_, progress, weak = std::weak_ptr(restore), reading] {
@@ -398,41 +438,50 @@ void KvTiers::StartReading(const Restore& restore, size_t tier, bool tail) {
     }
     progress->changed.notify_all();
     inbox->Post([weak, reading](KvTiers& tiers) {
-      // Kept alive by open_reads_ until all of its reads are over.
-      if (const Restore read = weak.lock()) tiers.ReadOver(read, reading);
+      // Kept alive by open_reads_ until all of its reads have ended.
+      if (const Restore read = weak.lock()) tiers.ReadEnded(read, *reading);
     });
   };
-  // Waiting for longer than computing takes would help nobody.
-  const double limit_ms = std::clamp(RecomputeMsOf(*restore), kLeastReadMs, kMostReadMs);
-  reading->ticket =
-      options_.tiers[tier]->Get(std::move(reads), reading->begin_ns + static_cast<int64_t>(limit_ms * 1e6),
-                                restore->priority_, std::move(callbacks));
+  reading->ticket = options_.tiers[tier]->Get(std::move(reads), AnswerBy(*restore, kMostReadMs),
+                                              restore->priority_, std::move(callbacks));
 }
 
-void KvTiers::Learn(size_t tier, uint64_t bytes, double ms) {
-  if (bytes < kMeasuredBytes || ms <= 0) return;
-  Rate& rate = rates_[tier];
-  rate.bytes_per_ms += kNewShare * (static_cast<double>(bytes) / ms - rate.bytes_per_ms);
-}
-
-void KvTiers::ReadOver(const Restore& restore, const std::shared_ptr<KvRestore::Reading>& reading) {
-  reading->over = true;
+// Both terms of the estimate go a step towards what was measured, each by its share in it (descent on the
+// squared error of the logarithm): small reads teach the fixed part, large ones the rate, and who was slow is
+// believed to be fast again after as many reads as it took to lose belief.
+void KvTiers::Learn(const KvRestore::Reading& reading) {
   uint64_t arrived = 0;
-  for (size_t i = 0; i < reading->items.size(); ++i) {
-    const KvRestore::Item& item = reading->items[i];
-    const auto kind = static_cast<size_t>(item.kind);
-    KvRestore::Block& block = restore->blocks_[item.block];
-    if (reading->status[i]) {
-      arrived += block.memory[kind].size();
-      continue;
-    }
-    const Error& error = reading->status[i].error();
+  bool slow = false;
+  for (size_t i = 0; i < reading.items.size(); ++i) {
+    const Status& status = reading.status[i];
+    if (!status && status.error().kind == ErrorKind::kCancelled) return;
+    slow |= !status && status.error().kind == ErrorKind::kSlow;
+    for (const uint64_t bytes : reading.items[i].group_bytes) arrived += status ? bytes : 0;
+  }
+  Rate& rate = rates_[reading.tier];
+  const double ms = static_cast<double>(reading.end_ns - reading.begin_ns) / 1e6;
+  const auto bytes = static_cast<double>(slow ? reading.bytes : arrived);
+  const double moving_ms = bytes / rate.bytes_per_ms, estimate_ms = rate.fixed_ms + moving_ms;
+  // Of what was given up only the least time is known.
+  if (bytes == 0 || ms <= 0 || (slow && ms < estimate_ms)) return;
+  const double step = kNewShare * std::clamp(std::log(ms / estimate_ms), -kMostOff, kMostOff) / estimate_ms;
+  rate.bytes_per_ms /= std::exp(step * moving_ms);
+  rate.fixed_ms = std::max(rate.fixed_ms * std::exp(step * rate.fixed_ms), kLeastFixedMs);
+}
+
+void KvTiers::ReadOver(const Restore& restore, KvRestore::Reading& reading) {
+  if (std::exchange(reading.over, true)) return;
+  for (size_t i = 0; i < reading.items.size(); ++i) {
+    if (reading.status[i]) continue;
+    const KvRestore::Item& item = reading.items[i];
+    const Error& error = reading.status[i].error();
     restore->slow_ |= error.kind == ErrorKind::kSlow || error.kind == ErrorKind::kIo ||
                       error.kind == ErrorKind::kUnavailable || error.kind == ErrorKind::kCorrupt;
     if (error.kind == ErrorKind::kConflict) ++cache_.totals.collisions;
-    if (block.memory[kind].size() > 0) cache_.pool.Return(item.kind, std::exchange(block.memory[kind], {}));
+    AlignedBuffer& memory = restore->blocks_[item.block].memory[static_cast<size_t>(item.kind)];
+    if (memory.size() > 0) restore->late_.emplace_back(item.kind, std::exchange(memory, {}));
   }
-  Learn(reading->tier, arrived, static_cast<double>(cache_.clock->NowNs() - reading->begin_ns) / 1e6);
+  Learn(reading);
   const auto over = [](const auto& other) { return other->over; };
   if (!std::ranges::all_of(restore->readings_, over)) return GroupsArrived(restore);
   if (restore->started_) {
@@ -440,6 +489,14 @@ void KvTiers::ReadOver(const Restore& restore, const std::shared_ptr<KvRestore::
   } else {
     Land(*restore);
   }
+}
+
+// The tier touches no destination any more.
+void KvTiers::ReadEnded(const Restore& restore, KvRestore::Reading& reading) {
+  ReadOver(restore, reading);
+  reading.ended = true;
+  if (!std::ranges::all_of(restore->readings_, [](const auto& other) { return other->ended; })) return;
+  ReturnLate(*restore);
   std::erase(open_reads_, restore);
 }
 
@@ -447,8 +504,8 @@ void KvTiers::ReadOver(const Restore& restore, const std::shared_ptr<KvRestore::
 // here.
 void KvTiers::GroupsArrived(const Restore& restore) {
   const int64_t beside = RowsOf(restore->tokens_) - restore->wanted_rows_;
-  if (restore->phase_ != KvRestore::Phase::kReading || restore->started_ || cache_.kinds() > 1 ||
-      beside < kRowsBeside) {
+  if (restore->phase_ != KvRestore::Phase::kReading || restore->started_ || restore->whole_ ||
+      cache_.kinds() > 1 || beside < kRowsBeside) {
     return;
   }
   {
@@ -468,6 +525,7 @@ void KvTiers::Arrived(KvRestore& restore) {
     return std::ranges::any_of(reading->status, [](const Status& status) { return !status; });
   });
   // After a failure the nodes stay marked until their request has let go of them.
+  restore.broken_ = failed;
   if (!failed) {
     for (KvNode* node : std::exchange(restore.landed_, {})) {
       node->arriving = nullptr;

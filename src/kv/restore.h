@@ -14,7 +14,11 @@
 // groups before it computes the layer (WaitForLayer).
 //
 // A read that fails costs its block: what came before it is used, what came after it is kept aside and joins
-// the tree when somebody has computed the missing block (KvCache::Extend).
+// the tree when somebody has computed the missing block (KvCache::Extend). If that shows only after the
+// prompt has begun, it lets go, finds what came, and restores the rest once more, whole.
+//
+// Waiting for tiers never takes much longer than computing would. A read that is given up may still be
+// written to its destination: that memory stays apart, and charged, until the tier is done with it.
 #pragma once
 
 #include <array>
@@ -49,6 +53,8 @@ class KvRestore {
   KvRestore& operator=(const KvRestore&) = delete;
 
   const std::vector<int32_t>& tokens() const { return tokens_; }
+  // Whatever is read for it has been asked for.
+  bool asked() const { return joined_ != nullptr ? joined_->asked() : phase_ >= Phase::kReading; }
   // Its blocks are in the tree, though layers are still on their way.
   bool started() const { return started_; }
   // Until layer `index` of its kind is here, of all blocks. false: it will not come; what was computed from
@@ -59,6 +65,8 @@ class KvRestore {
   int64_t rows(size_t tier) const { return rows_[tier]; }
   // Rows were there, but a tier was too slow or failed, or computing them was estimated to be faster.
   bool slow() const { return slow_; }
+  // It has started, and some layers did not come: its blocks are worthless from the first of these on.
+  bool broken() const { return broken_; }
   // Where computing should stop to let KvCache::Extend go on: the end of the first block that did not arrive
   // while later ones did. 0: there is no such.
   int64_t gap_end() const { return gap_end_; }
@@ -94,10 +102,14 @@ class KvRestore {
     uint64_t ticket = 0;
     bool tail = false;  // only the blocks of the tail, which are wanted whole before anything begins
     std::vector<Item> items;
-    std::vector<Status> status;  // by item; written by the tier's thread until it says done
+    std::vector<Status> status;  // by item; written by the tier's thread until all groups are told
     uint64_t bytes = 0;
-    int64_t begin_ns = 0;
-    bool over = false;
+    int64_t begin_ns = 0, end_ns = 0;
+    // The tier's thread's: groups of the longest record that was accepted, and whether that many are told.
+    uint32_t groups = 1;
+    bool told = false;
+    bool over = false;   // all groups are told
+    bool ended = false;  // and the tier touches no destination any more
   };
 
   KvRestore(KvTiers* tiers, int32_t tenant, std::span<const int32_t> tokens)
@@ -108,6 +120,7 @@ class KvRestore {
   const std::vector<int32_t> tokens_;
   RecomputeMs recompute_ms_;
   ReadPriority priority_ = ReadPriority::kRequest;
+  bool whole_ = false;  // it never starts early
   Phase phase_ = Phase::kFinding;
   KvNode* held_ = nullptr;       // the deepest full node of the text in memory, later the last that landed
   std::vector<KvNode*> path_;    // up to it
@@ -120,11 +133,14 @@ class KvRestore {
   std::vector<Digest> registered_;             // names in KvTiers::reading_
   std::vector<std::pair<size_t, int>> asked_;  // block and kind of each name in the question on its way
   int answers_left_ = 0;
+  int64_t asked_ns_ = 0, answered_ns_ = 0;  // of that question; its last answer so far
+  double waited_ms_ = 0;                    // for answers to those before
   std::vector<std::shared_ptr<Reading>> readings_;
   std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   int layers_per_group_ = 1;
   std::vector<KvNode*> landed_;  // while arriving
-  bool started_ = false;
+  bool started_ = false, broken_ = false;
+  std::vector<std::pair<int, AlignedBuffer>> late_;  // kind and destination of reads that failed
   uint64_t charged_metadata_ = 0;
   std::array<int64_t, kMaxTiers> rows_{};
   bool slow_ = false;

@@ -59,13 +59,7 @@ bool KvTiers::Poll() {
     answers.swap(inbox_->answers);
   }
   for (const auto& answer : answers) answer(*this);
-  // Nobody waits for these any more.
-  for (const auto& restore : open_reads_) {
-    if (restore.use_count() > 1) continue;
-    for (const auto& reading : restore->readings_) {
-      if (!reading->over) options_.tiers[reading->tier]->Cancel(reading->ticket);
-    }
-  }
+  DropAbandoned();
   if (!touches_.empty() && cache_.clock->NowNs() - touches_ns_ >= kTouchDelayNs) FlushTouches();
   return !answers.empty();
 }
@@ -289,6 +283,7 @@ uint64_t KvTiers::landing_bytes() const {
         bytes += cache_.pool.CostOf(kind, block.memory[static_cast<size_t>(kind)]);
       }
     }
+    for (const auto& [kind, memory] : restore->late_) bytes += cache_.pool.CostOf(kind, memory);
   }
   return bytes;
 }

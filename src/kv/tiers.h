@@ -24,6 +24,10 @@
 
 namespace larder {
 
+// However fast computing is, a tier has that long for an answer: on a busy machine a thread that is woken may
+// run this much later, for which a tier that is well must not be given up. Nobody notices it.
+inline constexpr double kLeastWaitMs = 10;
+
 struct KvTiersOptions {
   std::vector<Tier*> tiers;  // at most kMaxTiers, fastest first; outlive the cache
   // From a tier's thread: PollTiers has something to do. May be null.
@@ -68,7 +72,9 @@ class KvTiers {
 
   // Null: memory has all there is to find, or this tenant has no space.
   std::shared_ptr<KvRestore> Begin(int32_t tenant, std::span<const int32_t> tokens, RecomputeMs recompute_ms,
-                                   ReadPriority priority);
+                                   ReadPriority priority, bool whole);
+  // What restores hold that nobody waits for any more.
+  void DropAbandoned();
 
   // Takes the tiers' answers. Whether there were any.
   bool Poll();
@@ -107,6 +113,7 @@ class KvTiers {
     uint32_t kinds = 0;   // bit k: has a record of this kind
     int left = 0;         // answers that are missing
   };
+  // What a read takes: fixed_ms + bytes / bytes_per_ms.
   struct Rate {
     double bytes_per_ms;
     double fixed_ms;
@@ -131,6 +138,9 @@ class KvTiers {
 
   // restore.cc, landing.cc: up
   void Find(const Restore& restore, void (KvTiers::*next)(const Restore&));
+  int64_t AnswerBy(const KvRestore& restore, double most_ms) const;
+  void Asked(KvRestore& restore);
+  bool LastAnswer(KvRestore& restore, int64_t at_ns);
   void Found(const Restore& restore, size_t tier, const Result<std::vector<bool>>& here);
   void AskTails(const Restore& restore);
   void TailsFound(const Restore& restore, size_t tier, const Result<std::vector<RecordHeader>>& children);
@@ -147,16 +157,19 @@ class KvTiers {
   void StartReading(const Restore& restore, size_t tier, bool tail);
   void GroupsArrived(const Restore& restore);
   void Arrived(KvRestore& restore);
-  void ReadOver(const Restore& restore, const std::shared_ptr<KvRestore::Reading>& reading);
+  void ReadOver(const Restore& restore, KvRestore::Reading& reading);
+  void ReadEnded(const Restore& restore, KvRestore::Reading& reading);
   void Land(KvRestore& restore);
   void LandFrom(KvRestore& restore, size_t first, KvNode* parent);
   KvNode* LandNode(KvRestore& restore, KvNode& parent, size_t index);
   void LandKinds(KvRestore& restore, KvNode& node, size_t index);
   void Finish(KvRestore& restore);
   void ReturnMemory(KvRestore& restore);
+  void ReturnLate(KvRestore& restore);
+  void LetGo(KvRestore& restore);
   void Abandon(KvRestore& restore);
   void DropFailed(KvRestore& restore);
-  void Learn(size_t tier, uint64_t bytes, double ms);
+  void Learn(const KvRestore::Reading& reading);
   std::span<const int32_t> TokensOf(const KvRestore& restore, size_t block) const;
   KvForm FormOf(const KvRestore& restore, size_t block) const;  // of its record
   const Digest& ParentName(const KvRestore& restore, size_t block) const;
@@ -171,6 +184,7 @@ class KvTiers {
   int64_t touches_ns_ = 0;
   std::vector<bool> telling_;  // by tier; set once
   std::vector<Rate> rates_;
+  uint64_t not_worth_ = 0;  // restores that were estimated to take longer than computing
   std::unordered_map<Digest, std::weak_ptr<KvRestore>, DigestHash> reading_;  // by name, first of all kinds
   std::unordered_set<KvRestore*> restores_;
   std::list<std::shared_ptr<KvRestore>> open_reads_;  // their memory is being written by tiers

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+
 namespace larder {
 
 std::vector<std::string> TrustSentences(const TrustedPlaces& places) {
@@ -33,6 +37,21 @@ std::vector<std::string> TrustSentences(const TrustedPlaces& places) {
     out.push_back("the certificate of the Redis server is not verified: whoever stands between is trusted");
   }
   return out;
+}
+
+Status CheckKeyIsOutside(const std::string& store_key_file, const std::string& directory) {
+  namespace fs = std::filesystem;
+  if (store_key_file.empty() || directory.empty()) return {};
+  const auto whole = [](const std::string& path) {
+    std::error_code ignored;  // what cannot be read shows when it is opened
+    const fs::path resolved = fs::weakly_canonical(fs::absolute(path, ignored), ignored);
+    return resolved.has_filename() ? resolved : resolved.parent_path();
+  };
+  const fs::path key = whole(store_key_file), folder = whole(directory);
+  if (folder.empty() || std::ranges::mismatch(folder, key).in1 != folder.end()) return {};
+  return Fail(ErrorKind::kInvalid,
+              "the store key {} lies in {}, and who copies that has both; move the key out of it",
+              store_key_file, directory);
 }
 
 }  // namespace larder

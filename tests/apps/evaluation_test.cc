@@ -118,16 +118,41 @@ TEST(Evaluation, MethodsAreScoredFromTheFirstRowBehindThem) {
   ASSERT_TRUE(full && some && some->Evict("streaming:budget=16"));
   ASSERT_TRUE(CompareOnText(*full, *some, TextOf(full->model(), 300, 120, 40), Ignore));
   EXPECT_LT(some->kv_bytes(), full->kv_bytes());
-  auto coded = Subject::Create(
-      "c",
-      [] {
-        ModelOptions options;
-        options.kv_codec = "q8_0";
-        return *Model::Load(std::string(LARDER_TEST_DATA) + "/models/tiny-llama.gguf", std::move(options));
-      }(),
-      100);
-  ASSERT_TRUE(coded);
-  EXPECT_FALSE(coded->Evict("streaming"));
+}
+
+// A method and a codec: what the method has left is rounded to codes.
+TEST(Evaluation, MethodsAndCodecsLoseTogether) {
+  const auto load = [](const std::string& codec) {
+    ModelOptions options;
+    options.kv_codec = codec;
+    options.threads = 2;
+    return *Model::Load(std::string(LARDER_TEST_DATA) + "/models/tiny-llama.gguf", std::move(options));
+  };
+  auto base = Subject::Create("a", load(""), 201);
+  ASSERT_TRUE(base);
+  const EvaluationText text = TextOf(base->model(), 500, 200, 50);
+  const auto mean = [&](const std::string& codec, const std::string& method, uint64_t& bytes) {
+    auto candidate = Subject::Create("b", load(codec), 201);
+    EXPECT_TRUE(candidate && candidate->Evict(method)) << codec;
+    const auto scored = CompareOnText(*base, *candidate, text, Ignore);
+    EXPECT_TRUE(scored) << scored.error().message;
+    double sum = 0;
+    for (const ScoredToken& token : *scored) sum += token.divergence.kl;
+    bytes = candidate->kv_bytes();
+    return sum / static_cast<double>(scored->size());
+  };
+  uint64_t rows = 0, eight = 0, four = 0, some = 0;
+  EXPECT_EQ(mean("", "snapkv:budget=1000,window=8", rows), 0);
+  const double q8_0 = mean("q8_0", "snapkv:budget=1000,window=8", eight);
+  const double q4_0 = mean("q4_0", "snapkv:budget=1000,window=8", four);
+  EXPECT_GT(q8_0, 0);
+  EXPECT_GT(q4_0, q8_0);
+  EXPECT_LT(eight, rows);
+  EXPECT_LT(four, eight);
+  EXPECT_GT(mean("q4_0", "snapkv:budget=64,window=8", some), q4_0);
+  EXPECT_LT(some, four);
+  uint64_t none = 0;  // nothing is full, so nothing is coded
+  EXPECT_EQ(mean("q4_0", "h2o:budget=32", none), mean("", "h2o:budget=32", none));
 }
 
 TEST(Evaluation, TextsThatCannotBeScoredAreRefused) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <numeric>
 #include <random>
 
@@ -131,6 +132,123 @@ TEST(ArmRunner, HasCodecsBesideMethods) {
   EXPECT_NE(KlOf((*out)[2]), KlOf((*out)[3]));
 }
 
+// Arms of one budget have equally many pages, with the next token: full ones where lanes are equal.
+TEST(ArmRunner, EqualisesPages) {
+  for (const char* name : {"tiny-llama.gguf", "tiny-gemma3.gguf"}) {
+    const auto model = testing::LoadModel(testing::DataPath(std::string("models/") + name), MathMode::kFast,
+                                          KvType::kI16, 2);
+    const bool windows = std::string_view(name) == "tiny-gemma3.gguf";
+    const auto arms = PlanArms(std::string("streaming,h2o,snapkv:window=8,adakv:window=8,oracle,full") +
+                                   (windows ? "" : ",lacache:span=1"),
+                               "128,100,100000", 4, 8, *model);
+    ASSERT_TRUE(arms) << arms.error().message;
+    const auto tokens = Text(220 + 20 + 1);
+    auto runner = ArmRunner::Create(*model, *arms, {}, 241);
+    ASSERT_TRUE(runner);
+    ASSERT_TRUE((*runner)->Read(std::span(tokens).first(220)));
+    ASSERT_TRUE((*runner)->EqualisePages());
+    const std::vector<int64_t> targets = {1, 2};
+    const auto out = (*runner)->Run(std::span(tokens).subspan(220), 0, targets);
+    ASSERT_TRUE(out) << out.error().message;
+    std::map<std::string, uint64_t> bytes;  // of streaming, by budget
+    for (size_t i = 0; i < arms->size(); ++i) {
+      const Arm& arm = (*runner)->arms()[i];
+      if (arm.kind == ArmKind::kFull) continue;
+      if (arm.method == "streaming") bytes[arm.budget] = (*out)[i].resident_bytes;
+      if (arm.budget == "100000") {
+        EXPECT_EQ(arm.entries, 0) << "all fits: " << arm.method;
+        EXPECT_EQ((*out)[i].entries, 220) << arm.method;
+      } else if (arm.method.starts_with("adakv")) {
+        EXPECT_TRUE(arm.entries > 0 || arm.budget == "100") << "unequal lanes need more pages";
+      } else if (arm.budget == "128") {
+        EXPECT_EQ(arm.entries, 127) << arm.method;
+        EXPECT_LE((*out)[i].entries, 127) << arm.method;
+      } else {
+        EXPECT_EQ(arm.entries, 0) << "a page is not full: " << arm.method;
+      }
+      // Tables are as large as the prompt made them; a page more would be a third.
+      const auto held = static_cast<double>((*out)[i].resident_bytes);
+      EXPECT_LT(held, 1.2 * static_cast<double>(bytes[arm.budget])) << name << arm.method << arm.budget;
+      EXPECT_TRUE(arm.method.starts_with("adakv") || held > 0.8 * static_cast<double>(bytes[arm.budget]));
+    }
+  }
+}
+
+TEST(ArmRunner, RunsArmsByThemselves) {
+  const auto load = [](const std::string& codec) {
+    return testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2,
+                              codec);
+  };
+  const auto model = load("");
+  const auto arms = PlanArms("full,q4_0,snapkv:window=8,h2o,oracle", "64", 4, 8, *model);
+  ASSERT_TRUE(arms);
+  std::vector<std::unique_ptr<Model>> codecs;
+  codecs.push_back(load("q4_0"));
+  auto runner = ArmRunner::Create(*model, *arms, std::move(codecs), 400);
+  ASSERT_TRUE(runner);
+  const auto tokens = Text(400);
+  ASSERT_TRUE((*runner)->Read(std::span(tokens).first(380)));
+  const std::vector<int64_t> targets = {1};
+  const auto forked = (*runner)->Run(std::span(tokens).subspan(380), 0, targets);
+  ASSERT_TRUE(forked);
+  const uint64_t full = (*runner)->full_bytes();
+  for (size_t arm = 0; arm < arms->size(); ++arm) {
+    const auto alone = (*runner)->Alone(arm, std::span(tokens).subspan(380));
+    ASSERT_TRUE(alone) << alone.error().message;
+    const std::string& name = (*arms)[arm].method;
+    EXPECT_GT(alone->tokens_per_s, 0) << name;
+    EXPECT_GE(alone->peak_bytes, (*forked)[arm].resident_bytes) << name;
+    // Who chooses at the prompt's end has held all of it; so has who codes what a step has written.
+    EXPECT_GE(alone->peak_bytes, full * 9 / 10) << name;
+    EXPECT_LT(alone->peak_bytes, full * 2) << name;
+  }
+  // Nothing is left of them.
+  const auto again = (*runner)->Run(std::span(tokens).subspan(380), 0, targets);
+  ASSERT_TRUE(again);
+  for (size_t arm = 0; arm < arms->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*forked)[arm]));
+}
+
+// What a method has left, rounded to codes: worse than either alone, and smaller than both.
+TEST(ArmRunner, HasMethodsTogetherWithCodecs) {
+  const auto load = [](const std::string& codec) {
+    return testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2,
+                              codec);
+  };
+  const auto model = load("");
+  const auto arms = PlanArms(
+      "q4_0,streaming,streaming@q4_0,h2o,h2o@q8_0,snapkv:window=8,snapkv:window=8@q4_0", "128", 4, 8, *model);
+  ASSERT_TRUE(arms) << arms.error().message;
+  EXPECT_EQ(CodecsOf(*arms), (std::vector<std::string>{"q4_0", "q8_0"}));
+  EXPECT_EQ((*arms)[6].spec, "snapkv:budget=128,sinks=4,last=8,window=8");
+  std::vector<std::unique_ptr<Model>> codecs;
+  codecs.push_back(load("q4_0"));
+  codecs.push_back(load("q8_0"));
+  auto runner = ArmRunner::Create(*model, *arms, std::move(codecs), 281);
+  ASSERT_TRUE(runner);
+  const auto tokens = Text(281);
+  ASSERT_TRUE((*runner)->Read(std::span(tokens).first(260)));
+  std::vector<int64_t> targets(20);
+  std::iota(targets.begin(), targets.end(), 1);
+  const auto out = (*runner)->Run(std::span(tokens).subspan(260), 0, targets);
+  ASSERT_TRUE(out) << out.error().message;
+  for (const size_t both : {2, 4, 6}) {
+    const ArmDocument &one = (*out)[both], &method = (*out)[both - 1];
+    EXPECT_NE(KlOf(one), KlOf(method)) << both;
+    EXPECT_LT(one.resident_bytes, method.resident_bytes) << both;
+    EXPECT_EQ(one.entries, method.entries);
+    EXPECT_TRUE((*runner)->Alone(both, std::span(tokens).subspan(260)));
+  }
+  EXPECT_GT(KlOf((*out)[6]), KlOf((*out)[0]));
+  // Eight bits cost next to nothing beside half of the entries; not so four.
+  EXPECT_NEAR(KlOf((*out)[4]) / KlOf((*out)[3]), 1, 0.1);
+  const auto again = (*runner)->Run(std::span(tokens).subspan(260), 0, targets);
+  ASSERT_TRUE(again);
+  for (size_t arm = 0; arm < arms->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*out)[arm]));
+  EXPECT_FALSE(PlanArms("oracle@q4_0", "0.5", 4, 8, *model));
+  EXPECT_FALSE(PlanArms("lacache:span=1@q4_0", "0.5", 4, 8, *model)) << "keys by rank are not rotated";
+  EXPECT_FALSE(PlanArms("streaming@nosuch", "0.5", 4, 8, *model));
+}
+
 TEST(ArmRunner, GreedyTextIsTheFullCachesOwn) {
   const auto model =
       testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2);
@@ -169,6 +287,53 @@ TEST(PlanArms, SaysWhatIsWrong) {
   ASSERT_TRUE(arms);
   ASSERT_EQ(arms->size(), 4u);
   EXPECT_EQ((*arms)[3].spec, "snapkv:budget=64,sinks=4,last=32,window=8");
+  EXPECT_EQ(WithEntries((*arms)[2], 63).spec, "snapkv:budget=63,sinks=4,last=32,window=8");
+  EXPECT_EQ(WithEntries((*arms)[2], 63).budget, "0.5");
+}
+
+TEST(PairedFigures, AreTakenTextByText) {
+  // Apart from each other by far less than the texts are.
+  const std::vector<double> a = {1.1, 5.1, 9.1, 2.1}, b = {1, 5, 9, 2};
+  const Estimate difference = PairedDifference(a, b);
+  EXPECT_NEAR(difference.mean, 0.1, 1e-9);
+  EXPECT_NEAR(difference.interval.low, 0.1, 1e-9);
+  EXPECT_NEAR(difference.interval.high, 0.1, 1e-9);
+  const Estimate ratio = PairedRatio({2, 10, 18, 4}, b);
+  EXPECT_NEAR(ratio.mean, 2, 1e-9);
+  EXPECT_NEAR(ratio.interval.low, 2, 1e-9);
+  EXPECT_NEAR(ratio.interval.high, 2, 1e-9);
+  EXPECT_LT(PairedDifference({0, 4}, {1, 1}).interval.low, 0);
+  EXPECT_GT(PairedDifference({0, 4}, {1, 1}).interval.high, 0);
+}
+
+TEST(CompareWith, TakesArmsOfTheSameBudget) {
+  const auto arm = [](std::string method, std::string budget, std::vector<double> kl) {
+    ArmSummary s{.arm = {std::move(method), std::move(budget), ""}, .text = {}, .greedy = {}};
+    s.text.kl_documents = std::move(kl);
+    return s;
+  };
+  std::vector<ArmSummary> arms = {arm("a", "0.5", {0.1, 0.2}),  arm("b", "0.5", {0.4, 0.5}),
+                                  arm("a", "0.25", {1, 2}),     arm("b", "0.25", {3, 3}),
+                                  arm("q8_0", "", {0.5, 0}),    arm("a@q8_0", "0.25", {2, 2.5}),
+                                  arm("a@q4_0", "0.25", {2, 2})};
+  CompareWith({"a", "absent"}, arms);
+  EXPECT_TRUE(arms[0].text.differences.empty() && arms[2].text.differences.empty());
+  EXPECT_TRUE(arms[4].text.differences.empty()) << "a codec has no budget";
+  ASSERT_EQ(arms[1].text.differences.size(), 1u);
+  EXPECT_EQ(arms[1].text.differences[0].base, "a");
+  EXPECT_NEAR(arms[1].text.differences[0].kl.mean, 0.3, 1e-12);
+  EXPECT_NEAR(arms[3].text.differences[0].kl.mean, 1.5, 1e-12);
+  EXPECT_TRUE(arms[1].greedy.differences.empty()) << "nothing was left of greedy texts";
+  // Both together: less the sum of what each loses by itself.
+  ASSERT_EQ(arms[5].text.differences.size(), 2u);
+  EXPECT_EQ(arms[5].text.differences[1].base, kParts);
+  EXPECT_NEAR(arms[5].text.differences[1].kl.mean, 0.5, 1e-12);
+  EXPECT_NEAR(arms[5].text.differences[1].kl.interval.low, 0.5, 1e-12);
+  EXPECT_EQ(arms[6].text.differences.size(), 1u) << "q4_0 alone is not there";
+  const MethodsResult result{.model = "m", .bases = {"a"}, .full_bytes = 1000, .arms = arms};
+  EXPECT_NE(MethodsHtml(result).find("KL less that of a"), std::string::npos);
+  EXPECT_NE(MethodsHtml(result).find("+1.50000 ("), std::string::npos);
+  EXPECT_NE(MethodsJson(result).find("\"differences\":[{\"base\":\"a\",\"kl\":1.5"), std::string::npos);
 }
 
 TEST(Summarise, TakesMeansOverDocuments) {

@@ -71,6 +71,9 @@ TEST(Program, MistakesEndWithTwo) {
   EXPECT_EQ(Program("--help").code, 0);
   EXPECT_EQ(Program("bench neither --model x").code, 1);
   EXPECT_EQ(Program("serve").code, 1) << "no model";
+  const Outcome key_inside = Program("serve --disk /absent/store --store-key /absent/store/key");
+  EXPECT_EQ(key_inside.code, 1);
+  EXPECT_NE(key_inside.out.find("move the key out of it"), std::string::npos) << key_inside.out;
 }
 
 TEST(Program, EvalReportsPerplexityAndDivergence) {
@@ -96,6 +99,23 @@ TEST(Program, EvalReportsPerplexityAndDivergence) {
   EXPECT_EQ(Program("eval kl --text " + text.path + " --model " + ModelPath("tiny-llama.gguf")).code, 0);
 }
 
+TEST(Program, EvalShowsHowUnevenAttentionIs) {
+  const TextFile text(LongText());
+  const std::string common =
+      " --text " + text.path + " --window 64 --max-tokens 300 --model " + ModelPath("tiny-gemma3.gguf");
+  const Outcome shares = Program("eval attention --json" + common);
+  ASSERT_EQ(shares.code, 0) << shares.out;
+  const json result = json::parse(shares.out);
+  ASSERT_EQ(result["layers"].size(), 7u);
+  for (const json& layer : result["layers"]) {
+    EXPECT_GT(layer.get<double>(), 0.1);
+    EXPECT_LT(layer.get<double>(), 1);
+  }
+  const Outcome table = Program("eval attention --share 0.2" + common);
+  EXPECT_EQ(table.code, 0);
+  EXPECT_NE(table.out.find("window 32"), std::string::npos) << table.out;
+}
+
 TEST(Program, EvalMeasuresBehindAMethod) {
   const TextFile text(LongText());
   const std::string common = " --json --text " + text.path + " --window 64 --max-tokens 300 --model " +
@@ -113,7 +133,12 @@ TEST(Program, EvalMeasuresBehindAMethod) {
       json::parse(
           Program("eval ppl --evict streaming:budget=8 --prompt-share 0.75" + common).out)["perplexity"],
       json::parse(some.out)["candidate"]["perplexity"]);
-  for (const char* wrong : {"--evict nosuch", "--evict snapkv --stride 8", "--evict snapkv --kv-type q8_0",
+  const Outcome both = Program("eval kl --evict snapkv:budget=1000,window=8 --kv-type q4_0 --window 160" +
+                               same + " --json --text " + text.path + " --max-tokens 500 --model " +
+                               ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(both.code, 0) << both.out;
+  EXPECT_GT(json::parse(both.out)["kl_mean"].get<double>(), 0);
+  for (const char* wrong : {"--evict nosuch", "--evict snapkv --stride 8", "--evict lacache --kv-type q8_0",
                             "--evict snapkv --max-tokens 60"}) {
     EXPECT_EQ(Program("eval ppl " + std::string(wrong) + " --text " + text.path + " --window 64 --model " +
                       ModelPath("tiny-llama-q4_1.gguf"))
@@ -132,8 +157,14 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   ASSERT_EQ(methods.code, 0) << methods.out;
   const json fidelity = json::parse(methods.out);
   EXPECT_EQ(fidelity["arms"].size(), 13u);
-  for (const json& arm : fidelity["arms"])
+  for (const json& arm : fidelity["arms"]) {
     EXPECT_GT(arm["text"]["kl_mean"].get<double>(), 0) << arm["method"];
+    EXPECT_EQ(arm["text"]["kl_documents"].size(), 2u);
+    EXPECT_GT(arm["tokens_per_s"].get<double>(), 0);
+    EXPECT_GE(arm["peak_bytes"].get<double>(), arm["resident_bytes"].get<double>()) << arm["method"];
+    const bool codec = arm["budget"] == "", base = arm["method"] == "streaming" || arm["method"] == "snapkv";
+    EXPECT_EQ(arm["text"]["differences"].size(), codec ? 0u : base ? 1u : 2u) << arm["method"];
+  }
   EXPECT_TRUE(std::filesystem::exists(report));
 
   const Outcome tasks = Program("eval tasks --style symbols" + quick + retrieval);
@@ -150,11 +181,32 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
       quick + ModelPath("tiny-llama-q4_1.gguf"));
   ASSERT_EQ(stream.code, 0) << stream.out;
   const json passes = json::parse(stream.out)["passes"];
-  ASSERT_EQ(passes.size(), 3u);
+  ASSERT_EQ(passes.size(), 4u);
   for (const json& pass : passes) EXPECT_EQ(pass["bytes_low"], pass["bytes_high"]) << pass["method"];
+  EXPECT_EQ(passes[3]["method"], "full");
+  EXPECT_TRUE(passes[1].contains("excess_of_first") && passes[1].contains("less_than_windows"));
   std::filesystem::remove(report);
+  const Outcome blend = Program(
+      "eval blend --json --chunks 4 --chunk-tokens 64 --tail-tokens 8 --answer-tokens 4 --prompts 2 "
+      "--alias-prompts 2 --text " +
+      text.path + " --model " + ModelPath("tiny-gemma3.gguf"));
+  ASSERT_EQ(blend.code, 0) << blend.out;
+  for (const char* set : {"arms", "alias_arms"}) {
+    const json arms = json::parse(blend.out)[set];
+    ASSERT_EQ(arms.size(), 12u) << set;
+    for (const json& arm : arms) {
+      EXPECT_EQ(arm["kl_by_prompt"].size(), 2u);
+      const std::string method = arm["method"];
+      const int64_t rows = arm["rows_from_chunks"];
+      EXPECT_EQ(arm["kl_mean"].get<double>() > 0, method.starts_with("blend")) << arm["arm"];
+      if (method.find("ratio=0.15") != method.npos) {
+        EXPECT_EQ(arm["rows_again"], rows / 2 * 15 / 100 * 2) << arm["arm"];
+      }
+    }
+  }
   EXPECT_EQ(Program("eval tasks --tasks nosuch --model " + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --evict snapkv --model " + retrieval).code, 1);
+  EXPECT_EQ(Program("eval methods --bases nosuch" + quick + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --kv-type q8_0 --model " + retrieval).code, 1);
 }
 
@@ -172,6 +224,10 @@ TEST(Program, MethodsListsAllKinds) {
   for (const char* name : {"h2o", "snapkv", "lacache", "t4", "q8_0", "q4_0"})
     EXPECT_TRUE(names.contains(name)) << name;
   EXPECT_NE(Program("methods t4").out.find("rotate"), std::string::npos);
+  const std::string tree = Program("methods").out;
+  for (const std::string& name : names) EXPECT_NE(tree.find(" " + name + " ("), std::string::npos) << name;
+  EXPECT_NE(tree.find("\nA3 "), std::string::npos) << tree;
+  EXPECT_NE(tree.find("gap: "), std::string::npos);
   EXPECT_EQ(Program("methods nosuch").code, 1);
 }
 
@@ -193,15 +249,33 @@ TEST(Program, BenchReportsEachLength) {
     }
     EXPECT_EQ(lengths, (std::vector<int64_t>{16, 70}));
   }
+  const Outcome two = Program(
+      "bench decode --json --peers none --other-kv-type q8_0 --lengths 70 --rounds 2 --tokens 4 --model " +
+      ModelPath("tiny-llama.gguf"));
+  ASSERT_EQ(two.code, 0) << two.out;
+  std::istringstream lines(two.out);
+  std::string first, second;
+  ASSERT_TRUE(std::getline(lines, first) && std::getline(lines, second)) << two.out;
+  EXPECT_TRUE(json::parse(first)["ratio_to_best_peer"].is_null());
+  const json other = json::parse(second);
+  EXPECT_EQ(other["engine"], "Larder, q8_0");
+  EXPECT_NEAR(other["ratio_to_first_cache"].get<double>(),
+              other["tokens_per_s"]["median"].get<double>() /
+                  json::parse(first)["tokens_per_s"]["median"].get<double>(),
+              1e-6);
+  EXPECT_EQ(
+      Program("bench decode --peers none --other-kv-type q9 --model " + ModelPath("tiny-llama.gguf")).code,
+      1);
   EXPECT_EQ(
       Program("bench prefill --peers none --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code,
       1);
 }
 
 // Rows of JSON whose figures are positive; how many there are.
-size_t FigureRows(const std::string& what, const std::string& arguments, const std::string& figure) {
+size_t FigureRows(const std::string& what, const std::string& arguments, const std::string& figure,
+                  const std::string& model = "tiny-gemma3.gguf") {
   const Outcome outcome = Program("bench " + what + " --json --rounds 1 --threads 2 " + arguments +
-                                  " --model " + ModelPath("tiny-gemma3.gguf"));
+                                  " --model " + ModelPath(model));
   EXPECT_EQ(outcome.code, 0) << outcome.out;
   std::istringstream lines(outcome.out);
   size_t rows = 0;
@@ -222,9 +296,35 @@ TEST(Program, BenchReportsTheParts) {
   EXPECT_EQ(FigureRows("schedule", "--lengths 16 --tokens 4", "plan_us"), 2 * 2);
 }
 
+TEST(Program, BenchBlendReportsEveryTier) {
+  const Outcome outcome = Program("bench blend --json --rounds 1 --threads 2 --lengths 64 --model " +
+                                  ModelPath("tiny-gemma3.gguf"));
+  ASSERT_EQ(outcome.code, 0) << outcome.out;
+  std::istringstream lines(outcome.out);
+  size_t rows = 0;
+  for (std::string line; std::getline(lines, line); ++rows)
+    EXPECT_GT(json::parse(line)["first_token_ms"]["median"].get<double>(), 0) << line;
+  EXPECT_EQ(rows, 5u);
+}
+
 TEST(Program, BenchServeReportsEveryLayer) {
   EXPECT_EQ(FigureRows("serve", "--lengths 16 --tokens 8 --sequences 3", "first_token_ms"), 2 * 3);
   EXPECT_EQ(Program("bench serve --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code, 1);
+}
+
+// In memory, and three paces of reading with three sizes of groups, for both numbers of new rows.
+TEST(Program, BenchOverlapReportsEveryPaceAndGrouping) {
+  EXPECT_EQ(FigureRows("overlap", "--lengths 128", "first_token_ms", "tiny-llama.gguf"), 2 * (1 + 3 * 3));
+  const Outcome kinds = Program("bench overlap --lengths 128 --model " + ModelPath("tiny-gemma3.gguf"));
+  EXPECT_EQ(kinds.code, 1);
+  EXPECT_NE(kinds.out.find("layers of 2 kinds"), std::string::npos) << kinds.out;
+}
+
+// Some seconds: memory is so small that each conversation waits until others have been written.
+TEST(Program, BenchTurnsReportsEveryPlace) {
+  const std::string small = "--lengths 64 --sequences 8 --turns 2 --disk " + testing::TempDir();
+  EXPECT_EQ(FigureRows("turns", small, "first_token_ms"), 4);
+  EXPECT_EQ(Program("bench turns --sequences 2 --model " + ModelPath("tiny-llama.gguf")).code, 1);
 }
 
 TEST(Program, RunAnswersTheSameForTheSameSeed) {

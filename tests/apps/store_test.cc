@@ -211,6 +211,11 @@ TEST_F(StoreCommand, SealedRecordsStaySealed) {
   }
   const std::string with_key = " --store-key " + key;
   EXPECT_EQ(Store("stat --disk " + a_).code, 1) << "without the key it would look empty";
+  std::filesystem::copy_file(key, a_ + "/key");
+  const Outcome inside = Store("stat --disk " + a_ + " --store-key " + a_ + "/key");
+  EXPECT_EQ(inside.code, 1);
+  EXPECT_NE(inside.out.find("move the key out of it"), std::string::npos) << inside.out;
+  std::filesystem::remove(a_ + "/key");
   EXPECT_EQ(Lines(Store("stat --json --disk " + a_ + with_key)).at(0)["records"], 5);
   ASSERT_EQ(Store("export " + archive_ + " --disk " + a_ + with_key).code, 0);
   EXPECT_FALSE(Shows(folder_.path(), Record(1)));

@@ -155,7 +155,7 @@ TEST(TaskScores, AreMadeByHand) {
     SessionScore score;
     for (const bool right : directed) score.directed.push_back({right ? -0.5 : -3, right});
     for (const bool right : hidden) score.hidden.push_back({-1, right});
-    score.private_bytes = 25, score.full_bytes = 100;
+    score.resident_bytes = 25, score.full_bytes = 100;
     return std::vector<SessionScore>{score};
   };
   const TaskCell cell =

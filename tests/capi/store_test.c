@@ -314,6 +314,8 @@ static void the_wrong_key_is_refused(void) {
   FAILS(LARDER_STORE_CORRUPT, larder_store_open(&options, &store, &last_error));
   options.store_key_file = NULL;
   FAILS(LARDER_STORE_INVALID, larder_store_open(&options, &store, &last_error));
+  options.store_key_file = path_of("sealed/key");
+  FAILS(LARDER_STORE_INVALID, larder_store_open(&options, &store, &last_error));
   options.store_key_file = path_of("no such file");
   FAILS(LARDER_STORE_NOT_FOUND, larder_store_open(&options, &store, &last_error));
   options.store_key_file = first;

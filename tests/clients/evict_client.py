@@ -84,9 +84,13 @@ def answers_and_memory(prompt, windows):
         assert cache["written"] == 0, cache
         assert usage["prompt_tokens_details"]["cached_tokens"] == readable(method, prompt, windows), (method, usage)
         assert cache["evict"].startswith(method)
+        read = readable(method, prompt, windows)
+        expected = None if read == len(prompt) - 1 else {"reason": "method", "token": read}
+        assert cache["miss"] == expected, (method, cache)
     _, cold, _ = good(text(len(prompt)), "snapkv:budget=64")
     assert cold["held"]["private_bytes"] * 2 < cold["held"]["peak_private_bytes"], cold
     until(lambda: stats()["private_bytes"] == 0)
+    until(lambda: call("/v1/cache/stats")[1]["misses"].get("method", 0) > 0)
     assert good(prompt)[0] == full
 
 

@@ -61,6 +61,20 @@ class Server:
         cache = answer["larder"]["cache"]
         return (choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["logprobs"]["top_logprobs"]), cache
 
+    def stats(self):
+        return self.call("/v1/cache/stats")
+
+    def settled(self, tier):
+        """The tier's figures, when all that was computed has been written to it."""
+        written = None
+        for _ in range(200):
+            now = self.stats()[tier]
+            if now["pending_bytes"] == 0 and now["written_records"] == written:
+                return now
+            written = now["written_records"]
+            time.sleep(0.2)
+        raise AssertionError(now)
+
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -90,24 +104,39 @@ class Redis:
     def url(self):
         return f"redis://127.0.0.1:{self.port}"
 
+    def pause(self):
+        """It accepts connections and says nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self):
         self.process.kill()
         self.process.wait()
 
 
 class World:
-    def __init__(self, arguments, folder):
-        self.program, self.model = arguments.larder, find_model(arguments.model)
+    """Servers of one model and common options over one folder, and what is right for them: the answers of one without a store."""
+
+    def __init__(self, program, model, folder, *common):
+        self.program, self.model, self.common = program, find_model(model), common
         self.folder = pathlib.Path(folder)
+        self.folder.mkdir(exist_ok=True)
         self.random = random.Random(7)
         self.started = 0
-        self.servers = []
+        self.servers, self.others = [], []
         self.reference = self.server()
         self.known = {}
 
+    def beside(self, name, *common, model=None):
+        """Another one, which ends with this one."""
+        self.others.append(World(self.program, model or self.model, self.folder / name, *common))
+        return self.others[-1]
+
     def server(self, *options):
         self.started += 1
-        server = Server(self.program, self.model, self.folder / f"server{self.started}.log", list(options))
+        server = Server(self.program, self.model, self.folder / f"server{self.started}.log", [*self.common, *options])
         self.servers.append(server)
         return server
 
@@ -126,6 +155,8 @@ class World:
         return cache
 
     def end(self):
+        for other in self.others:
+            other.end()
         for server in self.servers:
             if server.process.poll() is None:
                 server.process.kill()
@@ -151,7 +182,7 @@ def restart_after_kill(world):
     server.call("/v1/cache/clear", {})
     assert world.check(server, prompts[0])["read"]["disk"] == 399
     assert world.check(server, prompts[0])["read"]["memory"] == 399
-    stats = server.call("/v1/cache/stats")["disk"]
+    stats = server.stats()["disk"]
     assert stats["used_bytes"] <= stats["limit_bytes"] and stats["bad_records"] == 0, stats
     server.stop()
 
@@ -259,26 +290,35 @@ def shared_redis(world, sealed):
         redis.stop()
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--larder", required=True)
-    parser.add_argument("--model", required=True)
-    arguments = parser.parse_args()
+def run(arguments, steps):
     with tempfile.TemporaryDirectory(prefix="larder-store-") as folder:
-        world = World(arguments, folder)
+        world = None
         try:
-            steps = [restart_after_kill, one_process_a_directory, damage, full, tenants]
-            if shutil.which("redis-server"):
-                steps += [lambda w: shared_redis(w, False), lambda w: shared_redis(w, True)]
+            world = World(arguments.larder, arguments.model, folder)
             for number, step in enumerate(steps):
                 step(world)
                 print(f"{number + 1} of {len(steps)} passed", flush=True)
         except BaseException:
-            for log in sorted(world.folder.glob("*.log")):
+            for log in sorted(pathlib.Path(folder).rglob("*.log")):
                 print(f"--- {log.name}\n{log.read_text(errors='replace')[-1500:]}", file=sys.stderr)
             raise
         finally:
-            world.end()
+            if world is not None:
+                world.end()
+
+
+def command_line():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--larder", required=True)
+    parser.add_argument("--model", required=True)
+    return parser
+
+
+def main():
+    steps = [restart_after_kill, one_process_a_directory, damage, full, tenants]
+    if shutil.which("redis-server"):
+        steps += [lambda w: shared_redis(w, False), lambda w: shared_redis(w, True)]
+    run(command_line().parse_args(), steps)
 
 
 if __name__ == "__main__":

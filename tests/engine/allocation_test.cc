@@ -1,4 +1,5 @@
-// Does a step that only decodes take memory? Every operator new of this program is counted.
+// Does a step that only decodes take memory, with and without an eviction method? Every operator new of this
+// program is counted.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -70,16 +71,19 @@ class AllocationTest : public ::testing::Test {
       : model_(testing::LoadModel(testing::DataPath("models/tiny-llama-q8_0.gguf"), MathMode::kFast,
                                   ModelOptions().kv_type, 2)) {
     core_ = *EngineCore::Create(model_.get(), {}, &clock_);
-    std::mt19937 random(1);
-    for (const SamplingParams& sampling : WaysToSample()) {
-      Request request;
-      request.sampling = sampling;
-      for (int i = 0; i < kPrompt; ++i) request.prompt.push_back(static_cast<int32_t>(random() % 256));
-      request.ignore_eos = true;
-      request.max_tokens = 400;
-      request.stop = {"never in the answer"};
-      core_->Add(++requests_, std::move(request), sink_);
-    }
+  }
+  void SetUp() override {
+    for (const SamplingParams& sampling : WaysToSample()) Add(sampling, kPrompt);
+  }
+  void Add(const SamplingParams& sampling, int prompt, const std::string& evict = "none") {
+    Request request;
+    request.sampling = sampling;
+    for (int i = 0; i < prompt; ++i) request.prompt.push_back(static_cast<int32_t>(random_() % 256));
+    request.ignore_eos = true;
+    request.max_tokens = 400;
+    request.stop = {"never in the answer"};
+    request.evict = evict;
+    core_->Add(++requests_, std::move(request), sink_);
   }
 
   int64_t AllocationsOfStep() {
@@ -94,6 +98,7 @@ class AllocationTest : public ::testing::Test {
   std::unique_ptr<EngineCore> core_;
   std::shared_ptr<CountingSink> sink_ = std::make_shared<CountingSink>();
   uint64_t requests_ = 0;
+  std::mt19937 random_{1};
 };
 
 TEST_F(AllocationTest, TheCounterCounts) {
@@ -121,6 +126,27 @@ TEST_F(AllocationTest, StepsOfDecodeTakeNoMemory) {
   EXPECT_LE(grown, 3);
   EXPECT_EQ(sink_->tokens, static_cast<int64_t>(requests_) * (300 - kPrompt + 1));
 }
+
+// What evicts for every token, with its cache full; 256: each newcomer begins a page, and all lanes together
+// a run of pages.
+class MethodAllocationTest : public AllocationTest, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override { Add({.temperature = 0}, 300, GetParam()); }
+};
+
+TEST_P(MethodAllocationTest, StepsOfDecodeTakeNoMemory) {
+  for (int i = 0; i < 20; ++i) AllocationsOfStep();
+  int grown = 0;
+  for (int i = 0; i < 300; ++i) grown += AllocationsOfStep() > 0;
+  EXPECT_LE(grown, 3) << "a text or a table that outgrows its memory";
+  EXPECT_EQ(sink_->tokens, 320);
+}
+
+INSTANTIATE_TEST_SUITE_P(, MethodAllocationTest,
+                         ::testing::Values("h2o:budget=40", "h2o:budget=256", "streaming:budget=256",
+                                           "streaming:budget=40,positions=rank",
+                                           "streaming:budget=256,positions=rank", "lacache:budget=40,span=1",
+                                           "lacache:budget=256,span=1"));
 
 TEST_F(AllocationTest, ReadingStatisticsKeepsItsMemory) {
   AllocationsOfStep();

@@ -4,12 +4,36 @@
 
 #include "compute/ops.h"
 #include "engine/blend_driver.h"
+#include "engine/hook_chain.h"
 #include "tests/engine/blend_fixture.h"
 
 namespace larder::testing {
 namespace {
 
 class BlendRowsTest : public BlendTest {};
+
+// Runs a prompt's rows as the engine does, with `watch` beside the driver's own hooks.
+void RunPrompt(Model& model, BlendDriver& driver, const Tokens& prompt, ForwardHooks* watch = nullptr) {
+  ASSERT_TRUE(driver.Begin(nullptr, 0));
+  for (int64_t from = 0; from < std::ssize(prompt);) {
+    const int64_t end = driver.ChunkEnd(from);
+    ASSERT_TRUE(driver.Reserve(end - from));
+    std::vector<Row> rows;
+    for (int64_t at = from; at < end; ++at) {
+      rows.push_back({.token = prompt[static_cast<size_t>(at)]});
+      rows.back().position = static_cast<int32_t>(at);
+      rows.back().kv = driver.store();
+    }
+    HookChain hooks;
+    if (ForwardHooks* own = driver.HooksFor(from); own != nullptr) {
+      hooks.Add(own);
+      hooks.Add(watch);
+    }
+    model.Forward(rows, nullptr, hooks.get());
+    ASSERT_TRUE(driver.AfterRows(end, prompt));
+    from = end;
+  }
+}
 
 // In layer 0 a row depends on its token and place only, so that a stored key is the true one wherever it
 // goes.
@@ -67,20 +91,7 @@ TEST_P(BlendRowsTest, RowsThatLeftAreTheChunksInEveryLayer) {
     const auto spans = core->chunks().Match("t", prompt);
     ASSERT_EQ(spans.size(), 2u);
     BlendDriver driver(resources, *method, spans, std::ssize(prompt));
-    ASSERT_TRUE(driver.Begin(nullptr, 0));
-    for (int64_t from = 0; from < 224;) {
-      const int64_t end = driver.ChunkEnd(from);
-      ASSERT_TRUE(driver.Reserve(end - from));
-      std::vector<Row> rows;
-      for (int64_t at = from; at < end; ++at) {
-        rows.push_back({.token = prompt[static_cast<size_t>(at)]});
-        rows.back().position = static_cast<int32_t>(at);
-        rows.back().kv = driver.store();
-      }
-      model->Forward(rows, nullptr, driver.HooksFor(from));
-      ASSERT_TRUE(driver.AfterRows(end, prompt));
-      from = end;
-    }
+    RunPrompt(*model, driver, prompt);
     EXPECT_EQ(driver.spared_rows(), 194);
     const size_t dim = static_cast<size_t>(spec.head_dim);
     std::vector<float> k(dim), v(dim), stored_k(dim), stored_v(dim);
@@ -102,6 +113,102 @@ TEST_P(BlendRowsTest, RowsThatLeftAreTheChunksInEveryLayer) {
       }
     }
   }
+}
+
+// With gradual filtering rows leave in four layers, fewer each time, and who left is the chunk's from then
+// on.
+TEST_P(BlendRowsTest, RowsLeaveInSeveralLayers) {
+  const auto model = Load(2);
+  if (model->kv_shape().layers() < 6) GTEST_SKIP() << "too few layers";
+  const auto core = StartWith(*model, {a_, b_});
+  const Tokens prompt = system_ + a_ + b_ + question_;
+  const auto pages = core->cache().MakePageSource();
+  BlendResources resources(*model, *pages);
+  const auto method = *CreateReuseMethod("blend:ratio=0.25,gradual=2", {});
+  struct Counter final : ForwardHooks {
+    std::vector<std::vector<int32_t>> positions;  // by layer
+    void BeforeLayer(int, std::span<const Row> rows, float*) override {
+      positions.emplace_back();
+      for (const Row& row : rows) positions.back().push_back(row.position);
+    }
+  } counter;
+  const auto spans = core->chunks().Match("t", prompt);
+  BlendDriver driver(resources, *method, spans, std::ssize(prompt));
+  RunPrompt(*model, driver, prompt, &counter);
+  ASSERT_EQ(std::ssize(counter.positions), model->kv_shape().layers());
+  const std::vector<size_t> expected = {194, 194, 97, 80, 64, 48};
+  int64_t differ = 0;
+  for (size_t layer = 0; layer < counter.positions.size(); ++layer) {
+    const auto& now = counter.positions[layer];
+    EXPECT_EQ(now.size(), expected[std::min(layer, expected.size() - 1)]) << layer;
+    EXPECT_TRUE(std::ranges::includes(counter.positions[layer - (layer > 0)], now)) << layer;
+    if (model->spec().layers[layer].window > 0) continue;
+    const size_t dim = static_cast<size_t>(model->spec().head_dim);
+    std::vector<float> k(dim), v(dim), own(dim);
+    for (const ChunkSpan& span : spans) {
+      for (int64_t row = 0; row < span.rows; ++row) {
+        span.chunk->Read(static_cast<int>(layer), 0, span.first + row, k.data(), v.data());
+        driver.store()->Load(static_cast<int>(layer), 0, span.begin + row, k.data(), own.data());
+        const bool computed = std::ranges::binary_search(now, static_cast<int32_t>(span.begin + row));
+        float distance = 0;
+        for (size_t i = 0; i < dim; ++i) distance = std::max(distance, std::abs(v[i] - own[i]));
+        EXPECT_TRUE(computed || distance < 2e-3f) << layer;
+        differ += computed && distance > 2e-3f;
+      }
+    }
+  }
+  EXPECT_GT(differ, 24) << "of 48 that were computed";
+  EXPECT_EQ(driver.spared_rows(), 194 - 48);
+}
+
+// What the method sees of attention is the softmax weight that each row gets from all rows of the piece.
+TEST_P(BlendRowsTest, AttentionIsSummedOverThePiece) {
+  const auto model = Load(2, KvType::kF32);
+  const ModelSpec& spec = model->spec();
+  const auto core = StartWith(*model, {a_});
+  const Tokens prompt = a_ + question_;
+  const auto pages = core->cache().MakePageSource();
+  BlendResources resources(*model, *pages);
+  struct Spy final : ReuseMethod {
+    mutable std::vector<float> attention;
+    ReuseNeeds needs() const override { return {.chunks = true, .attention = true}; }
+    void Choose(const ReuseView& view, std::span<uint8_t>) const override {
+      attention.assign(view.attention.begin(), view.attention.end());
+    }
+  } spy;
+  struct Queries final : ForwardHooks {
+    std::vector<float> q;
+    size_t width = 0;
+    void AfterQkv(int layer, std::span<const Row> rows, float* data, float*, float*) override {
+      if (layer == 0) q.assign(data, data + rows.size() * width);
+    }
+  } queries;
+  queries.width = static_cast<size_t>(spec.heads * spec.head_dim);
+  BlendDriver driver(resources, spy, core->chunks().Match("t", prompt), std::ssize(prompt));
+  RunPrompt(*model, driver, prompt, &queries);
+  const int window = spec.layers[0].window, group = spec.heads / spec.kv_heads;
+  if (window > 0) GTEST_SKIP() << "rows that a window has passed are gone";
+  std::vector<double> expected(a_.size());
+  const auto dim = static_cast<size_t>(spec.head_dim);
+  std::vector<float> k(dim), v(dim);
+  for (size_t row = 0; row < a_.size(); ++row) {
+    for (int head = 0; head < spec.heads; ++head) {
+      std::vector<double> weights;
+      double sum = 0;
+      for (size_t at = 0; at <= row; ++at) {
+        driver.store()->Load(0, head / group, static_cast<int64_t>(at), k.data(), v.data());
+        const float* q = &queries.q[row * queries.width + static_cast<size_t>(head) * dim];
+        double score = 0;
+        for (size_t i = 0; i < dim; ++i) score += double{q[i]} * double{k[i]};
+        weights.push_back(std::exp(score * double{spec.attention_scale}));
+        sum += weights.back();
+      }
+      for (size_t at = 0; at <= row; ++at) expected[at] += weights[at] / sum / group;
+    }
+  }
+  ASSERT_EQ(spy.attention.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i)
+    EXPECT_NEAR(spy.attention[i], expected[i], 1e-3 * (1 + expected[i])) << i;
 }
 
 // A chunk that was run behind what stands before it now has true rows: reusing all of it changes little,

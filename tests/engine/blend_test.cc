@@ -359,6 +359,51 @@ TEST_P(BlendTest, ChunksOutliveTheProcessBelowMemory) {
   ExpectSame(*damaged, *Ask(*Start(*model), prompt, "prefix"), "computed");
 }
 
+// A request with chunks begins with what its prompt begins with, so that is asked for before the chunks.
+TEST_P(BlendTest, WhatThePromptBeginsWithIsReadBeforeTheChunks) {
+  const auto model = Load(2);
+  const Tokens front = Text(6, 130), prompt = front + a_ + question_;
+  MemoryRecords records;
+  const auto start = [&](MemoryTier& tier) {
+    EngineOptions options;
+    options.tiers = {&tier};
+    options.always_restore = true;  // these models compute faster than any tier reads
+    auto core = Start(*model, options);
+    core->SetSpace("t", SpaceId{1});
+    return core;
+  };
+  const auto ask = [&](EngineCore& core, MemoryTier& tier, Request r) {
+    r.space = SpaceId{1};
+    auto answer = Add(core, std::move(r));
+    for (int i = 0; i < 100000 && core.unfinished() > 0; ++i) {
+      core.Step();
+      tier.DeliverAll();
+    }
+    EXPECT_TRUE(answer->finished) << answer->error;
+    return answer;
+  };
+  {
+    MemoryTier tier(&records);
+    const auto core = start(tier);
+    ask(*core, tier, Make(front + question_, "prefix"));
+    Request chunk = Make(Tokens{1} + a_, "prefix", 0);
+    chunk.chunk_from = 1;
+    ask(*core, tier, chunk);
+  }
+  MemoryTier tier(&records);
+  const auto core = start(tier);
+  const auto answer = ask(*core, tier, Make(prompt, "blend:ratio=0.2"));
+  EXPECT_EQ(answer->report.blend.covered, 130);
+  ASSERT_EQ(answer->report.read_tiers.size(), 1u);
+  EXPECT_GE(answer->report.read_tiers[0].second, 128);
+  std::vector<bool> chunk_at;
+  for (const Digest& name : tier.asked)
+    chunk_at.push_back(records.by_name.at(name.Hex()).header.kind == kKvChunkRecord);
+  EXPECT_GE(chunk_at.size(), 3u);
+  EXPECT_EQ(std::ranges::count(chunk_at, true), 1);
+  EXPECT_TRUE(chunk_at.back());
+}
+
 // The later layers of chunks are read while the first are computed with. What does not come after all costs a
 // computation, and the answer is the one without it.
 TEST_P(BlendTest, BlendingBeginsBeforeAllLayersAreHere) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -20,6 +21,7 @@ using Tokens = std::vector<int32_t>;
 struct Answer final : RequestSink {
   Tokens tokens;
   std::vector<float> logprobs;
+  std::vector<float> tops;  // of the alternatives asked for, of each token in the order of their numbers
   Usage usage;
   CacheReport report;
   std::string error;
@@ -29,6 +31,8 @@ struct Answer final : RequestSink {
   void OnToken(TokenOutput out) override {
     tokens.push_back(out.token);
     logprobs.push_back(out.logprob);
+    std::ranges::sort(out.top, {}, &TokenLogprob::token);
+    for (const TokenLogprob& one : out.top) tops.push_back(one.logprob);
   }
   void OnChoiceEnd(ChoiceEnd) override {}
   void OnFinish(const Usage& u, const CacheReport& r) override {

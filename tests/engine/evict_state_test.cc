@@ -75,6 +75,7 @@ TEST_P(EvictStateTest, GoingOnIsOneGenerationWithoutABreak) {
       EXPECT_EQ(next->report.state.rows, rows) << method;
       EXPECT_LT(next->report.state.entries, rows) << method;
       EXPECT_EQ(next->report.read_memory, 0);
+      EXPECT_EQ(next->report.outcome.reason, MissReason::kNone) << method;
       EXPECT_EQ(next->usage.cached_tokens, rows);
       EXPECT_EQ(next->report.recomputed, next->usage.prompt_tokens - rows);
       EXPECT_EQ(core->cache().stats().blocks, 0u) << method;

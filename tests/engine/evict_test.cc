@@ -99,6 +99,29 @@ TEST_P(EvictTest, WarmEqualsColdAndNothingIsPublished) {
   }
 }
 
+// All of the prompt is stored: what is not read of it is the method's doing, and only that.
+TEST_P(EvictTest, AMethodThatReadsNoPrefixIsTheReason) {
+  const auto model = Load(2);
+  const auto prompt = Text(6, 230);
+  for (const std::string& method : Methods()) {
+    const auto core = Start(*model);
+    EXPECT_EQ(Ask(*core, prompt, method)->report.outcome.token, 0) << method;
+    Ask(*core, prompt, "none", 1);
+    const CacheOutcome outcome = Ask(*core, prompt, method)->report.outcome;
+    const bool reads_none = method.starts_with("h2o") || method.starts_with("lacache") ||
+                            method.find("chunk=") != std::string::npos;
+    // A window layer does not hold what the observation rows look back at.
+    const bool reads_less = HasWindows() && method.find("window=") != std::string::npos;
+    EXPECT_EQ(outcome.reason, reads_none || reads_less ? MissReason::kMethod : MissReason::kNone) << method;
+    EXPECT_EQ(outcome.token, reads_none ? 0 : reads_less ? 230 - 16 : 230) << method;
+    const auto misses = core->Stats().misses;
+    const bool counted = std::ranges::any_of(misses, [](const auto& miss) { return miss.first == "method"; });
+    EXPECT_EQ(counted, reads_none || reads_less) << method;
+  }
+  const auto core = Start(*model);
+  EXPECT_EQ(Ask(*core, prompt, "snapkv:budget=48")->report.outcome.reason, MissReason::kNeverSeen);
+}
+
 TEST_P(EvictTest, PreemptedRequestsGoOnAsIfNothingHadHappened) {
   const auto model = Load(2);
   int64_t preemptions = 0;
@@ -184,6 +207,7 @@ TEST_P(EvictTest, RunsBesideACodec) {
     const auto again = Ask(*core, prompt, method);  // beside the full cache's codes
     ExpectSame(*again, *expected, method);
     EXPECT_EQ(again->report.read_memory, 0);
+    EXPECT_EQ(again->report.outcome.reason, MissReason::kMethod) << method;
     ExpectSame(*Ask(*core, prompt, "none"), *full, "full beside " + method);
   }
   Request r;

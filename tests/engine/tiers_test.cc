@@ -1,114 +1,28 @@
 // Is an answer the same to the bit, whichever tier its prompt's rows came from, whole or with gaps, in this
 // process or the next?
-#include <gtest/gtest.h>
+#include "tests/engine/tiers_fixture.h"
 
-#include <chrono>
-#include <cstring>
 #include <map>
-#include <random>
-#include <thread>
 
-#include "engine/core.h"
-#include "store/disk/disk_tier.h"
-#include "tests/engine/core_fixture.h"
-#include "tests/kv/memory_tier.h"
-#include "tests/store/store_fixture.h"
-#include "tests/testing/model_session.h"
+#include "store/redis/redis_tier.h"
+#include "tests/store/redis/redis_server.h"
 
 namespace larder {
 namespace {
 
-constexpr SpaceId kSpace = {1, 2, 3};
-
 using testing::Answer;
+using testing::kSpace;
+using testing::RowsFrom;
+using testing::TierCase;
 
-int64_t RowsFrom(const std::string& tier, const Answer& answer) {
-  for (const auto& [name, rows] : answer.report.read_tiers) {
-    if (name == tier) return rows;
-  }
-  return tier == "memory" ? answer.report.read_memory : -1;
-}
-
-struct TierCase {
-  const char* name;
-  const char* model;
-  const char* codec = "";
-};
-
-class EngineTiers : public ::testing::TestWithParam<TierCase> {
+class EngineTiers : public testing::EngineTiersBase, public ::testing::WithParamInterface<TierCase> {
  protected:
-  void SetUp() override {
-    model_ = testing::LoadModel(testing::DataPath(std::string("models/") + GetParam().model), MathMode::kFast,
-                                KvType::kI16, 2, GetParam().codec);
-  }
+  void SetUp() override { Load(GetParam().model, KvType::kI16, GetParam().codec); }
   // Rows of a text that are found again: all but the last, but not from the middle of codes.
   int64_t Found(int64_t length) const {
     const bool codec = *GetParam().codec != 0;
     return codec && length % kPageTokens == 0 ? length - kPageTokens : length - 1;
   }
-
-  std::unique_ptr<DiskTier> OpenDisk() {
-    DiskOptions options;
-    options.directory = folder_.path() + "/disk";
-    options.limit_bytes = 256 << 20;
-    options.segment_bytes = 8 << 20;
-    auto tier = OpenDiskTier(options, RealFileSystem(), nullptr, &clock_);
-    EXPECT_TRUE(tier) << (tier ? "" : tier.error().message);
-    return *std::move(tier);
-  }
-  std::unique_ptr<EngineCore> Start(std::vector<Tier*> tiers, EngineOptions options = {}) {
-    options.tiers = std::move(tiers);
-    options.always_restore = true;  // these models compute faster than any tier reads
-    auto core = EngineCore::Create(model_.get(), options, &clock_);
-    EXPECT_TRUE(core) << (core ? "" : core.error().message);
-    return *std::move(core);
-  }
-  std::vector<int32_t> Prompt(uint32_t seed, int64_t n) const {
-    std::mt19937 random(seed);
-    std::vector<int32_t> out(static_cast<size_t>(n));
-    for (auto& t : out) t = static_cast<int32_t>(random() % 200);
-    return out;
-  }
-  std::shared_ptr<Answer> Add(EngineCore& core, std::vector<int32_t> prompt) {
-    Request r;
-    r.tenant = "t";
-    r.space = kSpace;
-    r.prompt = std::move(prompt);
-    r.max_tokens = 6;
-    r.sampling.temperature = 0;
-    r.ignore_eos = true;
-    r.logprobs = 0;
-    auto answer = std::make_shared<Answer>();
-    core.Add(next_++, std::move(r), answer);
-    return answer;
-  }
-  void Finish(EngineCore& core, MemoryTier* scripted = nullptr) {
-    for (int i = 0; i < 100000 && core.unfinished() > 0; ++i) {
-      if (core.Step()) continue;
-      if (scripted != nullptr) scripted->DeliverAll();
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
-    }
-    EXPECT_EQ(core.unfinished(), 0);
-    const Status sound = core.cache().CheckInvariants();
-    EXPECT_TRUE(sound) << (sound ? "" : sound.error().message);
-  }
-  std::shared_ptr<Answer> Ask(EngineCore& core, std::vector<int32_t> prompt, MemoryTier* scripted = nullptr) {
-    auto answer = Add(core, std::move(prompt));
-    Finish(core, scripted);
-    EXPECT_EQ(answer->error, "");
-    return answer;
-  }
-  static void ExpectSame(const Answer& a, const Answer& b) {
-    EXPECT_EQ(a.error + b.error, "");
-    EXPECT_EQ(a.tokens, b.tokens);
-    ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
-    EXPECT_EQ(std::memcmp(a.logprobs.data(), b.logprobs.data(), a.logprobs.size() * sizeof(float)), 0);
-  }
-
-  TemporaryFolder folder_{"engine-tiers"};
-  SystemClock clock_;
-  std::unique_ptr<Model> model_;
-  uint64_t next_ = 1;
 };
 
 TEST_P(EngineTiers, MemoryDiskAndRestartGiveTheSameBits) {
@@ -146,6 +60,40 @@ TEST_P(EngineTiers, MemoryDiskAndRestartGiveTheSameBits) {
     ExpectSame(*parted, *Ask(*Start({}), other));
     core.reset();
   }
+}
+
+// Below memory the newest children of a block are looked at. With more of them an old text may lose its tail,
+// which is computed; a shorter one that is newer serves it as far as it goes.
+TEST_P(EngineTiers, MoreTailsThanAreLookedAtCostRowsAndNoBits) {
+  constexpr int64_t kTails = 80, kSureTails = 60;
+  const auto start = Prompt(5, 2 * kPageTokens);
+  const auto text = [&](int64_t n) {
+    auto whole = start;
+    for (const int32_t token : Prompt(static_cast<uint32_t>(100 + n), 20 + n % 30)) whole.push_back(token);
+    return whole;
+  };
+  auto oldest = text(0);
+  auto disk = OpenDisk();
+  auto core = Start({disk.get()});
+  for (int64_t n = 0; n < kTails; ++n) Ask(*core, text(n));
+  const auto found = [&](const std::vector<int32_t>& prompt) {
+    core->cache().FlushTiers();
+    core = Start({disk.get()});
+    const auto answer = Ask(*core, prompt);
+    ExpectSame(*answer, *Ask(*Start({}), prompt));
+    EXPECT_LT(RowsFrom("disk", *answer), std::ssize(prompt));
+    return RowsFrom("disk", *answer);
+  };
+  EXPECT_EQ(found(text(kTails - 1)), std::ssize(text(kTails - 1)) - 1);
+  EXPECT_EQ(found(text(kTails - kSureTails)), std::ssize(text(kTails - kSureTails)) - 1);
+  const int64_t old = found(oldest);
+  EXPECT_GE(old, std::ssize(start));
+  EXPECT_LT(old, std::ssize(oldest) - 1) << "as many as there are were looked at: nothing is tested here";
+  core->cache().Clear("");
+  for (int64_t n = 1; n < kTails; ++n) Ask(*core, text(100 + n));
+  const std::vector<int32_t> shorter(oldest.begin(), oldest.end() - 8);
+  Ask(*core, shorter);
+  EXPECT_GE(found(oldest), std::ssize(shorter));
 }
 
 TEST_P(EngineTiers, GapsAreComputedAndNothingElse) {
@@ -194,6 +142,28 @@ TEST_P(EngineTiers, ComputingBesideTheReadingGivesTheSameBits) {
     ExpectSame(*answer, *cold);
     EXPECT_EQ(RowsFrom("disk", *answer), length);
     ExpectSame(*Ask(*core, longer), *cold);
+  }
+}
+
+TEST_P(EngineTiers, RedisGivesTheSameBits) {
+  if (!HaveRedisServer()) GTEST_SKIP() << "no redis-server on this machine";
+  const RedisServer redis;
+  RedisOptions redis_options;
+  redis_options.url = redis.url();
+  const auto tier = OpenRedisTier(redis_options, nullptr, &clock_).value();
+  const auto prompt = Prompt(61, 250);
+  auto longer = prompt;
+  for (const int32_t token : Prompt(62, 130)) longer.push_back(token);
+  {
+    auto core = Start({tier.get()}, {.tier_group_bytes = 1});
+    Ask(*core, prompt);
+    core->cache().FlushTiers();
+  }
+  for (const auto& text : {prompt, longer}) {  // whole, and layer by layer
+    auto core = Start({tier.get()}, {.tier_group_bytes = 1});
+    const auto answer = Ask(*core, text);
+    ExpectSame(*answer, *Ask(*Start({}), text));
+    EXPECT_GE(RowsFrom("redis", *answer), text == prompt ? 249 : 250);
   }
 }
 
@@ -387,6 +357,31 @@ TEST_P(EngineTiers, ATightMemoryStillAnswers) {
     Finish(*core);
     for (size_t i = 0; i < prompts.size(); ++i) ExpectSame(*answers[i], *Ask(*Start({}), prompts[i]));
   }
+}
+
+// Its rows from the disk have room, its new ones not before another's have been written: it is admitted twice
+// and reports its rows once.
+TEST_P(EngineTiers, RowsAreReportedOnceThoughRoomComesLater) {
+  uint64_t block = 0;
+  for (size_t k = 0; k < model_->kv_shape().kinds().size(); ++k)
+    block += model_->kv_shape().BlockBytes(static_cast<int>(k));
+  const auto stored = Prompt(41, 256);
+  auto longer = stored;
+  for (const int32_t token : Prompt(42, 70)) longer.push_back(token);
+  const auto cold = Ask(*Start({}), longer);
+  auto disk = OpenDisk();
+  Ask(*Start({disk.get()}), stored);
+  disk->Flush();
+  const uint64_t metadata = Start({}, {.cache = {.limit_bytes = 64 * block}})->Stats().kv.metadata_bytes;
+  auto core = Start({disk.get()}, {.cache = {.limit_bytes = metadata + 9 * block + block / 2}});
+  Ask(*core, Prompt(43, 256));  // held until it is written
+  const auto answer = Ask(*core, longer);
+  ExpectSame(*answer, *cold);
+  EXPECT_EQ(answer->report.read_tiers.size(), 1u);
+  EXPECT_EQ(RowsFrom("disk", *answer), 256);
+  EXPECT_EQ(RowsFrom("memory", *answer) + RowsFrom("disk", *answer) + answer->report.recomputed,
+            std::ssize(longer));
+  EXPECT_EQ(answer->usage.cached_tokens, 256);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EngineTiers,

@@ -4,14 +4,17 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
-#include <map>
+#include <numeric>
 #include <random>
 #include <set>
 
 #include "base/memory.h"
+#include "compute/column_sums.h"
 #include "compute/ops.h"
 #include "kv_fixture.h"
+#include "tests/kv/heap_pages.h"
 
 namespace larder {
 namespace {
@@ -22,26 +25,6 @@ struct Entry {
   std::vector<float> k, v;
   int32_t position = 0;
   float bias = 0;
-};
-
-// Pages from the heap, at most `limit`; checks that each comes back once.
-class HeapPages final : public PageSource {
- public:
-  HeapPages(size_t page_bytes, size_t limit) : page_bytes_(page_bytes), limit_(limit) {}
-  ~HeapPages() override { EXPECT_TRUE(pages_.empty()); }
-  Result<std::byte*> Take() override {
-    if (pages_.size() == limit_) return Fail(ErrorKind::kExhausted, "no more pages");
-    auto page = AlignedBuffer::Allocate(page_bytes_);
-    std::byte* data = page->data();
-    pages_.emplace(data, *std::move(page));
-    return data;
-  }
-  void Return(std::byte* page) override { ASSERT_EQ(pages_.erase(page), 1u); }
-  size_t taken() const { return pages_.size(); }
-
- private:
-  size_t page_bytes_, limit_;
-  std::map<std::byte*, AlignedBuffer> pages_;
 };
 
 // The same entries, laid out plainly; keys as they are to be read.
@@ -196,6 +179,72 @@ TEST_F(Lanes, CompactModeRotatesByRank) {
   const PlainLanes plain(lanes);
   ExpectSameAttention(table, plain, 2000);
   ExpectSameAttention(table, plain, 50);
+}
+
+// Models may rotate the first elements of each head only.
+TEST_F(Lanes, CompactModeRotatesWhatTheModelRotates) {
+  constexpr int kRotary = 6;
+  HeapPages pages(shape_.page_bytes(), 1000);
+  LaneTable::RopeTables rope = Rope();
+  rope.rotary_dim = kRotary;
+  LaneTable table(&shape_, &pages, PositionMode::kCompact, rope);
+  auto lanes = Fill(table, PositionMode::kCompact);
+  for (auto& lane : lanes) {
+    for (size_t rank = 0; rank < lane.size(); ++rank) {
+      Rotate(lane[rank].k.data(), 1, kDim, kRotary, cosines_.data() + rank * kRotary / 2,
+             sines_.data() + rank * kRotary / 2);
+      lane[rank].position = static_cast<int32_t>(rank);
+    }
+  }
+  ExpectSameAttention(table, PlainLanes(lanes), 2000);
+}
+
+// Neither attention nor what it gives to each entry depends on the entries' places.
+TEST_F(Lanes, EntriesMayLieInAnyOrder) {
+  constexpr int kEntries = 700, kHeads = 2 * kKvHeads, kSeen = 650;
+  HeapPages pages(shape_.page_bytes(), 1000);
+  LaneTable ordered(&shape_, &pages, PositionMode::kKeep, {}),
+      shuffled(&shape_, &pages, PositionMode::kKeep, {});
+  for (int head = 0; head < kKvHeads; ++head) {
+    std::vector<Entry> entries;
+    for (int i = 0; i < kEntries; ++i) entries.push_back({Floats(kDim), Floats(kDim), i, 0});
+    for (const Entry& e : entries) ASSERT_TRUE(ordered.Append(0, head, e.k.data(), e.v.data(), e.position));
+    std::ranges::shuffle(entries, random_);
+    for (const Entry& e : entries) ASSERT_TRUE(shuffled.Append(0, head, e.k.data(), e.v.data(), e.position));
+  }
+  const AttentionShape shape{0, kHeads, kKvHeads, kDim, 0.25f, 0, KvType::kF32};
+  const auto q = Floats(kHeads * kDim);
+  ThreadPool pool(2);
+  AttentionScratch attention;
+  ColumnScratch columns;
+  struct Seen {
+    std::vector<float> out, lse;
+    std::vector<std::vector<float>> sums;  // [KV head][entry]
+  };
+  const auto look = [&](const LaneTable& table) {
+    Seen seen{std::vector<float>(q.size()), std::vector<float>(kHeads),
+              std::vector<std::vector<float>>(kKvHeads, std::vector<float>(704))};
+    const AttentionRow row{q.data(), seen.out.data(), seen.lse.data(), &table, kSeen};
+    Attention(pool, attention, shape, {&row, 1});
+    const TapRow tap{q.data(), seen.lse.data(), kSeen};
+    std::vector<float*> sums;
+    for (auto& head : seen.sums) sums.push_back(head.data());
+    ColumnSums(pool, columns, shape, table, {&tap, 1}, {sums, {}});
+    return seen;
+  };
+  const Seen a = look(ordered), b = look(shuffled);
+  for (size_t i = 0; i < q.size(); ++i) ASSERT_NEAR(a.out[i], b.out[i], 1e-4);
+  for (size_t i = 0; i < kHeads; ++i) ASSERT_NEAR(a.lse[i], b.lse[i], 1e-4);
+  for (size_t head = 0; head < kKvHeads; ++head) {
+    double all = 0;
+    for (int i = 0; i < kEntries; ++i) {
+      const auto position = static_cast<size_t>(shuffled.PositionOf(0, static_cast<int>(head), i));
+      ASSERT_NEAR(b.sums[head][static_cast<size_t>(i)], a.sums[head][position], 1e-5);
+      all += static_cast<double>(a.sums[head][position]);
+    }
+    EXPECT_NEAR(all, 1, 1e-4);
+    EXPECT_FALSE(std::ranges::is_sorted(shuffled.Positions(0, static_cast<int>(head))));
+  }
 }
 
 TEST_F(Lanes, OriginalPositionsSurviveCompaction) {

@@ -2,24 +2,46 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <map>
 
 namespace larder {
 
 bool MemoryTier::DeliverAll(std::mt19937* random) {
-  std::vector<std::function<void()>> waiting;
+  std::vector<Waiting> waiting;
   {
     const std::lock_guard lock(mutex_);
     waiting.swap(waiting_);
   }
+  const auto due = [](const Waiting& one) { return one.due == nullptr || one.due(); };
+  const auto later = std::stable_partition(waiting.begin(), waiting.end(), due);
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_.insert(waiting_.begin(), std::move_iterator(later), std::move_iterator(waiting.end()));
+  }
+  waiting.erase(later, waiting.end());
   if (random != nullptr) std::shuffle(waiting.begin(), waiting.end(), *random);
-  for (const auto& answer : waiting) answer();
+  for (const Waiting& one : waiting) one.answer();
   return !waiting.empty();
 }
 
-void MemoryTier::Later(std::function<void()> answer) {
+void MemoryTier::Later(std::function<void()> answer, std::function<bool()> due) {
   const std::lock_guard lock(mutex_);
-  waiting_.push_back(std::move(answer));
+  waiting_.push_back({std::move(answer), std::move(due)});
+}
+
+std::function<bool()> MemoryTier::After(Clock* clock, int64_t deadline_ns) {
+  return [clock, deadline_ns] { return clock->NowNs() >= deadline_ns; };
+}
+
+void MemoryTier::Cancel(uint64_t ticket) {
+  const std::lock_guard lock(mutex_);
+  cancelled_.insert(ticket);
+}
+
+bool MemoryTier::Cancelled(uint64_t ticket) {
+  const std::lock_guard lock(mutex_);
+  return cancelled_.contains(ticket);
 }
 
 void MemoryTier::DeliverOne(size_t place) {
@@ -27,13 +49,17 @@ void MemoryTier::DeliverOne(size_t place) {
   {
     const std::lock_guard lock(mutex_);
     if (place >= waiting_.size()) return;
-    answer = std::move(waiting_[place]);
+    answer = std::move(waiting_[place].answer);
     waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(place));
   }
   answer();
 }
 
-void MemoryTier::Find(std::vector<Digest> names, int64_t, FindDone done) {
+void MemoryTier::Find(std::vector<Digest> names, int64_t deadline_ns, FindDone done) {
+  if (silent != nullptr) {
+    return Later([done = std::move(done)] { done(Fail(ErrorKind::kSlow, "silent")); },
+                 After(silent, deadline_ns));
+  }
   Later([this, names = std::move(names), done = std::move(done)] {
     if (dead) return done(Fail(ErrorKind::kUnavailable, "dead"));
     std::vector<bool> here;
@@ -42,7 +68,11 @@ void MemoryTier::Find(std::vector<Digest> names, int64_t, FindDone done) {
   });
 }
 
-void MemoryTier::Children(const Digest& parent, size_t limit, int64_t, ChildrenDone done) {
+void MemoryTier::Children(const Digest& parent, size_t limit, int64_t deadline_ns, ChildrenDone done) {
+  if (silent != nullptr) {
+    return Later([done = std::move(done)] { done(Fail(ErrorKind::kSlow, "silent")); },
+                 After(silent, deadline_ns));
+  }
   Later([this, parent, limit, done = std::move(done)] {
     if (dead) return done(Fail(ErrorKind::kUnavailable, "dead"));
     std::vector<const MemoryRecords::Record*> found;
@@ -58,9 +88,10 @@ void MemoryTier::Children(const Digest& parent, size_t limit, int64_t, ChildrenD
   });
 }
 
-// Group by group, each when it is delivered; a corrupt record shows in its last one.
+// Group by group, each when it is delivered.
 struct MemoryTier::Reading {
   uint64_t ticket;
+  bool silent;
   std::vector<RecordRead> items;
   GetCallbacks callbacks;
   std::vector<Status> status;
@@ -82,19 +113,22 @@ void MemoryTier::ReadGroup(const std::shared_ptr<Reading>& reading, uint32_t gro
       }
     }
     if (!reading->status[i]) continue;
-    if (cancelled_.contains(reading->ticket)) {
+    if (Cancelled(reading->ticket)) {
       reading->status[i] = Fail(ErrorKind::kCancelled, "cancelled");
-    } else if (dead || slow) {
+    } else if (dead || slow || reading->silent) {
       reading->status[i] = Fail(dead ? ErrorKind::kIo : ErrorKind::kSlow, "no answer");
     } else {
       reading->status[i] = CopyGroup(*reading, i, group);
     }
   }
+  ++groups_told_;
   reading->callbacks.group_done(group, reading->status);
   if (group + 1 < reading->groups) {
     Later([this, reading, group] { ReadGroup(reading, group + 1); });
+  } else if (hanging) {
+    Later([reading] { reading->callbacks.done(); }, [this] { return !hanging; });
   } else {
-    Later([reading] { reading->callbacks.done(); });
+    reading->callbacks.done();
   }
 }
 
@@ -108,8 +142,10 @@ Status MemoryTier::CopyGroup(const Reading& reading, size_t index, uint32_t grou
   for (uint32_t g = 0; g < group; ++g) offset += groups[g];
   // Bytes may arrive and still be refused.
   std::memcpy(item.destination.data() + offset, record.payload.data() + offset, groups[group]);
-  if (group + 1 < groups.size()) return {};
-  if (corrupt.contains(item.name.Hex())) return Fail(ErrorKind::kCorrupt, "flipped");
+  const bool last = group + 1 == groups.size();
+  if ((last || group == corrupt_group) && corrupt.contains(item.name.Hex()))
+    return Fail(ErrorKind::kCorrupt, "flipped");
+  if (!last) return {};
   ++read_records;
   return {};
 }
@@ -118,11 +154,16 @@ uint64_t MemoryTier::Get(std::vector<RecordRead> items, int64_t deadline_ns, Rea
                          GetCallbacks callbacks) {
   last_deadline_ns = deadline_ns;
   const uint64_t ticket = ++gets;
+  for (const RecordRead& item : items) asked.push_back(item.name);
   const size_t count = items.size();
-  auto reading = std::make_shared<Reading>(Reading{ticket, std::move(items), std::move(callbacks),
-                                                   std::vector<Status>(count),
+  auto reading = std::make_shared<Reading>(Reading{ticket, silent != nullptr, std::move(items),
+                                                   std::move(callbacks), std::vector<Status>(count),
                                                    std::vector<const MemoryRecords::Record*>(count)});
-  Later([this, reading = std::move(reading)] { ReadGroup(reading, 0); });
+  std::function<bool()> due;
+  if (silent != nullptr) {
+    due = [this, ticket, over = After(silent, deadline_ns)] { return over() || Cancelled(ticket); };
+  }
+  Later([this, reading = std::move(reading)] { ReadGroup(reading, 0); }, std::move(due));
   return ticket;
 }
 

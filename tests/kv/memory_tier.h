@@ -2,6 +2,8 @@
 // faults it asks for. Another thread may deliver them.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -11,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "store/tier.h"
 
 namespace larder {
@@ -32,17 +35,25 @@ class MemoryTier final : public Tier {
       : records_(records), name_(std::move(name)) {}
   ~MemoryTier() override { DeliverAll(); }
 
-  // Answers what is waiting, in random order if a generator is given. Whether there was anything.
+  // Answers what is waiting and due, in random order if a generator is given. Whether there was anything.
   bool DeliverAll(std::mt19937* random = nullptr);
   // Answers the one at this place of the queue, if there is one.
   void DeliverOne(size_t place);
+  // Groups of reads that were answered so far, good or bad.
+  uint64_t groups_told() const { return groups_told_; }
 
-  // Faults: names whose reads fail with kCorrupt; all answers fail; puts are refused.
+  // Faults: names whose reads fail with kCorrupt, in this group or their last one; all answers fail; puts are
+  // refused.
   std::set<std::string> corrupt;
+  uint32_t corrupt_group = UINT32_MAX;
   bool dead = false, full = false, slow = false;
+  // With a clock: no answer comes before the deadline, and then it is kSlow.
+  Clock* silent = nullptr;
+  bool hanging = false;          // what was given up may still be written to: the end of a read does not come
   bool tells = true;             // what goes; set before the cache has it
   int64_t last_deadline_ns = 0;  // of a get; nothing else is done with it
   uint64_t gets = 0, read_records = 0, conflicts = 0;
+  std::vector<Digest> asked;  // names of gets, in order
   std::vector<Digest> touched;
 
   std::string_view name() const override { return name_; }
@@ -50,7 +61,7 @@ class MemoryTier final : public Tier {
   void Children(const Digest& parent, size_t limit, int64_t deadline_ns, ChildrenDone done) override;
   uint64_t Get(std::vector<RecordRead> items, int64_t deadline_ns, ReadPriority priority,
                GetCallbacks callbacks) override;
-  void Cancel(uint64_t ticket) override { cancelled_.insert(ticket); }
+  void Cancel(uint64_t ticket) override;
   void Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) override;
   void Touch(std::span<const Digest> names) override {
     touched.insert(touched.end(), names.begin(), names.end());
@@ -70,15 +81,23 @@ class MemoryTier final : public Tier {
 
  private:
   struct Reading;
-  void Later(std::function<void()> answer);
+  struct Waiting {
+    std::function<void()> answer;
+    std::function<bool()> due;  // null: always
+  };
+  void Later(std::function<void()> answer, std::function<bool()> due = nullptr);
+  // When the deadline is over by the clock of who is silent.
+  static std::function<bool()> After(Clock* clock, int64_t deadline_ns);
+  bool Cancelled(uint64_t ticket);
   void ReadGroup(const std::shared_ptr<Reading>& reading, uint32_t group);
   Status CopyGroup(const Reading& reading, size_t index, uint32_t group);
 
   MemoryRecords* records_;
   const std::string name_;
   std::mutex mutex_;
-  std::vector<std::function<void()>> waiting_;  // guarded by mutex_
-  std::set<uint64_t> cancelled_;
+  std::vector<Waiting> waiting_;  // guarded by mutex_
+  std::set<uint64_t> cancelled_;  // guarded by mutex_
+  std::atomic<uint64_t> groups_told_ = 0;
   RemovalListener listener_;
 };
 

@@ -9,6 +9,7 @@ TEST(Outcome, ReasonsHaveNames) {
   EXPECT_EQ(MissReasonName(MissReason::kDiverged), "diverged");
   EXPECT_EQ(MissReasonName(MissReason::kEvicted), "evicted");
   EXPECT_EQ(MissReasonName(MissReason::kOtherTenant), "other tenant");
+  EXPECT_EQ(MissReasonName(MissReason::kMethod), "method");
 }
 
 TEST(Outcome, ANewTurnIsNeverSeenFromItsFirstToken) {

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
+#include "tests/store/store_fixture.h"
+
 namespace larder {
 namespace {
 
@@ -38,6 +42,30 @@ TEST(Trust, AConnectionInTheClearIsSaidWithoutThePassword) {
   EXPECT_FALSE(Says(text, "secret"));
   EXPECT_TRUE(Says(All({.redis_url = "rediss://h", .redis_tls_verify = false}), "not verified"));
   EXPECT_FALSE(Says(All({.redis_url = "rediss://h"}), "not verified"));
+}
+
+TEST(Trust, TheMasterKeyLiesOutsideTheDirectory) {
+  const TemporaryFolder folder("trust");
+  const std::string store = folder / "store";
+  std::filesystem::create_directories(store + "/deep");
+  const std::string outside = folder.Write("key", "k"), inside = folder.Write("store/deep/key", "k");
+  std::filesystem::create_symlink(outside, store + "/link-out");
+  std::filesystem::create_symlink(inside, folder / "link-in");
+  std::filesystem::create_directory_symlink(store, folder / "store-too");
+  const std::string beside = folder.Write("store-key", "k");  // begins like the directory
+  for (const std::string& key : {std::string(), outside, beside, store + "/link-out", store + "/../key"})
+    EXPECT_TRUE(CheckKeyIsOutside(key, store)) << key;
+  EXPECT_TRUE(CheckKeyIsOutside(inside, ""));
+  EXPECT_TRUE(CheckKeyIsOutside(inside, store + "/other")) << "not made yet";
+  for (const std::string& key :
+       {inside, folder / "link-in", folder / "store-too/deep/key", store + "/absent"}) {
+    for (const std::string& directory : {store, store + "/", folder / "store-too", store + "/deep/.."}) {
+      const Status refused = CheckKeyIsOutside(key, directory);
+      ASSERT_FALSE(refused) << key << " in " << directory;
+      EXPECT_EQ(refused.error().kind, ErrorKind::kInvalid);
+      EXPECT_TRUE(Says(refused.error().message, key) && Says(refused.error().message, "move the key"));
+    }
+  }
 }
 
 }  // namespace

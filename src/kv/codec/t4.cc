@@ -78,7 +78,7 @@ KvCodecEntry T4Codec() {
   return {{.name = "t4",
            .help = "4 bits, a scale and a zero point for each key and value; keys rotated and centred",
            .paper = "SAW-INT4: System-Aware 4-Bit KV-Cache Quantization for Real-World LLM Serving (2026)",
-           .leaf = "A8",
+           .leaf = "A8 A10",
            .memory = "O(n)",
            .needs = "heads of a multiple of 16; with center=1 the key means that larder calibrate has found"},
           Create};

@@ -44,6 +44,7 @@ class H2o final : public EvictMethod {
   }
 
   Status AfterToken(EvictView& view) override {
+    view.lanes.KeepRoom(budget_ + 1);  // for the newcomer
     for (const int layer : view.layers) {
       for (int head = 0; head < view.shape.kv_heads(); ++head) {
         while (view.lanes.Length(layer, head) > budget_) {

@@ -4,9 +4,13 @@
 // is left, so that the older a token the fewer layers still have it. Positions are ranks: a stream may go on
 // without end. Kept: the published code's arithmetic, its interleaved assignment of layers to rungs, the
 // number of slots that is raised once. Differs: the paper's drawing (consecutive layers on a rung) is there
-// too, and where a fused sweep's last rung would reach behind its group, it is moved back so that all layers
-// keep the same number.
+// too, and so are random layers on each rung, drawn for every group: what the ladder's order is worth. Where
+// a fused sweep's last rung would reach behind its group, it is moved back so that all layers keep the same
+// number.
 #include <algorithm>
+#include <numeric>
+#include <random>
+#include <utility>
 
 #include "kv/evict/method.h"
 
@@ -14,7 +18,7 @@ namespace larder {
 namespace {
 
 struct LaCacheParams : EvictCommon {
-  int64_t span = 0, overlap = 0, chunk = 0;
+  int64_t span = 0, overlap = 0, chunk = 0, seed = 1;
   std::string rungs = "interleaved";
 };
 
@@ -27,6 +31,7 @@ class LaCache final : public EvictMethod {
     kept_ = std::min(CeilDiv(params_.span, params_.span - params_.overlap), group_);
     freed_ = group_ - kept_;
     cursor_ = params_.sinks;
+    random_.seed(static_cast<uint32_t>(7919 * params_.seed + 1));
   }
 
   int64_t freed() const { return freed_; }
@@ -56,11 +61,11 @@ class LaCache final : public EvictMethod {
                     "lacache: {} slots a layer are too few for this model; give at least {}", slots_,
                     LeastSlots());
       }
-      view.lanes.KeepRoom(slots_ + freed_ / 2 + 1);
+      view.lanes.KeepRoom(slots_ + (params_.parsed.is_bytes() ? 0 : freed_ / 2) + 1);
     }
     int64_t excess = view.lanes.Length(0, 0) - slots_;
     if (excess <= 0) return {};
-    if (!raised_) {
+    if (!raised_ && !params_.parsed.is_bytes()) {
       raised_ = true;
       slots_ += freed_ / 2;
       excess -= freed_ / 2;
@@ -92,25 +97,41 @@ class LaCache final : public EvictMethod {
   }
 
   Status Run(EvictView& view, const Sweep& sweep) {
-    std::vector<int32_t> keep;
     const int64_t length = view.lanes.Length(0, 0);
+    if (params_.rungs == "random") DrawPlaces(sweep.groups);
     for (int layer = 0; layer < static_cast<int>(layers_); ++layer) {
-      keep.clear();
-      const auto take = [&](int64_t entry) { keep.push_back(static_cast<int32_t>(entry)); };
+      keep_.clear();
+      const auto take = [&](int64_t entry) { keep_.push_back(static_cast<int32_t>(entry)); };
       for (int64_t i = 0; i < sweep.start; ++i) take(i);
-      const int64_t rung = Rung(layer, sweep);
       for (int64_t j = 0; j < sweep.groups; ++j) {
+        const int64_t rung = Rung(PlaceOf(j, layer), sweep);
         for (int64_t q = 0; q < kept_; ++q) take(sweep.start + sweep.width * j + rung + sweep.stride * q);
       }
       for (int64_t i = sweep.start + sweep.width * sweep.groups; i < length; ++i) take(i);
-      for (int head = 0; head < view.shape.kv_heads(); ++head) LARDER_TRY(view.lanes.Keep(layer, head, keep));
+      for (int head = 0; head < view.shape.kv_heads(); ++head)
+        LARDER_TRY(view.lanes.Keep(layer, head, keep_));
     }
     return {};
   }
 
-  int64_t Rung(int64_t layer, const Sweep& sweep) const {
+  // A layer's place among the layers of a group, from which its rung follows. As many are on a rung whatever
+  // the order.
+  int64_t PlaceOf(int64_t group, int layer) const {
+    return places_.empty() ? layer : places_[static_cast<size_t>(group * layers_ + layer)];
+  }
+
+  void DrawPlaces(int64_t groups) {
+    places_.resize(static_cast<size_t>(groups * layers_));
+    for (auto begin = places_.begin(); begin != places_.end(); begin += layers_) {
+      std::iota(begin, begin + layers_, int64_t{0});
+      for (uint32_t i = static_cast<uint32_t>(layers_) - 1; i > 0; --i)
+        std::swap(begin[i], begin[random_() % (i + 1)]);
+    }
+  }
+
+  int64_t Rung(int64_t place, const Sweep& sweep) const {
     const int64_t rungs = sweep.width - kept_ + 1;
-    const int64_t rung = params_.rungs == "interleaved" ? layer % rungs : layer * rungs / layers_;
+    const int64_t rung = params_.rungs == "contiguous" ? place * rungs / layers_ : place % rungs;
     return std::min(rung, sweep.width - 1 - sweep.stride * (kept_ - 1));
   }
 
@@ -120,6 +141,9 @@ class LaCache final : public EvictMethod {
   int64_t slots_ = 0;             // of each layer; 0: not known yet
   int64_t cursor_;                // entries before it have been swept since the last start
   bool raised_ = false;
+  std::minstd_rand random_;
+  std::vector<int32_t> keep_;    // scratch, kept from token to token
+  std::vector<int64_t> places_;  // of random rungs, [group][layer]
 };
 
 Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view parameters,
@@ -131,7 +155,8 @@ Result<std::unique_ptr<EvictMethod>> Create(Params& params, std::string_view par
   params.Int("overlap", &p.overlap, 0, 4095, "of the span, in common with the next rung; below it");
   params.Int("chunk", &p.chunk, 0, 1 << 20,
              "compact the prompt at every multiple of this many rows; 0: at its end");
-  params.Choice("rungs", &p.rungs, {"interleaved", "contiguous"}, "which layers share a rung");
+  params.Choice("rungs", &p.rungs, {"interleaved", "contiguous", "random"}, "which layers share a rung");
+  params.Int("seed", &p.seed, 0, 65535, "with rungs=random: another seed, other layers");
   LARDER_TRY(ReadEvictParams(params, parameters, p));
   if (model.layers == 0) return std::unique_ptr<EvictMethod>();  // only to describe it
   if (model.windows) {
@@ -173,7 +198,7 @@ EvictMethodEntry LaCacheMethod() {
        .paper =
            "LaCache: Ladder-Shaped KV Caching for Efficient Long-Context Modeling of Large Language Models "
            "(2025)",
-       .leaf = "A4",
+       .leaf = "A2 A4",
        .memory = "O(B)",
        .needs = "no window layers; positions by rank, so nothing is read from the cache"},
       Create};

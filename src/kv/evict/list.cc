@@ -97,7 +97,8 @@ int64_t EvictBudget::Entries(const KvShape& shape, int lanes, int64_t prompt_row
   if (kind_ == Kind::kShare) entries = value_ * static_cast<double>(prompt_rows);
   if (kind_ == Kind::kBytes) {
     const double page = static_cast<double>(shape.page_bytes() + LaneTable::kTableBytesPerPage);
-    entries = (std::floor(value_ / (page * lanes)) - (unequal ? 1 : 0)) * kPageTokens;
+    // Less the newcomer's place: it is there before another one goes.
+    entries = (std::floor(value_ / (page * lanes)) - (unequal ? 1 : 0)) * kPageTokens - 1;
   }
   return std::max<int64_t>(1, static_cast<int64_t>(entries));
 }

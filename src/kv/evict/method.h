@@ -34,6 +34,7 @@ class EvictBudget {
   // Of each of `lanes` lanes, at least 1. With unequal lanes on average: their bytes leave room for a begun
   // page each.
   int64_t Entries(const KvShape& shape, int lanes, int64_t prompt_rows, bool unequal = false) const;
+  bool is_bytes() const { return kind_ == Kind::kBytes; }  // never to be exceeded
 
  private:
   enum class Kind : uint8_t { kShare, kEntries, kBytes };

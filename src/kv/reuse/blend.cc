@@ -3,7 +3,8 @@
 // true ones are computed in all layers. Kept: the second layer checks, by its values; one choice over all
 // chunks. Differs: chunks are found anywhere without separators; keys are stored un-rotated; masks are by
 // position, also for rows that are computed alone; a prompt is blended in pieces of at most 2,048 rows at
-// fixed places, each with a choice of its own; no gradual filtering.
+// fixed places, each with a choice of its own. Gradual filtering (the paper has it, its code does not) is off
+// unless `gradual` is above 1.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -14,8 +15,10 @@
 namespace larder {
 namespace {
 
+constexpr int kGradualLayers = 4;  // in which filtering goes from gradual * ratio to ratio
+
 struct BlendParams {
-  double ratio = 0.15;
+  double ratio = 0.15, gradual = 1;
   int64_t check = 1;
   std::string by = "v", select = "deviation";
   bool reposition = true;
@@ -34,16 +37,20 @@ class Blend final : public ReuseMethod {
   explicit Blend(BlendParams params) : params_(std::move(params)) {}
 
   ReuseNeeds needs() const override {
-    return {.chunks = true,
-            .check_layer = static_cast<int>(params_.check),
-            .keys = params_.by != "v",
-            .values = params_.by != "k",
-            .reposition = params_.reposition};
+    return {
+        .chunks = true,
+        .check_layer = static_cast<int>(params_.check),
+        .last_check_layer = static_cast<int>(params_.check) + (params_.gradual > 1 ? kGradualLayers - 1 : 0),
+        .keys = params_.by != "v",
+        .values = params_.by != "k",
+        .attention = params_.select == "attention",
+        .reposition = params_.reposition};
   }
 
   void Choose(const ReuseView& view, std::span<uint8_t> again) const override {
     const size_t rows = view.positions.size();
-    const auto most = static_cast<size_t>(std::floor(params_.ratio * static_cast<double>(rows)));
+    const auto most = static_cast<size_t>(
+        std::floor(std::min(1.0, params_.ratio * FactorAt(view.layer)) * static_cast<double>(view.covered)));
     std::vector<size_t> order(rows);
     std::iota(order.begin(), order.end(), size_t{0});
     // Equal ones: the lower position first.
@@ -52,12 +59,19 @@ class Blend final : public ReuseMethod {
   }
 
  private:
+  // Of the ratio, how much is left behind a layer: evenly from `gradual` down to 1.
+  double FactorAt(int layer) const {
+    if (params_.gradual <= 1) return 1;
+    const int left = static_cast<int>(params_.check) + kGradualLayers - 1 - layer;
+    return 1 + (params_.gradual - 1) * left / (kGradualLayers - 1);
+  }
+
   double Urgency(const ReuseView& view, size_t row) const {
     if (params_.select == "first") return -static_cast<double>(view.in_span[row]);
     if (params_.select == "random")
       return static_cast<double>(Scatter(static_cast<uint64_t>(view.positions[row])) >> 11);
-    const float deviation = view.deviations[row];
-    return std::isnan(deviation) ? std::numeric_limits<double>::infinity() : deviation;
+    const float urgency = params_.select == "attention" ? view.attention[row] : view.deviations[row];
+    return std::isnan(urgency) ? std::numeric_limits<double>::infinity() : urgency;
   }
 
   const BlendParams params_;
@@ -69,15 +83,19 @@ Result<std::unique_ptr<ReuseMethod>> Create(Params& params, std::string_view par
   params.Float("ratio", &p.ratio, 0, 1, "share of the rows from chunks that is computed again");
   params.Int("check", &p.check, 1, 1 << 20, "layer, from 0, whose true rows decide which");
   params.Choice("by", &p.by, {"v", "k", "kv"}, "deviation of values, of keys, or of both");
-  params.Choice("select", &p.select, {"deviation", "random", "first"},
-                "those that deviate most; to compare: any, or the first of every chunk");
+  params.Float("gradual", &p.gradual, 1, 10,
+               "so many times the ratio go on behind the check layer, fewer in each of the next three");
+  params.Choice("select", &p.select, {"deviation", "random", "first", "attention"},
+                "those that deviate most; to compare: any, the first of every chunk, or those that the layer "
+                "before the check gives most attention to");
   params.Bool("reposition", &p.reposition, "rotate keys to where they stand now; false to compare");
   LARDER_TRY(params.ParseList(parameters));
-  if (model.layers > 0 && p.check >= model.layers) {
-    return Fail(ErrorKind::kInvalid, "blend: check is {}, and the model has layers 0..{}", p.check,
-                model.layers - 1);
+  auto method = std::make_unique<Blend>(std::move(p));
+  if (const int last = method->needs().last_check_layer; model.layers > 0 && last >= model.layers) {
+    return Fail(ErrorKind::kInvalid, "blend: layer {} is to choose rows, and the model has layers 0..{}",
+                last, model.layers - 1);
   }
-  return std::make_unique<Blend>(std::move(p));
+  return method;
 }
 
 }  // namespace
@@ -87,7 +105,7 @@ ReuseMethodEntry BlendMethod() {
       {.name = "blend",
        .help = "rows of stored chunks wherever they stand, those that deviate most computed again",
        .paper = "CacheBlend: Fast Large Language Model Serving for RAG with Cached Knowledge Fusion (2024)",
-       .leaf = "C2",
+       .leaf = "C2 C7",
        .memory = "O(n)",
        .needs = "stored chunks (POST /v1/cache/chunks); answers are approximate"},
       Create};

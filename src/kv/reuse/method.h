@@ -19,24 +19,29 @@ namespace larder {
 
 struct ReuseNeeds {
   bool chunks = false;  // uses stored chunks; if not, nothing of the rest counts
-  // All rows are computed up to the keys and values of this layer; there it is chosen who goes on.
-  int check_layer = 1;
+  // All rows are computed up to the keys and values of this layer; there it is chosen who goes on, and among
+  // those again in each layer up to the last.
+  int check_layer = 1, last_check_layer = 1;
   bool keys = false, values = false;  // what the deviation is measured on
+  bool attention = false;             // wants what attention gives to rows in the layer before the check
   bool reposition = true;             // keys are rotated to where they stand now; else to where they stood
 };
 
-// Rows of one piece of a prompt that chunks cover, ascending.
+// Rows of one piece of a prompt that chunks cover and that nobody stands in for yet, ascending.
 struct ReuseView {
+  int layer = 0;                       // who goes on behind this one is asked
+  size_t covered = 0;                  // rows that there were at first
   std::span<const int32_t> positions;  // in the prompt
   std::span<const int64_t> in_span;    // rows since the beginning of the row's match
-  std::span<const float> deviations;   // squared distance between true and stored rows in the check layer
+  std::span<const float> deviations;   // squared distance between true and stored rows in this layer
+  std::span<const float> attention;    // from all rows of the piece, a sum over rows and heads
 };
 
 class ReuseMethod {
  public:
   virtual ~ReuseMethod() = default;
   virtual ReuseNeeds needs() const = 0;
-  // Marks the rows to be computed in all layers: again [rows of the view], 0 at first.
+  // Marks the rows to be computed behind this layer: again [rows of the view], 0 at first.
   virtual void Choose(const ReuseView& view, std::span<uint8_t> again) const {}
 };
 

@@ -114,6 +114,8 @@ Status DiskCore::AppendCatalog(std::span<const LogEntry> entries) {
     // What the broken one ends with is unknown; the new one says that it is not there.
     (void)RewriteCatalog();
   }
+  // The disk takes writes again.
+  if (status && !removals_log_->usable()) (void)RewriteRemovals();
   NoteLogBytes();
   return status;
 }

@@ -10,6 +10,7 @@ namespace {
 constexpr size_t kTouchesKept = 4096;  // then they are written
 constexpr size_t kTouchesMost = 1 << 16;
 constexpr uint64_t kListedSlots = 1 << 16;  // looked at under one lock
+constexpr int64_t kQuietNs = 60'000'000'000;
 
 }  // namespace
 
@@ -199,8 +200,21 @@ DiskCounters DiskCore::Counters() const {
   counters.index_bytes = index_.bytes() + order_->bytes();
   counters.segments = segments_.size();
   counters.live_bytes = live_pages_ * kPage;
+  counters.pinned_bytes = pinned_bytes_;
   for (const auto& [number, segment] : segments_) counters.stuck_segments += segment->stuck;
   return counters;
+}
+
+void DiskCore::Complain(Trouble trouble, std::string_view what) {
+  {
+    std::lock_guard lock(mutex_);
+    std::optional<int64_t>& last = complained_ns_[static_cast<size_t>(trouble)];
+    const int64_t now = clock->NowNs();
+    // A clock that went back silences nobody.
+    if (last && now >= *last && now - *last < kQuietNs) return;
+    last = now;
+  }
+  LogWarn("disk store: {}", what);
 }
 
 void DiskCore::RequestReadEnded() {

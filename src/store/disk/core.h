@@ -6,6 +6,7 @@
 // `log_mutex_` (the two logs and removals), `mutex_` (everything in memory; never held over I/O).
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -15,6 +16,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -91,6 +93,9 @@ class DiskCore {
   uint64_t NextSequence();
   TierStats Stats() const;
   DiskCounters Counters() const;
+  // What happens often on a failing disk: one line of each kind in a while.
+  enum class Trouble : uint8_t { kReads, kLateReads, kWrites };
+  void Complain(Trouble trouble, std::string_view what);
   template <class Change>
   void Count(Change change) {
     std::lock_guard lock(mutex_);
@@ -201,6 +206,7 @@ class DiskCore {
   uint32_t next_segment_ = 1;
   TierStats stats_;
   DiskCounters counters_;
+  std::array<std::optional<int64_t>, 3> complained_ns_;  // by Trouble: when last
 
   bool listened_ = false;
   std::vector<Departed> departed_;    // while listened to: not named yet

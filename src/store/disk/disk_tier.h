@@ -37,6 +37,8 @@ struct DiskOptions {
   std::string evict_policy = "lru";              // store/evict/policy.h
   DiskIo io = DiskIo::kAuto;
   int io_threads = 3;  // of kThreads
+  // Writes let the reads of requests pass, for a while. Without it is slower; to measure by how much.
+  bool writes_yield = true;
   // For tests: no threads; everything happens in Step, Flush and the destructor, on the thread that calls
   // them, and so do the callbacks.
   bool stepped = false;
@@ -50,16 +52,17 @@ struct DiskReport {
 struct DiskCounters {
   uint64_t index_bytes = 0;              // memory of index and policy
   uint64_t reads = 0, read_batches = 0;  // pieces read for gets; how often a batch of them was handed over
-  uint64_t read_calls = 0;               // system calls of the read queue
-  uint64_t syncs = 0;                    // of segments and logs
-  uint64_t held_writes = 0;              // pieces that waited for reads
-  uint64_t conflicts = 0;                // another payload under a name that is here
-  uint64_t catalog_entries = 0;          // read when it was opened
-  uint64_t rebuilt_records = 0;          // found in segments because the catalog was damaged
+  uint64_t read_calls = 0;       // system calls of the read queue: at most one a piece or call of the tier
+  uint64_t syncs = 0;            // of segments and logs
+  uint64_t held_writes = 0;      // pieces that waited for reads
+  uint64_t conflicts = 0;        // another payload under a name that is here
+  uint64_t catalog_entries = 0;  // read when it was opened
+  uint64_t rebuilt_records = 0;  // found in segments because the catalog was damaged
   uint64_t catalogs_written = 0;
   uint64_t moved_records = 0;                 // by compaction
   uint64_t segments = 0, stuck_segments = 0;  // files; those that could not be removed
   uint64_t live_bytes = 0;                    // of records, heads and padding included
+  uint64_t pinned_bytes = 0;                  // of these
 };
 
 class DiskTier : public Tier {

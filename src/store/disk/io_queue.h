@@ -28,10 +28,10 @@ class IoQueue {
  public:
   virtual ~IoQueue() = default;      // REQUIRES: nothing is in flight
   virtual size_t depth() const = 0;  // at most so many may be in flight
-  // Hands them over with one system call, or none.
+  // They are on their way in the next Wait at the latest.
   virtual void Start(std::span<const IoRead> reads) = 0;
-  // Appends what is done. Waits until something is, or Wake was called, or `timeout_ns` is over (negative:
-  // no timeout, 0: only looks).
+  // With one system call, or none. Appends what is done. Waits until something is, or Wake was called, or
+  // `timeout_ns` is over (negative: no timeout, 0: only looks).
   virtual void Wait(int64_t timeout_ns, std::vector<IoDone>& done) = 0;
   virtual void Wake() = 0;
   virtual uint64_t system_calls() const = 0;

@@ -50,11 +50,16 @@ class UringQueue final : public IoQueue {
                          read.offset);
       io_uring_sqe_set_data64(sqe, read.token);
     }
-    if (!reads.empty()) Submit();
   }
 
   void Wait(int64_t timeout_ns, std::vector<IoDone>& done) override {
-    if (Reap(done) || timeout_ns == 0) return;
+    if (Reap(done) || timeout_ns == 0) {
+      // What was started goes, also if nobody has to wait. What cannot be taken now goes with the next call.
+      if (io_uring_sq_ready(&ring_) == 0) return;
+      io_uring_submit(&ring_);
+      ++calls_;
+      return;
+    }
     io_uring_cqe* cqe = nullptr;
     if (timeout_ns < 0) {
       io_uring_submit_and_wait(&ring_, 1);
@@ -77,17 +82,10 @@ class UringQueue final : public IoQueue {
  private:
   explicit UringQueue(size_t depth) : depth_(depth) {}
 
-  void Submit() {
-    // What cannot be taken now stays in the queue and goes with the next call.
-    io_uring_submit(&ring_);
-    ++calls_;
-  }
-
   void Listen() {
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
     io_uring_prep_read(sqe, event_, &event_count_, sizeof event_count_, 0);
     io_uring_sqe_set_data64(sqe, kWakeToken);
-    Submit();
   }
 
   // Whether there was anything, also if it was only a wake-up.

@@ -1,6 +1,7 @@
 #include "store/disk/read_job.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace larder {
 
@@ -192,25 +193,33 @@ void ReadJob::Close(const Error& why) {
   }
   if (why.kind == ErrorKind::kSlow) {
     core_.Count([&](TierStats& stats, DiskCounters&) { stats.slow_reads += missing; });
+    if (missing > 0)
+      core_.Complain(DiskCore::Trouble::kLateReads, fmt::format("{} parts were not read in time", missing));
   }
-  if (!children && !answer) Report();
+  if (children || answer) {
+    Answer();
+  } else {
+    Report();
+  }
   ended_ = true;
 }
 
+// To a question without a destination; once.
+void ReadJob::Answer() {
+  if (std::exchange(answered_, true)) return;
+  if (answer) return answer(outcome_ ? Result<bool>(true) : Result<bool>(std::unexpected(outcome_.error())));
+  if (!outcome_) return children(std::unexpected(outcome_.error()));
+  std::vector<RecordHeader> headers;
+  for (Item& item : items) {
+    if (item.status && item.known && item.head.header.parent == parent)
+      headers.push_back(std::move(item.head.header));
+  }
+  children(std::move(headers));
+}
+
 void ReadJob::Finish() {
-  if (answer) {
-    answer(outcome_ ? Result<bool>(true) : Result<bool>(std::unexpected(outcome_.error())));
-  } else if (children) {
-    std::vector<RecordHeader> headers;
-    for (Item& item : items) {
-      if (item.status && item.known && item.head.header.parent == parent)
-        headers.push_back(std::move(item.head.header));
-    }
-    if (outcome_) {
-      children(std::move(headers));
-    } else {
-      children(std::unexpected(outcome_.error()));
-    }
+  if (answer || children) {
+    Answer();
   } else {
     uint64_t whole = 0;
     for (size_t i = 0; i < items.size(); ++i) {

@@ -51,7 +51,8 @@ class ReadJob {
   void Begin();                                       // items are complete
   void HeadArrived(size_t item, const Status& read);  // its bytes are in head_bytes
   void PieceArrived(size_t piece, const Status& read);
-  // What has not arrived fails with `why`; nothing more is issued.
+  // What has not arrived fails with `why`, and whoever asked hears of it, though reads may still be on their
+  // way; nothing more is issued.
   void Close(const Error& why);
   bool closed() const { return closed_; }
   bool heads_known() const { return planned_; }
@@ -65,6 +66,7 @@ class ReadJob {
     size_t items_left = 0;
   };
 
+  void Answer();
   Status Accept(size_t index);
   void Plan();
   void PlanItem(size_t index);
@@ -74,7 +76,7 @@ class ReadJob {
   DiskCore& core_;
   std::vector<Group> groups_;  // from first_group_ on
   uint32_t first_group_ = 0, next_report_ = 0, end_group_ = 0;
-  bool planned_ = false, closed_ = false, ended_ = false;
+  bool planned_ = false, closed_ = false, ended_ = false, answered_ = false;
   Status outcome_;
   const int64_t started_ns_;
 };

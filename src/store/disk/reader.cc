@@ -200,6 +200,8 @@ Status DiskReader::Complete(const Operation& operation, File* file, uint64_t off
     return Fail(ErrorKind::kCorrupt, "the segment ends before the record");
   if (!done.bytes) {
     core_.Count([](TierStats& stats, DiskCounters&) { ++stats.failures; });
+    core_.Complain(DiskCore::Trouble::kReads,
+                   fmt::format("a read failed and finds nothing: {}", done.bytes.error().message));
     return std::unexpected(done.bytes.error());
   }
   return {};
@@ -250,8 +252,8 @@ void DiskReader::Round(int64_t timeout_ns) {
   // Before the answers: what arrived after the deadline is late.
   Expire();
   for (IoDone& one : done) Handle(one);
-  DropFinished();
   core_.Count([&](TierStats&, DiskCounters& counters) { counters.read_calls = queue_->system_calls(); });
+  DropFinished();
 }
 
 void DiskReader::Loop() {

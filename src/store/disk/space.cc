@@ -25,7 +25,7 @@ constexpr uint32_t kScanSlots = 4096;         // looked at under one lock
 
 Status DiskCore::WriteTo(const SegmentRef& segment, uint64_t offset, std::span<const std::byte> bytes) {
   for (size_t at = 0; at < bytes.size(); at += kWritePiece) {
-    if (request_reads_ > 0 && !options.stepped) {
+    if (request_reads_ > 0 && options.writes_yield && !options.stepped) {
       Count([](TierStats&, DiskCounters& counters) { ++counters.held_writes; });
       std::unique_lock lock(hold_mutex_);
       hold_.wait_for(lock, kLongestHold, [this] { return request_reads_ == 0; });
@@ -238,14 +238,17 @@ bool DiskCore::FreeSome() {
   }
   if (emptiest == nullptr) return Evict(std::max(segment_bytes_ / 4, kPage)) > 0;
   const Status moved = MoveAll(emptiest);
-  // After a crash the segment kept for cleaning may be in use; then what is left in this one goes.
-  return moved || (moved.error().kind == ErrorKind::kExhausted && EvictFrom(*emptiest) > 0);
+  if (moved || moved.error().kind != ErrorKind::kExhausted) return moved.has_value();
+  // After a crash, or a move that broke off, the segment kept for cleaning may be in use; then what is left
+  // in this one goes, or where that is pinned, something elsewhere.
+  return EvictFrom(*emptiest) > 0 || Evict(std::max(segment_bytes_ / 4, kPage)) > 0;
 }
 
 // Forgets what is in a segment; how many bytes that were.
 uint64_t DiskCore::EvictFrom(const DiskSegment& segment) {
   uint64_t freed = 0;
   std::lock_guard lock(mutex_);
+  ExpirePins();
   for (uint32_t slot = 0; slot < index_.slots(); ++slot) {
     if (!index_.live(slot) || index_.at(slot).segment != segment.number || Pinned(slot)) continue;
     freed += index_.at(slot).pages * kPage;

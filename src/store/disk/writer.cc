@@ -302,6 +302,12 @@ void DiskWriter::Finish(std::vector<Pending>& batch, const std::vector<NewRecord
       stats.write_bytes += record.entry.place.pages * kPage;
     }
   });
+  for (const Pending& put : batch) {
+    const ErrorKind why = put.status ? ErrorKind::kCancelled : put.status.error().kind;
+    if (why == ErrorKind::kConflict || why == ErrorKind::kCancelled) continue;
+    core_.Complain(DiskCore::Trouble::kWrites,
+                   fmt::format("writes are dropped: {}", put.status.error().message));
+  }
   {
     std::lock_guard lock(mutex_);
     pending_bytes_ -= bytes;

@@ -1,5 +1,4 @@
-// Eviction methods on lane tables with made-up keys: what is dropped is as if it were masked, at every step;
-// H2O and LaCache keep what tables made by hand say.
+// Eviction methods on lane tables with made-up keys: what is dropped is as if it were masked, at every step.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,44 +9,24 @@
 #include <random>
 #include <set>
 
-#include "base/memory.h"
 #include "compute/column_sums.h"
 #include "kv/evict/method.h"
+#include "tests/kv/heap_pages.h"
 
 namespace larder {
 namespace {
 
 constexpr int kLayers = 2, kHeads = 4, kKvHeads = 2, kDim = 16;
 
-class HeapPages final : public PageSource {
- public:
-  explicit HeapPages(size_t bytes) : bytes_(bytes) {}
-  ~HeapPages() override { EXPECT_TRUE(pages_.empty()); }
-  Result<std::byte*> Take() override {
-    auto page = *AlignedBuffer::Allocate(bytes_);
-    std::byte* data = page.data();
-    pages_.emplace(data, std::move(page));
-    return data;
-  }
-  void Return(std::byte* page) override { ASSERT_EQ(pages_.erase(page), 1u); }
-  size_t taken() const { return pages_.size(); }
-
- private:
-  size_t bytes_;
-  std::map<std::byte*, AlignedBuffer> pages_;
-};
-
 // One request's rows, in a table that a method works on and in one that keeps everything.
 class Twin {
  public:
-  Twin(const std::string& spec, int layers, PositionMode mode = PositionMode::kKeep)
+  Twin(const std::string& spec, int layers)
       : shape_(*KvShape::Create(std::vector<int>(static_cast<size_t>(layers)), kKvHeads, kDim, KvType::kF32)),
         pages_(shape_.page_bytes()),
         pool_(1),
         method_(*CreateEvictMethod(spec, {.layers = layers, .windows = false})),
-        cosines_(4096 * kDim / 2, 1.0f),
-        sines_(cosines_.size(), 0.0f),
-        kept_(&shape_, &pages_, mode, mode == PositionMode::kCompact ? Ropes() : LaneTable::RopeTables{}),
+        kept_(&shape_, &pages_, PositionMode::kKeep, {}),
         full_(&shape_, &pages_, PositionMode::kKeep, {}) {
     for (int layer = 0; layer < layers; ++layer) layers_.push_back(layer);
   }
@@ -92,7 +71,6 @@ class Twin {
       ASSERT_TRUE(method_->AfterToken(view));
     }
   }
-  void SetPrompt(int64_t rows) { prompt_ = rows; }
 
   std::vector<int32_t> Kept(int layer, int head) const {
     const auto positions = kept_.Positions(layer, head);
@@ -152,28 +130,22 @@ class Twin {
     std::ranges::sort(kept);
     return kept;
   }
-  // Only stores a row, for methods that look at nothing.
+
+ private:
   void Store(int32_t position) {
     std::vector<float> k(kDim), v(kDim);
     ASSERT_TRUE(kept_.Reserve(1, position));
-    const int64_t at = kept_.keys_rotated() ? position : kept_.Length(0, 0);
     for (const int layer : layers_) {
       for (int head = 0; head < kKvHeads; ++head) {
         for (float& x : k) x = normal_(random_);
         for (float& x : v) x = normal_(random_);
-        StoreKvRow(KvType::kF32, kDim, k.data(), v.data(), kept_.WritablePage(layer, head, at),
-                   kept_.WritableSlot(layer, head, at));
-        if (kept_.keys_rotated()) {
-          ASSERT_TRUE(full_.Append(layer, head, k.data(), v.data(), position));
-        }
+        StoreKvRow(KvType::kF32, kDim, k.data(), v.data(), kept_.WritablePage(layer, head, position),
+                   kept_.WritableSlot(layer, head, position));
+        ASSERT_TRUE(full_.Append(layer, head, k.data(), v.data(), position));
       }
     }
     kept_.Advance();
-    rows_ = position + 1;
   }
-
- private:
-  LaneTable::RopeTables Ropes() const { return {cosines_.data(), sines_.data(), 4096}; }
   AttentionShape ShapeOf(int layer) const { return {layer, kHeads, kKvHeads, kDim, 0.25f, 0, KvType::kF32}; }
   void Attend(const LaneTable& table, int layer, const std::vector<float>& q, int32_t position,
               std::vector<float>& out, std::vector<float>& lse) {
@@ -216,7 +188,6 @@ class Twin {
   AttentionScratch attention_;
   ColumnScratch scratch_;
   std::unique_ptr<EvictMethod> method_;
-  std::vector<float> cosines_, sines_;
   LaneTable kept_, full_;
   std::vector<int> layers_;
   std::map<size_t, std::vector<std::vector<float>>> queries_;
@@ -244,25 +215,55 @@ INSTANTIATE_TEST_SUITE_P(, EvictedIsMasked,
                                            "snapkv:budget=0.3,window=16,kernel=5", "streaming:budget=70",
                                            "random:budget=64,last=8", "keynorm:budget=0.4,sinks=4"));
 
-// The published rule, with full matrices and no cleverness.
-TEST(SnapKv, ChoosesAsTheNaiveRule) {
+// A prompt of n tokens, with a window of W, C entries to keep and pooling over k.
+struct SnapCase {
+  int64_t n, window, budget, kernel;
+  bool max;
+  int64_t kept = -1;  // entries that must be left; -1: what the naive rule says
+};
+std::vector<SnapCase> SnapCases() {
+  std::vector<SnapCase> cases;
+  for (const bool max : {true, false}) {
+    cases.insert(cases.end(), {
+                                  {60, 8, 60, 5, max, 60},  // n = C: all of it
+                                  {59, 8, 60, 5, max, 59},  // n = C - 1
+                                  {61, 8, 60, 5, max, 60},  // n = C + 1: one goes
+                                  {9, 8, 9, 3, max, 9},     // n = W + 1, all of it
+                                  {9, 8, 8, 3, max, 8},     // n = W + 1 and no room beside the window
+                                  {8, 8, 4, 3, max, 8},     // n = W: nothing to rank
+                                  {7, 8, 4, 3, max, 7},     // n < W
+                                  {12, 8, 10, 7, max, 10},  // the pooling is wider than what is pooled
+                                  {40, 8, 20, 1, max, 20},  // no pooling
+                              });
+  }
   std::mt19937 random(3);
   for (int round = 0; round < 20; ++round) {
-    const int64_t window = 1 + static_cast<int64_t>(random() % 12),
-                  n = window + static_cast<int64_t>(random() % 90);
-    const int64_t budget = std::max<int64_t>(window, 1) + static_cast<int64_t>(random() % 40);
-    const int64_t kernel = 1 + 2 * static_cast<int64_t>(random() % 4);
-    Twin twin(fmt::format("snapkv:budget={},window={},kernel={},pooling={}", budget, window, kernel,
-                          round % 2 == 0 ? "max" : "avg"),
-              1);
-    for (int64_t i = 0; i < n; ++i) twin.Row();
+    const int64_t window = 1 + static_cast<int64_t>(random() % 12);
+    const int64_t n = window + static_cast<int64_t>(random() % 90),
+                  budget = window + static_cast<int64_t>(random() % 40);
+    cases.push_back({n, window, budget, 1 + 2 * static_cast<int64_t>(random() % 4), round % 2 == 0});
+  }
+  return cases;
+}
+
+// The published rule, with full matrices and no cleverness.
+TEST(SnapKv, ChoosesAsTheNaiveRule) {
+  for (const SnapCase& c : SnapCases()) {
+    const std::string what = fmt::format("budget={},window={},kernel={},pooling={}", c.budget, c.window,
+                                         c.kernel, c.max ? "max" : "avg");
+    Twin twin("snapkv:" + what, 1);
+    for (int64_t i = 0; i < c.n; ++i) twin.Row();
     std::vector<std::vector<int32_t>> expected;
     for (int head = 0; head < kKvHeads; ++head)
-      expected.push_back(twin.NaiveSnapKv(head, n, window, budget, kernel, round % 2 == 0));
+      expected.push_back(twin.NaiveSnapKv(head, c.n, c.window, c.budget, c.kernel, c.max));
     twin.AfterPrompt();
-    for (int head = 0; head < kKvHeads; ++head)
-      EXPECT_EQ(twin.Kept(0, head), expected[static_cast<size_t>(head)])
-          << "n " << n << " window " << window << " budget " << budget << " kernel " << kernel;
+    for (int head = 0; head < kKvHeads; ++head) {
+      const auto kept = twin.Kept(0, head);
+      EXPECT_EQ(kept, expected[static_cast<size_t>(head)]) << "n " << c.n << " " << what;
+      if (c.kept >= 0) {
+        EXPECT_EQ(std::ssize(kept), c.kept) << "n " << c.n << " " << what;
+      }
+    }
   }
 }
 
@@ -352,104 +353,6 @@ TEST(H2o, OneGoesForEachThatComes) {
     before.push_back(i);
     EXPECT_TRUE(std::ranges::includes(before, now));  // nothing ever returns
     before = now;
-  }
-}
-
-std::vector<int32_t> Range(std::initializer_list<std::pair<int, int>> ranges) {
-  std::vector<int32_t> out;
-  for (const auto& [from, to] : ranges) {
-    for (int i = from; i <= to; ++i) out.push_back(i);
-  }
-  return out;
-}
-std::vector<int32_t> Join(std::vector<int32_t> a, const std::vector<int32_t>& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-// Four layers, 16 slots, each old token in two layers: the tables of the specification.
-TEST(LaCache, KeepsTheLadder) {
-  Twin twin("lacache:budget=16,span=2", 4, PositionMode::kCompact);
-  twin.SetPrompt(1);
-  const auto kept = [&](int layer) { return twin.Kept(layer, 0); };
-  for (int32_t i = 0; i < 40; ++i) {
-    twin.Store(i);
-    twin.AfterToken();
-    if (i == 16) {
-      EXPECT_EQ(kept(0), Range({{0, 4}, {6, 16}}));
-      EXPECT_EQ(kept(1), Range({{0, 3}, {5, 16}}));
-    }
-    if (i == 23) {
-      EXPECT_EQ(kept(2), Join(Range({{0, 4}}), {6, 8, 10, 12, 14, 16, 18, 20, 21, 22, 23}));
-      EXPECT_EQ(kept(3), Join(Range({{0, 3}}), {5, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23}));
-    }
-  }
-  EXPECT_EQ(kept(0), Join(Range({{0, 4}}), {12, 20, 24, 28, 30, 32, 34, 36, 37, 38, 39}));
-  EXPECT_EQ(kept(1), Join(Range({{0, 3}}), {11, 19, 23, 27, 29, 31, 33, 35, 36, 37, 38, 39}));
-}
-
-bool Increasing(std::span<const int32_t> positions) {
-  return std::ranges::adjacent_find(positions, std::greater_equal<>{}) == positions.end();
-}
-
-struct Ladder {
-  const char* spec;
-  int slots;
-  size_t distinct;  // tokens held by some layer after 2,000; 0: not in the specification
-};
-class LaCacheStreams : public ::testing::TestWithParam<Ladder> {};
-
-TEST_P(LaCacheStreams, KeepsItsInvariants) {
-  constexpr int kDeep = 30;
-  Twin twin(GetParam().spec, kDeep, PositionMode::kCompact);
-  twin.SetPrompt(1);
-  uint64_t bytes = 0;
-  for (int32_t i = 0; i < 2000; ++i) {
-    twin.Store(i);
-    twin.AfterToken();
-    std::set<int32_t> distinct;
-    for (int layer = 0; layer < kDeep; ++layer) {
-      const auto positions = twin.table().Positions(layer, 1);
-      ASSERT_EQ(positions.size(), twin.table().Positions(0, 0).size());
-      ASSERT_LE(positions.size(), static_cast<size_t>(GetParam().slots) + 8);
-      ASSERT_TRUE(Increasing(positions));
-      for (int32_t sink = 0; sink < std::min(4, i); ++sink)
-        ASSERT_EQ(positions[static_cast<size_t>(sink)], sink);
-      for (int32_t back = 0; back < std::min(20, i); ++back)
-        ASSERT_EQ(positions[positions.size() - 1 - static_cast<size_t>(back)], i - back);
-      if (i == 1999) distinct.insert(positions.begin(), positions.end());
-    }
-    if (i == 1999 && GetParam().distinct > 0) {
-      EXPECT_EQ(distinct.size(), GetParam().distinct);
-    }
-    if (i == 1000) bytes = twin.table().bytes();
-    if (i > 1000) {
-      ASSERT_EQ(twin.table().bytes(), bytes);
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(, LaCacheStreams,
-                         ::testing::Values(Ladder{"lacache:budget=256,span=15", 256, 446},
-                                           Ladder{"lacache:budget=256,span=10", 256, 662},
-                                           Ladder{"lacache:budget=256,span=8,overlap=4", 256, 719},
-                                           Ladder{"lacache:budget=100,span=10,overlap=5", 100, 0},
-                                           Ladder{"lacache:budget=80,span=9,overlap=3,rungs=contiguous", 80,
-                                                  0}));
-
-// A long prompt in one call needs several sweeps at once.
-TEST(LaCache, OneCallForALongPrompt) {
-  for (const char* spec : {"lacache:budget=60,span=15", "lacache:budget=60,span=10,overlap=5"}) {
-    Twin twin(spec, 30, PositionMode::kCompact);
-    for (int32_t i = 0; i < 1500; ++i) twin.Store(i);
-    twin.AfterPrompt();
-    for (int layer = 0; layer < 30; ++layer) {
-      const auto positions = twin.table().Positions(layer, 0);
-      EXPECT_LE(positions.size(), 64u) << spec;
-      EXPECT_EQ(positions.size(), twin.table().Positions(0, 0).size());
-      EXPECT_TRUE(Increasing(positions));
-      EXPECT_EQ(positions.back(), 1499);
-    }
   }
 }
 

@@ -332,8 +332,8 @@ TEST_F(ChunkStoreTest, RefusesWhatCannotBeAChunk) {
 }
 
 TEST(BlendMethodTest, ChoosesTheLargestDeviationsAndTheLowerOfEqualOnes) {
-  const auto choose = [](const std::string& spec, const std::vector<float>& deviations) {
-    const auto method = CreateReuseMethod(spec, {.layers = 4});
+  const auto choose = [](const std::string& spec, const std::vector<float>& deviations, int layer = 1) {
+    const auto method = CreateReuseMethod(spec, {.layers = 5});
     EXPECT_TRUE(method) << (method ? "" : method.error().message);
     std::vector<int32_t> positions;
     std::vector<int64_t> in_span;
@@ -342,7 +342,8 @@ TEST(BlendMethodTest, ChoosesTheLargestDeviationsAndTheLowerOfEqualOnes) {
       in_span.push_back(static_cast<int64_t>(i % 4));
     }
     std::vector<uint8_t> again(deviations.size());
-    (*method)->Choose({positions, in_span, deviations}, again);
+    const std::vector<float> attention(deviations.rbegin(), deviations.rend());
+    (*method)->Choose({layer, 8, positions, in_span, deviations, attention}, again);
     std::string chosen;
     for (const uint8_t one : again) chosen += one != 0 ? 'x' : '.';
     return chosen;
@@ -358,16 +359,25 @@ TEST(BlendMethodTest, ChoosesTheLargestDeviationsAndTheLowerOfEqualOnes) {
   const std::string random = choose("blend:ratio=0.5,select=random", some);
   EXPECT_EQ(std::ranges::count(random, 'x'), 4);
   EXPECT_EQ(random, choose("blend:ratio=0.5,select=random", {0, 0, 0, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(choose("blend:ratio=0.25,select=attention", some), "..xx....") << "of 3 2 5 9 0 5 5 1";
   EXPECT_EQ(choose("blend", {}), "");
+  // From twice the ratio down to it, always of the rows that there were at first.
+  EXPECT_EQ(choose("blend:ratio=0.25,gradual=2", some, 1), ".xx.xx..");
+  EXPECT_EQ(choose("blend:ratio=0.25,gradual=2", {1, 2, 3, 4}, 2), ".xxx");
+  EXPECT_EQ(choose("blend:ratio=0.25,gradual=2", {5, 3, 4}, 3), "x.x");
+  EXPECT_EQ(choose("blend:ratio=0.25,gradual=2", {5, 3}, 4), "xx");
+  EXPECT_EQ(choose("blend:ratio=1,gradual=2", some, 1), "xxxxxxxx");
 }
 
 TEST(BlendMethodTest, DeclaresWhatItNeedsAndRefusesWhatCannotBe) {
   const auto needs = (*CreateReuseMethod("blend:by=kv,check=3,reposition=false", {.layers = 4}))->needs();
   EXPECT_TRUE(needs.chunks && needs.keys && needs.values && !needs.reposition);
   EXPECT_EQ(needs.check_layer, 3);
+  EXPECT_EQ(needs.last_check_layer, 3);
+  EXPECT_EQ((*CreateReuseMethod("blend:gradual=1.5", {.layers = 5}))->needs().last_check_layer, 4);
   EXPECT_FALSE((*CreateReuseMethod("prefix", {}))->needs().chunks);
   for (const char* bad : {"blend:check=4", "blend:check=0", "blend:ratio=-1", "blend:by=q", "blend:nosuch=1",
-                          "prefix:ratio=1", "nosuch", ""}) {
+                          "blend:gradual=1.5", "prefix:ratio=1", "nosuch", ""}) {
     EXPECT_FALSE(CreateReuseMethod(bad, {.layers = 4})) << bad;
   }
   EXPECT_TRUE(CheckCombination("prefix", "h2o:budget=0.5"));

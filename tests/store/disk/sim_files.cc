@@ -223,6 +223,11 @@ void SimFiles::SetHook(Hook hook) {
   hook_ = std::move(hook);
 }
 
+void SimFiles::SetCapacity(uint64_t bytes) {
+  std::lock_guard lock(mutex_);
+  capacity_ = bytes;
+}
+
 void SimFiles::CrashAfter(uint64_t count) {
   std::lock_guard lock(mutex_);
   crash_at_ = count == UINT64_MAX ? count : changes_ + count;

@@ -49,7 +49,7 @@ class SimFiles final : public FileSystem {
   // What a restart finds: what was synced, and a part of the rest chosen by `seed`.
   void Restart(uint64_t seed);
 
-  void SetCapacity(uint64_t bytes) { capacity_ = bytes; }         // of the disk
+  void SetCapacity(uint64_t bytes);                               // of the disk
   uint64_t BytesOf(const std::string& stem) const;                // sizes of the files whose name begins so
   std::vector<std::string> Names(const std::string& stem) const;  // full paths
   std::vector<std::byte>& Data(const std::string& path);          // to damage; nobody may be using it

@@ -88,6 +88,81 @@ void PutOne(Tier& tier, uint64_t n) {
   tier.Put(record->header, std::move(payload), nullptr);
 }
 
+// Eight threads that put, remove, wipe, pin, get and look at the same records; how many were found. `sound`:
+// no operation of the disk fails.
+uint64_t Churn(DiskTier& tier, uint64_t limit_bytes, bool sound) {
+  constexpr uint64_t kNames = 400, kWriters = 3;
+  // Something to find also where the writers are slow to begin.
+  for (uint64_t n = 0; n < 40; ++n) PutOne(tier, n);
+  tier.Flush();
+  std::atomic<uint64_t> hits = 0;
+  const auto reader = [&](uint64_t seed) {
+    uint64_t state = seed;
+    for (int round = 0; round < 60; ++round) {
+      std::vector<uint64_t> numbers;
+      for (int i = 0; i < 6; ++i) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        numbers.push_back((state >> 33) % kNames);
+      }
+      const auto priority = round % 3 == 0 ? ReadPriority::kPrefetch : ReadPriority::kRequest;
+      for (const bool hit : GetAll(tier, numbers, priority, round % 2 == 0)) hits += hit;
+    }
+  };
+  const auto writer = [&](uint64_t first) {
+    for (uint64_t n = first; n < kNames; n += kWriters) {
+      PutOne(tier, n);
+      if (n % 50 == 0) tier.Flush();
+      if (n % 31 == 0) {
+        EXPECT_TRUE(tier.Remove(std::vector<Digest>{TestName(n / 2)}) || !sound);
+      }
+      if (n % 97 == 0) {
+        EXPECT_TRUE(tier.Wipe(Space(3)) || !sound);
+      }
+      tier.Touch(std::vector<Digest>{TestName(n / 3)});
+      (void)tier.Pin(TestName(n / 4), 5);
+      EXPECT_LE(tier.stats().used_bytes, limit_bytes);
+    }
+  };
+  const auto looker = [&](uint64_t parent) {
+    for (int round = 0; round < 40; ++round) {
+      Answer<bool> found;
+      tier.Find({TestName(1), TestName(2)}, kNoDeadline,
+                [&](Result<std::vector<bool>> here) { found.Set(here.has_value()); });
+      EXPECT_TRUE(found.Wait());
+      Answer<bool> children;
+      tier.Children(ParentName((parent + static_cast<uint64_t>(round)) % 7), 8, kNoDeadline,
+                    [&](Result<std::vector<RecordHeader>> all) { children.Set(all.has_value()); });
+      EXPECT_TRUE(children.Wait());
+      uint64_t cursor = 0;
+      (void)tier.List(cursor, 10, nullptr);
+    }
+  };
+  std::vector<std::thread> threads;
+  for (uint64_t i = 0; i < kWriters; ++i) threads.emplace_back(writer, i);
+  for (const uint64_t seed : {11u, 22u, 33u}) threads.emplace_back(reader, seed);
+  for (const uint64_t parent : {0u, 3u}) threads.emplace_back(looker, parent);
+  for (std::thread& thread : threads) thread.join();
+  tier.Flush();
+  return hits;
+}
+
+// When everything is removed, nobody holds a record, a pin or a segment any more.
+void ExpectNothingKept(DiskTier& tier) {
+  for (uint8_t space = 0; space < 4; ++space) EXPECT_TRUE(tier.Wipe(Space(space)));
+  // A reader lets go shortly after it has answered.
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_TRUE(tier.Compact());
+    if (tier.counters().segments == 0) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  const DiskCounters counters = tier.counters();
+  EXPECT_EQ(counters.segments, 0u);
+  EXPECT_EQ(counters.live_bytes, 0u);
+  EXPECT_EQ(counters.pinned_bytes, 0u);
+  EXPECT_EQ(tier.stats().records, 0u);
+  EXPECT_EQ(tier.stats().pending_bytes, 0u);
+}
+
 class DiskThreads : public testing::TestWithParam<DiskIo> {
  protected:
   DiskThreads() : folder_("disk-threads") {
@@ -151,6 +226,8 @@ TEST_P(DiskThreads, FewBatches) {
   EXPECT_LE(tier_->counters().read_batches, 9u) << "half of what one by one would take, at most";
   // Six heads; of each record two runs of groups, since the second group ends within a page.
   EXPECT_EQ(tier_->counters().reads, 18u);
+  // Each call brings an answer, or it was the one that GetAll woke.
+  EXPECT_LE(tier_->counters().read_calls, 18u + 1u);
 }
 
 // A request that has nothing to read is over at once; a prefetch beside it must not go on waiting for it.
@@ -176,61 +253,7 @@ TEST_P(DiskThreads, APrefetchIsNotForgottenBesideARequestForNothing) {
 
 TEST_P(DiskThreads, ReadersWritersEvictionAndRemovalTogether) {
   if (!Open()) GTEST_SKIP() << "no io_uring here";
-  constexpr uint64_t kNames = 400;
-  // Something to find also where the writers are slow to begin.
-  for (uint64_t n = 0; n < 40; ++n) PutOne(*tier_, n);
-  tier_->Flush();
-  std::atomic<uint64_t> hits = 0;
-  const auto reader = [&](uint64_t seed) {
-    uint64_t state = seed;
-    for (int round = 0; round < 60; ++round) {
-      std::vector<uint64_t> numbers;
-      for (int i = 0; i < 6; ++i) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        numbers.push_back((state >> 33) % kNames);
-      }
-      const auto priority = round % 3 == 0 ? ReadPriority::kPrefetch : ReadPriority::kRequest;
-      for (const bool hit : GetAll(*tier_, numbers, priority, round % 2 == 0)) hits += hit;
-    }
-  };
-  const auto writer = [&](uint64_t first) {
-    for (uint64_t n = first; n < kNames; n += 2) {
-      PutOne(*tier_, n);
-      if (n % 50 == 0) tier_->Flush();
-      if (n % 31 == 0) {
-        EXPECT_TRUE(tier_->Remove(std::vector<Digest>{TestName(n / 2)}));
-      }
-      if (n % 97 == 0) {
-        EXPECT_TRUE(tier_->Wipe(Space(3)));
-      }
-      tier_->Touch(std::vector<Digest>{TestName(n / 3)});
-      (void)tier_->Pin(TestName(n / 4), 5);
-      EXPECT_LE(tier_->stats().used_bytes, options_.limit_bytes);
-    }
-  };
-  const auto looker = [&] {
-    for (int round = 0; round < 40; ++round) {
-      Answer<bool> found;
-      tier_->Find({TestName(1), TestName(2)}, kNoDeadline,
-                  [&](Result<std::vector<bool>> here) { found.Set(here.has_value()); });
-      EXPECT_TRUE(found.Wait());
-      Answer<bool> children;
-      tier_->Children(ParentName(round % 7), 8, kNoDeadline,
-                      [&](Result<std::vector<RecordHeader>> all) { children.Set(all.has_value()); });
-      EXPECT_TRUE(children.Wait());
-      uint64_t cursor = 0;
-      (void)tier_->List(cursor, 10, nullptr);
-    }
-  };
-  std::vector<std::thread> threads;
-  threads.emplace_back(writer, 0);
-  threads.emplace_back(writer, 1);
-  threads.emplace_back(reader, 11);
-  threads.emplace_back(reader, 22);
-  threads.emplace_back(looker);
-  for (std::thread& thread : threads) thread.join();
-  tier_->Flush();
-  EXPECT_GT(hits, 0u);
+  EXPECT_GT(Churn(*tier_, options_.limit_bytes, true), 0u);
   EXPECT_GT(tier_->stats().evicted_records, 0u);
   EXPECT_EQ(tier_->stats().bad_records, 0u);
   ASSERT_TRUE(tier_->Compact());
@@ -240,6 +263,7 @@ TEST_P(DiskThreads, ReadersWritersEvictionAndRemovalTogether) {
   EXPECT_GT(report->records, 0u);
   ASSERT_TRUE(Open());
   EXPECT_EQ(tier_->stats().records, report->records);
+  ExpectNothingKept(*tier_);
 }
 
 // A tier that goes while reads and writes are on their way answers all of them.
@@ -273,6 +297,51 @@ INSTANTIATE_TEST_SUITE_P(Io, DiskThreads, testing::Values(DiskIo::kAuto, DiskIo:
                                                                  : "Threads";
                          });
 
+// One operation in 25 fails, whichever it is. What is not told to have failed is right, and nothing is lost
+// to failures for good.
+TEST(DiskThreadsFaults, ReadersWritersEvictionAndRemovalOnAFailingDisk) {
+  for (const uint64_t seed : {1u, 2u, 3u}) {
+    SCOPED_TRACE(seed);
+    SimFiles files;
+    SystemClock clock;
+    DiskOptions options;
+    options.directory = "/store";
+    options.limit_bytes = 8 << 20;
+    options.write_delay_ms = 1;
+    auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
+    std::atomic<uint64_t> operations = seed * 1000, failures = 0;
+    files.SetHook([&](SimOp, const std::string&) {
+      if ((++operations * 0x9e3779b97f4a7c15u >> 40) % 25 != 0) return Status();
+      ++failures;
+      return Status(Fail(ErrorKind::kIo, "it failed by chance"));
+    });
+    EXPECT_GT(Churn(*tier, options.limit_bytes, false), 0u);
+    files.SetHook(nullptr);
+    EXPECT_GT(failures, 0u);
+    EXPECT_GT(tier->stats().failures, 0u);
+    EXPECT_GT(tier->stats().dropped_writes, 0u);
+    // A move that broke off may have left no room to clean; new records make some.
+    Status compacted = tier->Compact();
+    for (uint64_t n = 1000; !compacted && n < 1200; ++n) {
+      PutOne(*tier, n);
+      tier->Flush();
+      compacted = tier->Compact();
+    }
+    ASSERT_TRUE(compacted) << compacted.error().message;
+    const auto report = tier->Verify();
+    ASSERT_TRUE(report);
+    EXPECT_EQ(report->bad, 0u);
+    tier = nullptr;
+    tier = OpenDiskTier(options, &files, nullptr, &clock).value();
+    EXPECT_EQ(tier->stats().records, report->records);
+    PutOne(*tier, 1);
+    tier->Flush();
+    EXPECT_TRUE(GetAll(*tier, {1}, ReadPriority::kRequest, true)[0]);
+    ExpectNothingKept(*tier);
+    EXPECT_TRUE(files.Names("seg-").empty());
+  }
+}
+
 // On a disk whose reads hang, writes wait for the reads of requests, though not for ever.
 TEST(DiskThreadsHeld, WritesLetReadsPass) {
   SimFiles files;
@@ -302,6 +371,61 @@ TEST(DiskThreadsHeld, WritesLetReadsPass) {
   release.Set(true);
   get.join();
   EXPECT_TRUE(GetAll(*tier, {2}, ReadPriority::kRequest, true)[0]);
+}
+
+TEST(DiskThreadsHeld, WritesThatDoNotYieldGoOn) {
+  SimFiles files;
+  SystemClock clock;
+  DiskOptions options;
+  options.directory = "/store";
+  options.limit_bytes = 8 << 20;
+  options.write_delay_ms = 0;
+  options.writes_yield = false;
+  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
+  PutOne(*tier, 1);
+  tier->Flush();
+  Answer<bool> release, reading;
+  files.SetHook([&](SimOp op, const std::string& path) {
+    if (op == SimOp::kRead && path.find("seg-") != std::string::npos) {
+      reading.Set(true);
+      (void)release.Wait();
+    }
+    return Status();
+  });
+  std::thread get([&] { EXPECT_TRUE(GetAll(*tier, {1}, ReadPriority::kRequest, true)[0]); });
+  reading.Wait();
+  PutOne(*tier, 2);
+  tier->Flush();
+  EXPECT_EQ(tier->counters().held_writes, 0u);
+  EXPECT_EQ(tier->stats().records, 2u);
+  files.SetHook(nullptr);
+  release.Set(true);
+  get.join();
+}
+
+// Who asks a disk whose reads hang hears by the deadline that it is slow.
+TEST(DiskThreadsHeld, AQuestionIsAnsweredByItsDeadline) {
+  SimFiles files;
+  SystemClock clock;
+  DiskOptions options;
+  options.directory = "/store";
+  options.limit_bytes = 8 << 20;
+  options.write_delay_ms = 0;
+  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
+  PutOne(*tier, 1);
+  tier->Flush();
+  Answer<bool> release;
+  files.SetHook([&](SimOp op, const std::string& path) {
+    if (op == SimOp::kRead && path.find("seg-") != std::string::npos) (void)release.Wait();
+    return Status();
+  });
+  Answer<ErrorKind> slow;
+  tier->Children(ParentName(1), 8, clock.NowNs() + 20'000'000, [&](Result<std::vector<RecordHeader>> all) {
+    slow.Set(all ? ErrorKind::kInvalid : all.error().kind);
+  });
+  EXPECT_EQ(slow.Wait(), ErrorKind::kSlow);
+  files.SetHook(nullptr);
+  release.Set(true);
 }
 
 // What is evicted while it is read stays readable, and its segment goes when the reader does.

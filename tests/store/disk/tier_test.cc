@@ -53,6 +53,39 @@ TEST(DiskTier, LargeGroupsComeInPieces) {
   EXPECT_EQ(disk.Get(record, false).bytes, SimDisk::Flat(record));
 }
 
+// What reading costs follows from records and bytes, not from how many layers they have: a batch of requests
+// for as many heads, then for as many runs of groups, as may be on their way at once.
+TEST(DiskTier, RequestsDoNotGrowWithGroups) {
+  constexpr uint64_t kRecords = 40, kBytes = 30 * 8192, kAtOnce = 32;
+  for (const size_t groups : {size_t{1}, size_t{10}, size_t{30}}) {
+    SimDisk disk(64 << 20);
+    ASSERT_TRUE(disk.Open());
+    std::vector<DirectBuffer> buffers;
+    std::vector<RecordRead> reads;
+    for (uint64_t n = 0; n < kRecords; ++n) {
+      const TestRecord record = MakeTestRecord(n, std::vector<size_t>(groups, kBytes / groups));
+      ASSERT_TRUE(disk.Put(record));
+      buffers.emplace_back(kBytes);
+      reads.push_back({.name = record.header.name, .destination = buffers.back().first(kBytes)});
+    }
+    size_t reported = 0;
+    bool done = false;
+    GetCallbacks callbacks;
+    callbacks.group_done = [&](uint32_t, std::span<const Status> items) {
+      ++reported;
+      for (const Status& item : items) EXPECT_TRUE(item);
+    };
+    callbacks.done = [&] { done = true; };
+    disk.tier->Get(std::move(reads), kNoDeadline, ReadPriority::kRequest, std::move(callbacks));
+    disk.StepAll();
+    EXPECT_TRUE(done);
+    EXPECT_EQ(reported, groups);
+    const DiskCounters counters = disk.tier->counters();
+    EXPECT_EQ(counters.reads, 2 * kRecords);
+    EXPECT_EQ(counters.read_batches, 2 * ((kRecords + kAtOnce - 1) / kAtOnce));
+  }
+}
+
 TEST(DiskTier, WhatIsNotThereIsSaid) {
   SimDisk disk;
   ASSERT_TRUE(disk.Open());

@@ -1,4 +1,9 @@
 // A server that lies, stalls or hangs up costs a miss: never a crash, a wrong byte or a caller that waits.
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <thread>
+
 #include "store/record.h"
 #include "tests/store/redis/redis_server.h"
 #include "tests/store/redis/scripted_server.h"
@@ -147,6 +152,97 @@ TEST(LyingRedis, AFailureNowAndThenDoesNotOpenTheCircuit) {
   TierClient client(*tier);
   for (int i = 0; i < 10; ++i) EXPECT_EQ(client.Find({TestName(1)}).has_value(), i % 2 == 0);
   EXPECT_TRUE(tier->stats().healthy);
+}
+
+// Keeps values and gives parts of them, until it falls silent about large ones; how much it was then asked
+// for, or given, in vain.
+class StallingRedis {
+ public:
+  void StallAfter(int answers) {
+    const std::lock_guard lock(mutex_);
+    answers_left_ = answers;
+  }
+  uint64_t owed() {
+    const std::lock_guard lock(mutex_);
+    return owed_;
+  }
+  std::string address() const { return server_.address(); }
+
+ private:
+  std::string Answer(const ScriptedServer::Arguments& arguments) {
+    const std::lock_guard lock(mutex_);
+    if (arguments[0] == "SET") {
+      values_[arguments[1]] = arguments[2];
+      return Owe(arguments[2].size(), "+OK\r\n");
+    }
+    if (arguments[0] != "GETRANGE") return ":1\r\n";
+    const std::string& value = values_[arguments[1]];
+    const size_t first = std::stoul(arguments[2]), last = std::stoul(arguments[3]);
+    const std::string part = first < value.size() ? value.substr(first, last + 1 - first) : "";
+    return first == 0 ? Bulk(part) : Owe(part.size(), Bulk(part));
+  }
+  std::string Owe(size_t bytes, std::string answer) {
+    if (answers_left_-- > 0) return answer;
+    owed_ += bytes;
+    return "";
+  }
+
+  std::mutex mutex_;
+  std::map<std::string, std::string> values_;
+  int answers_left_ = 1 << 30;
+  uint64_t owed_ = 0;
+  ScriptedServer server_{AfterGreeting([this](const auto& arguments) { return Answer(arguments); })};
+};
+
+constexpr size_t kMiB = 1 << 20;
+constexpr uint64_t kMostInFlight = 8 * kMiB;
+constexpr auto kForMore = std::chrono::milliseconds(100);  // what must not come would be here by then
+
+TEST(StallingRedis, IsAskedForNoMoreThanMayBeInFlight) {
+  StallingRedis server;
+  TestClock clock;
+  const auto tier =
+      OpenRedisTier({.url = "redis://" + server.address(), .command_timeout_ms = 60'000}, nullptr, &clock)
+          .value();
+  constexpr size_t kRecords = 32, kAnswered = 10;
+  std::vector<TestRecord> records;
+  std::vector<std::vector<std::byte>> bytes(kRecords, std::vector<std::byte>(kMiB));
+  std::vector<RecordRead> reads;
+  for (size_t i = 0; i < kRecords; ++i) {
+    records.push_back(MakeTestRecord(i, {kMiB}));
+    ASSERT_TRUE(TierClient(*tier).Put(records.back()));
+    reads.push_back({.name = records.back().header.name, .end_group = 1, .destination = bytes[i]});
+  }
+  server.StallAfter(kAnswered);
+  std::promise<void> done;
+  size_t arrived = 0;
+  const auto count = [&](uint32_t, std::span<const Status> items) {
+    arrived = static_cast<size_t>(std::ranges::count_if(items, [](const Status& item) { return !!item; }));
+  };
+  const uint64_t ticket = tier->Get(reads, kNoDeadline, ReadPriority::kRequest,
+                                    {.group_done = count, .done = [&] { done.set_value(); }});
+  EXPECT_TRUE(Eventually([&] { return server.owed() >= 6 * kMiB; })) << server.owed();
+  std::this_thread::sleep_for(kForMore);
+  EXPECT_LE(server.owed(), kMostInFlight);
+  tier->Cancel(ticket);
+  done.get_future().get();
+  EXPECT_EQ(arrived, kAnswered);
+  for (size_t i = 0; i < kAnswered; ++i) EXPECT_EQ(bytes[i], records[i].groups[0]);
+}
+
+TEST(StallingRedis, IsGivenNoMoreThanMayBeInFlight) {
+  StallingRedis server;
+  server.StallAfter(2);
+  TestClock clock;
+  const auto tier =
+      OpenRedisTier({.url = "redis://" + server.address(), .put_timeout_ms = 1000}, nullptr, &clock).value();
+  std::promise<Status> done;
+  const TestRecord record = MakeTestRecord(1, {12 * kMiB, 12 * kMiB});
+  tier->Put(record.header, record.payload(), [&](Status status) { done.set_value(std::move(status)); });
+  EXPECT_TRUE(Eventually([&] { return server.owed() > 0; }));
+  std::this_thread::sleep_for(kForMore);
+  EXPECT_LE(server.owed(), kMostInFlight);
+  EXPECT_FALSE(done.get_future().get());
 }
 
 std::string MapOf(const std::vector<int>& ports) {

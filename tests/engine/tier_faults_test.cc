@@ -1,0 +1,200 @@
+// A prompt that has begun before all layers of its stored rows are here, and then some do not come: the
+// answer is that of an engine that had nothing, to the bit, and little more than what is missing is computed.
+#include <future>
+#include <numeric>
+#include <optional>
+
+#include "tests/engine/tiers_fixture.h"
+
+namespace larder::testing {
+namespace {
+
+constexpr int64_t kStored = 5 * kPageTokens, kNew = 130;
+
+class LayersFail : public EngineTiersBase {
+ protected:
+  void SetUp() override {
+    Load("tiny-llama6-q8_0.gguf", KvType::kF32);
+    MemoryTier tier(&records_);
+    const auto core = StartOn(tier);
+    Ask(*core, stored_, &tier);
+    for (const auto& block : core->cache().List("t", 100)) names_.push_back(block.name);
+    core->cache().FlushTiers();
+    ASSERT_GE(names_.size(), 5u);
+    ASSERT_EQ(records_.by_name.at(names_[2]).header.group_bytes.size(), 6u) << "each layer is a group";
+  }
+  // Each layer is a group of its own.
+  std::unique_ptr<EngineCore> StartOn(MemoryTier& tier) { return Start({&tier}, {.tier_group_bytes = 1}); }
+  static std::vector<int32_t> Longer(const std::vector<int32_t>& text, uint32_t seed) {
+    std::vector<int32_t> longer = text;
+    for (const int32_t token : Prompt(seed, kNew)) longer.push_back(token);
+    return longer;
+  }
+  // Until nobody waits any more. Answers of the tier come one after the other, also while a step waits for
+  // them. Returns how many groups were here when the first rows were computed.
+  uint64_t Run(EngineCore& core, MemoryTier& tier) {
+    std::optional<uint64_t> begun;
+    for (int i = 0; i < 2000 && core.unfinished() > 0; ++i) {
+      const uint64_t steps = core.Stats().steps, told = tier.groups_told();
+      auto step = std::async(std::launch::async, [&core] { core.Step(); });
+      // Time enough to get to where it waits for layers, as a rule.
+      std::chrono::milliseconds patience(20);
+      while (step.wait_for(patience) != std::future_status::ready) {
+        tier.DeliverAll();
+        patience = std::chrono::milliseconds(1);
+      }
+      if (!begun && core.Stats().steps > steps) begun = told;
+      tier.DeliverAll();
+    }
+    EXPECT_EQ(core.unfinished(), 0);
+    ExpectSound(core);
+    return begun.value_or(UINT64_MAX);
+  }
+  static uint64_t Misses(const EngineCore& core, std::optional<MissReason> reason = std::nullopt) {
+    uint64_t count = 0;
+    for (const auto& [name, misses] : core.Stats().misses) {
+      if (!reason || name == MissReasonName(*reason)) count += misses;
+    }
+    return count;
+  }
+
+  const std::vector<int32_t> stored_ = Prompt(71, kStored);
+  MemoryRecords records_;
+  std::vector<std::string> names_;  // of its blocks
+};
+
+TEST_F(LayersFail, WhicheverItIsTheAnswerIsTheSame) {
+  const auto prompt = Longer(stored_, 72), other = Longer(stored_, 73);
+  const auto cold = AskCold(prompt), cold_other = AskCold(other);
+  // Whether the prompt began before the layer that did not come.
+  const auto fails = [&](uint32_t group) {
+    MemoryRecords records = records_;
+    MemoryTier tier(&records);
+    tier.corrupt.insert(names_[2]);
+    tier.corrupt_group = group;
+    const auto core = StartOn(tier);
+    const auto answer = Add(*core, prompt);
+    const uint64_t begun = Run(*core, tier);
+    ExpectSame(*answer, *cold);
+    EXPECT_EQ(answer->report.recomputed, kPageTokens + kNew) << "the bad block and the new rows";
+    EXPECT_EQ(answer->report.outcome.reason, MissReason::kSlow);
+    EXPECT_EQ(Misses(*core, MissReason::kSlow), 1u);
+    EXPECT_EQ(Misses(*core), 1u) << "a request is counted once, however often it begins";
+    EXPECT_EQ(answer->report.read_tiers.size(), 1u);
+    EXPECT_EQ(answer->usage.cached_tokens, kStored - kPageTokens);
+    // Others find what was computed, in memory and below.
+    tier.corrupt.clear();
+    const auto next = Add(*core, other);
+    Run(*core, tier);
+    ExpectSame(*next, *cold_other);
+    EXPECT_EQ(RowsFrom("memory", *next), kStored);
+    core->cache().FlushTiers();
+    core->cache().Clear("");
+    const auto again = Add(*core, other);
+    Run(*core, tier);
+    ExpectSame(*again, *cold_other);
+    EXPECT_EQ(RowsFrom("disk", *again), std::ssize(other) - 1);
+    return begun <= group;
+  };
+  EXPECT_FALSE(fails(0)) << "without the first layer nothing begins";
+  for (uint32_t group = 1; group < 6; ++group) {
+    SCOPED_TRACE(group);
+    bool early = false;  // a step may get the processor too late for it
+    for (int time = 0; time < 20 && !early; ++time) early = fails(group);
+    EXPECT_TRUE(early);
+  }
+}
+
+// Several bad blocks, each in another layer, and a tier that breaks off for all.
+TEST_F(LayersFail, ManyAtOnce) {
+  const auto prompt = Longer(stored_, 72);
+  const auto cold = AskCold(prompt);
+  for (const uint32_t group : {1u, 3u, UINT32_MAX}) {
+    MemoryRecords records = records_;
+    MemoryTier tier(&records);
+    tier.corrupt = {names_[1], names_[2], names_[4]};
+    tier.corrupt_group = group;
+    const auto core = StartOn(tier);
+    const auto answer = Add(*core, prompt);
+    Run(*core, tier);
+    ExpectSame(*answer, *cold);
+    EXPECT_EQ(answer->report.recomputed, 3 * kPageTokens + kNew);
+  }
+}
+
+// Beside others a prompt waits for all of its layers; it must not go on from those that came.
+TEST_F(LayersFail, BesideAnotherRequest) {
+  const auto prompt = Longer(stored_, 72), beside = Prompt(75, 40);
+  const auto cold = AskCold(prompt), cold_beside = AskCold(beside);
+  for (const uint32_t group : {1u, 5u}) {
+    MemoryRecords records = records_;
+    MemoryTier tier(&records);
+    tier.corrupt.insert(names_[2]);
+    tier.corrupt_group = group;
+    const auto core = StartOn(tier);
+    const auto neighbour = Add(*core, beside);
+    for (int i = 0; i < 100 && neighbour->tokens.empty(); ++i) {
+      core->Step();
+      tier.DeliverAll();
+    }
+    const auto answer = Add(*core, prompt);
+    Run(*core, tier);
+    ExpectSame(*answer, *cold);
+    ExpectSame(*neighbour, *cold_beside);
+  }
+}
+
+// Two requests that want the same rows: one read for both.
+TEST_F(LayersFail, ForWhoJoinedTheReadToo) {
+  const auto prompt = Longer(stored_, 72), other = Longer(stored_, 73);
+  const auto cold = AskCold(prompt), cold_other = AskCold(other);
+  MemoryRecords records = records_;
+  MemoryTier tier(&records);
+  tier.corrupt.insert(names_[2]);
+  tier.corrupt_group = 3;
+  const auto core = StartOn(tier);
+  const auto answer = Add(*core, prompt), joined = Add(*core, other);
+  Run(*core, tier);
+  ExpectSame(*answer, *cold);
+  ExpectSame(*joined, *cold_other);
+}
+
+// A request with an eviction method has rows of its own behind those that it reads; it begins with whole
+// blocks.
+TEST_F(LayersFail, WithAnEvictionMethod) {
+  const auto prompt = Longer(stored_, 72);
+  for (const char* method : {"snapkv:budget=0.5", "keynorm:budget=0.5"}) {
+    SCOPED_TRACE(method);
+    const auto add = [&](EngineCore& core) {
+      Request r;
+      r.tenant = "t";
+      r.space = kSpace;
+      r.prompt = prompt;
+      r.max_tokens = 6;
+      r.sampling.temperature = 0;
+      r.ignore_eos = true;
+      r.logprobs = model_->tokenizer().size();
+      r.evict = method;
+      auto answer = std::make_shared<Answer>();
+      core.Add(next_++, std::move(r), answer);
+      return answer;
+    };
+    const auto cold_core = Start({});
+    const auto cold = add(*cold_core);
+    Finish(*cold_core);
+    for (const uint32_t group : {1u, 4u}) {
+      MemoryRecords records = records_;
+      MemoryTier tier(&records);
+      tier.corrupt.insert(names_[2]);
+      tier.corrupt_group = group;
+      const auto core = StartOn(tier);
+      const auto answer = add(*core);
+      Run(*core, tier);
+      ExpectSame(*answer, *cold);
+      EXPECT_GT(tier.gets, 0u);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace larder::testing
