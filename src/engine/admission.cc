@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/blend_driver.h"
 #include "engine/core_state.h"
 
 namespace larder {
@@ -53,6 +54,9 @@ SchedulerCache::Admission EngineCore::Admit(ScheduledSequence& sequence) {
     choice.restore = nullptr;  // what is behind a hole is computed again
     sequence.whole_rows = choice.own->WholeRows(sequence.num_computed);
   }
+  // Only its first step is computed beside the reading, so that one has as many rows as blending's.
+  if (choice.restore != nullptr && choice.restore->started())
+    sequence.whole_rows = std::min(sequence.num_tokens - sequence.num_computed, kBlendPiece);
   sequence.chunk_end = choice.restore == nullptr ? 0 : choice.restore->gap_end();
   if (choice.own != nullptr) sequence.chunk_end = choice.own->ChunkEnd(sequence.num_computed);
   if (sequence.chunk_end == 0 && (choice.restore == nullptr || choice.restore->done()))

@@ -209,10 +209,11 @@ bool EngineCore::Step() {
     const double n = static_cast<double>(w.rows);
     row_context += n * (static_cast<double>(w.sequence->num_computed) + n / 2);
   }
-  // Rows that leave on the way cost less than others, from which nothing is learnt about those.
-  const bool blends = std::ranges::any_of(work, [](const auto& w) { return w.sequence->whole_rows > 0; });
+  // Rows that leave on the way cost less than others, and those that wait for layers take longer, from which
+  // nothing is learnt about those.
+  const bool special = std::ranges::any_of(work, [](const auto& w) { return w.sequence->whole_rows > 0; });
   RunModel(work);
-  if (!blends) scheduler_->Observe(rows, row_context, static_cast<double>(clock_->NowNs() - planned) / 1e6);
+  if (!special) scheduler_->Observe(rows, row_context, static_cast<double>(clock_->NowNs() - planned) / 1e6);
   ++stats_.steps;
   return true;
 }
@@ -379,6 +380,7 @@ Status EngineCore::AfterRows(const Scheduler::Work& work) {
     live.report.written += end - length;
   }
   work.sequence->num_computed = end;
+  work.sequence->whole_rows = 0;
   FinishCapture(choice);
   if (end == work.sequence->chunk_end) ContinueBehindGap(choice);
   return {};

@@ -105,6 +105,28 @@ TEST_F(LayersFail, WhicheverItIsTheAnswerIsTheSame) {
   }
 }
 
+// However few rows a step has otherwise: what follows would have to wait until all layers are here.
+TEST_F(LayersFail, NewRowsAreOneStepBesideTheReading) {
+  const auto prompt = Longer(stored_, 72);
+  const auto cold = AskCold(prompt);
+  bool early = false;  // a step may get the processor too late for it
+  for (int time = 0; time < 20 && !early; ++time) {
+    MemoryRecords records = records_;
+    MemoryTier tier(&records);
+    EngineOptions options;
+    options.tier_group_bytes = 1;
+    options.max_batch_rows = 16;
+    const auto core = Start({&tier}, options);
+    const auto answer = Add(*core, prompt);
+    early = Run(*core, tier) < 6;
+    ExpectSame(*answer, *cold);
+    if (early) {
+      EXPECT_EQ(core->Stats().steps, 6u) << "the prompt's, and one for each further token";
+    }
+  }
+  EXPECT_TRUE(early);
+}
+
 // Several bad blocks, each in another layer, and a tier that breaks off for all.
 TEST_F(LayersFail, ManyAtOnce) {
   const auto prompt = Longer(stored_, 72);

@@ -6,14 +6,15 @@
 #include <utility>
 
 #include "kv/reuse/chunk_record.h"
-#include "kv/tiers.h"
 
 namespace larder {
 namespace {
 
 constexpr size_t kMostListed = 4096;  // chunks of a tenant that a tier is asked for
 constexpr int64_t kListMs = 10'000;
-constexpr double kMostReadMs = 60'000;  // a read takes no longer, however slow computing is
+// A read may take that long, however fast computing is, since a chunk that is given up is forgotten; and no
+// longer than that, however slow.
+constexpr double kLeastReadMs = 100, kMostReadMs = 60'000;
 
 // Names in a tier begin with the tenant's space, so that a wiped tenant begins anew.
 Digest InSpace(std::string_view what, const SpaceId& space, const Digest& of) {
@@ -172,7 +173,7 @@ bool ChunkTiers::Want(const std::shared_ptr<StoredChunk>& chunk) {
 
 void ChunkTiers::ReadWanted(double limit_ms) {
   for (const Digest& name : wanted_)
-    reads_.at(name).limit_ms = std::clamp(limit_ms, kLeastWaitMs, kMostReadMs);
+    reads_.at(name).limit_ms = std::clamp(limit_ms, kLeastReadMs, kMostReadMs);
   if (!wanted_.empty()) StartReading(std::exchange(wanted_, {}), 0);
 }
 

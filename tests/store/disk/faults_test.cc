@@ -264,5 +264,19 @@ TEST(DiskFaults, ASmallerLimitIsReachedByItself) {
   EXPECT_TRUE(disk->Intact(RecordOf(59)));
 }
 
+// The segment that is cheapest to clean holds what must not go, and there is no room to move it: others make
+// it.
+TEST(DiskFaults, APinnedRecordDoesNotKeepItFull) {
+  auto disk = Filled(60, 4 << 20);
+  disk->options.limit_bytes = 1 << 20;
+  ASSERT_TRUE(disk->Open());
+  ASSERT_TRUE(disk->tier->Pin(RecordOf(3).header.name, 1'000'000));
+  disk->StepAll();
+  disk->ExpectUsedIsThere();
+  for (uint64_t n = 60; n < 90; ++n) ASSERT_TRUE(disk->Put(RecordOf(n))) << n;
+  disk->ExpectUsedIsThere();
+  EXPECT_TRUE(disk->Intact(RecordOf(3)));
+}
+
 }  // namespace
 }  // namespace larder
