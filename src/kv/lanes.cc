@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/memory.h"
 #include "compute/ops.h"
 #include "kv/codec/codec.h"
 
@@ -341,8 +342,9 @@ uint64_t LaneTable::RoundToCodes() {
   LARDER_CHECK(shape_->codec() != nullptr && reserved_ == 0 && !borrows());
   const KvCodec& codec = *shape_->codec();
   const int dim = shape_->head_dim();
-  std::vector<std::byte> memory(FirstPageBytes(codec, dim) + 64);
-  auto* codes = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+  Result<AlignedBuffer> memory = AlignedBuffer::Allocate(FirstPageBytes(codec, dim));
+  LARDER_CHECK(memory.has_value());
+  auto* codes = memory->as<std::byte>();
   uint64_t fewer = 0;
   for (const auto& lane : lanes_) {
     for (int64_t page = 0; page < lane->length / kPageTokens; ++page) {
