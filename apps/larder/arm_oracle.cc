@@ -1,6 +1,7 @@
 #include "larder/arm_oracle.h"
 
 #include "kv/evict/select.h"
+#include "model/attention_shape.h"
 
 namespace larder {
 namespace {
@@ -46,10 +47,8 @@ void FutureAttention::Capture::AfterAttention(int layer, std::span<const Row> ro
   }
   std::vector<float*> sums;
   for (auto& head : future_.sums_[static_cast<size_t>(layer)]) sums.push_back(head.data());
-  ColumnSums(model_.pool(), scratch_,
-             {layer, spec.heads, spec.kv_heads, spec.head_dim, spec.attention_scale,
-              spec.layers[static_cast<size_t>(layer)].window, model_.kv_shape().type()},
-             full_, taps, {sums, {}});
+  ColumnSums(model_.pool(), scratch_, AttentionShapeOf(spec, layer, model_.kv_shape().type()), full_, taps,
+             {sums, {}});
 }
 
 Result<std::unique_ptr<EvictMethod>> CreateOracle(std::string_view parameters,

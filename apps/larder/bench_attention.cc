@@ -8,6 +8,7 @@
 #include "larder/bench_figures.h"
 #include "larder/session.h"
 #include "larder/terminal.h"
+#include "model/attention_shape.h"
 
 namespace larder {
 namespace {
@@ -68,11 +69,7 @@ class AttentionBench {
                        static_cast<int32_t>(position)});
     }
     for (int layer = 0; layer < static_cast<int>(spec_.layers.size()); ++layer) {
-      const AttentionShape shape{
-          layer,          spec_.heads,           spec_.kv_heads,
-          spec_.head_dim, spec_.attention_scale, spec_.layers[static_cast<size_t>(layer)].window,
-          type_};
-      Attention(pool, scratch_, shape, rows_);
+      Attention(pool, scratch_, AttentionShapeOf(spec_, layer, type_), rows_);
     }
   }
 

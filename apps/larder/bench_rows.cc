@@ -1,6 +1,7 @@
 #include "larder/bench_rows.h"
 
 #include "engine/sampler.h"
+#include "model/attention_shape.h"
 
 namespace larder {
 namespace {
@@ -41,14 +42,7 @@ void DecodeAttention::Run(std::span<const TileProvider* const> stores, int64_t l
   for (size_t i = 0; i < stores.size(); ++i)
     rows.push_back({&q_[i * width], &out_[i * width], nullptr, stores[i], static_cast<int32_t>(length - 1)});
   for (int layer = 0; layer < static_cast<int>(spec.layers.size()); ++layer) {
-    const AttentionShape shape{layer,
-                               spec.heads,
-                               spec.kv_heads,
-                               spec.head_dim,
-                               spec.attention_scale,
-                               spec.layers[static_cast<size_t>(layer)].window,
-                               model_.kv_shape().type()};
-    Attention(model_.pool(), scratch_, shape, rows);
+    Attention(model_.pool(), scratch_, AttentionShapeOf(spec, layer, model_.kv_shape().type()), rows);
   }
 }
 

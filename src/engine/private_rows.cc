@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/attention_shape.h"
+
 namespace larder {
 
 Status PrivateRows::Begin(const TileProvider* prefix, int64_t rows) {
@@ -15,14 +17,7 @@ Status PrivateRows::Reserve(int64_t more) {
 }
 
 AttentionShape PrivateRows::ShapeOf(int layer) const {
-  const ModelSpec& spec = model_.spec();
-  return {layer,
-          spec.heads,
-          spec.kv_heads,
-          spec.head_dim,
-          spec.attention_scale,
-          spec.layers[static_cast<size_t>(layer)].window,
-          model_.kv_shape().type()};
+  return AttentionShapeOf(model_.spec(), layer, model_.kv_shape().type());
 }
 
 void PrivateRows::TakeRows(int64_t end) {

@@ -6,6 +6,7 @@
 
 #include "compute/kv_codes.h"
 #include "compute/ops.h"
+#include "model/attention_shape.h"
 
 namespace larder {
 namespace {
@@ -239,11 +240,7 @@ void ForwardPass::Attend(int layer, std::span<const Row> rows, ForwardHooks* hoo
                                wants_lse ? lse + r * static_cast<size_t>(spec_.heads) : nullptr,
                                rows[r].kv->ViewFor(rows[r].position), rows[r].position});
   }
-  const AttentionShape shape{
-      layer,          spec_.heads,           spec_.kv_heads,
-      spec_.head_dim, spec_.attention_scale, spec_.layers[static_cast<size_t>(layer)].window,
-      kv_type_};
-  Attention(pool_, attention_scratch_, shape, attention_rows_);
+  Attention(pool_, attention_scratch_, AttentionShapeOf(spec_, layer, kv_type_), attention_rows_);
   if (hooks != nullptr) hooks->AfterAttention(layer, rows, lse);
 }
 

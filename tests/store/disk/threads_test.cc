@@ -342,126 +342,99 @@ TEST(DiskThreadsFaults, ReadersWritersEvictionAndRemovalOnAFailingDisk) {
   }
 }
 
-// On a disk whose reads hang, writes wait for the reads of requests, though not for ever.
-TEST(DiskThreadsHeld, WritesLetReadsPass) {
-  SimFiles files;
-  SystemClock clock;
-  DiskOptions options;
-  options.directory = "/store";
-  options.limit_bytes = 8 << 20;
-  options.write_delay_ms = 0;
-  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
-  PutOne(*tier, 1);
-  tier->Flush();
-  EXPECT_EQ(tier->counters().held_writes, 0u);
-  Answer<bool> release, reading;
-  files.SetHook([&](SimOp op, const std::string& path) {
-    if (op == SimOp::kRead && path.find("seg-") != std::string::npos && files.Names("gate").empty()) {
-      reading.Set(true);
-      (void)release.Wait();
-    }
-    return Status();
-  });
-  std::thread get([&] { EXPECT_TRUE(GetAll(*tier, {1}, ReadPriority::kRequest, true)[0]); });
-  reading.Wait();
-  PutOne(*tier, 2);
-  tier->Flush();
-  EXPECT_GT(tier->counters().held_writes, 0u);
-  files.SetHook(nullptr);
-  release.Set(true);
-  get.join();
-  EXPECT_TRUE(GetAll(*tier, {2}, ReadPriority::kRequest, true)[0]);
+// A disk with one record, whose reads hang when the test says so.
+class DiskThreadsHeld : public ::testing::Test {
+ protected:
+  void Open(bool writes_yield = true) {
+    DiskOptions options;
+    options.directory = "/store";
+    options.limit_bytes = 8 << 20;
+    options.write_delay_ms = 0;
+    options.writes_yield = writes_yield;
+    tier_ = OpenDiskTier(options, &files_, nullptr, &clock_).value();
+    PutOne(*tier_, 1);
+    tier_->Flush();
+  }
+  void HoldReads() {
+    files_.SetHook([this](SimOp op, const std::string& path) {
+      if (op == SimOp::kRead && path.find("seg-") != std::string::npos) {
+        reading_.Set(true);
+        (void)release_.Wait();
+      }
+      return Status();
+    });
+  }
+  void LetReadsGo() {
+    files_.SetHook(nullptr);
+    release_.Set(true);
+  }
+  // Asks for the record and comes back when its read hangs.
+  std::jthread ReadTheRecord() {
+    HoldReads();
+    std::jthread get([this] { EXPECT_TRUE(GetAll(*tier_, {1}, ReadPriority::kRequest, true)[0]); });
+    reading_.Wait();
+    return get;
+  }
+
+  SimFiles files_;
+  SystemClock clock_;
+  Answer<bool> release_, reading_;
+  std::unique_ptr<DiskTier> tier_;
+};
+
+// Writes wait for the reads of requests, though not for ever.
+TEST_F(DiskThreadsHeld, WritesLetReadsPass) {
+  Open();
+  EXPECT_EQ(tier_->counters().held_writes, 0u);
+  {
+    const std::jthread get = ReadTheRecord();
+    PutOne(*tier_, 2);
+    tier_->Flush();
+    EXPECT_GT(tier_->counters().held_writes, 0u);
+    LetReadsGo();
+  }
+  EXPECT_TRUE(GetAll(*tier_, {2}, ReadPriority::kRequest, true)[0]);
 }
 
-TEST(DiskThreadsHeld, WritesThatDoNotYieldGoOn) {
-  SimFiles files;
-  SystemClock clock;
-  DiskOptions options;
-  options.directory = "/store";
-  options.limit_bytes = 8 << 20;
-  options.write_delay_ms = 0;
-  options.writes_yield = false;
-  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
-  PutOne(*tier, 1);
-  tier->Flush();
-  Answer<bool> release, reading;
-  files.SetHook([&](SimOp op, const std::string& path) {
-    if (op == SimOp::kRead && path.find("seg-") != std::string::npos) {
-      reading.Set(true);
-      (void)release.Wait();
-    }
-    return Status();
-  });
-  std::thread get([&] { EXPECT_TRUE(GetAll(*tier, {1}, ReadPriority::kRequest, true)[0]); });
-  reading.Wait();
-  PutOne(*tier, 2);
-  tier->Flush();
-  EXPECT_EQ(tier->counters().held_writes, 0u);
-  EXPECT_EQ(tier->stats().records, 2u);
-  files.SetHook(nullptr);
-  release.Set(true);
-  get.join();
+TEST_F(DiskThreadsHeld, WritesThatDoNotYieldGoOn) {
+  Open(false);
+  const std::jthread get = ReadTheRecord();
+  PutOne(*tier_, 2);
+  tier_->Flush();
+  EXPECT_EQ(tier_->counters().held_writes, 0u);
+  EXPECT_EQ(tier_->stats().records, 2u);
+  LetReadsGo();
 }
 
 // Who asks a disk whose reads hang hears by the deadline that it is slow.
-TEST(DiskThreadsHeld, AQuestionIsAnsweredByItsDeadline) {
-  SimFiles files;
-  SystemClock clock;
-  DiskOptions options;
-  options.directory = "/store";
-  options.limit_bytes = 8 << 20;
-  options.write_delay_ms = 0;
-  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
-  PutOne(*tier, 1);
-  tier->Flush();
-  Answer<bool> release;
-  files.SetHook([&](SimOp op, const std::string& path) {
-    if (op == SimOp::kRead && path.find("seg-") != std::string::npos) (void)release.Wait();
-    return Status();
-  });
+TEST_F(DiskThreadsHeld, AQuestionIsAnsweredByItsDeadline) {
+  Open();
+  HoldReads();
   Answer<ErrorKind> slow;
-  tier->Children(ParentName(1), 8, clock.NowNs() + 20'000'000, [&](Result<std::vector<RecordHeader>> all) {
+  tier_->Children(ParentName(1), 8, clock_.NowNs() + 20'000'000, [&](Result<std::vector<RecordHeader>> all) {
     slow.Set(all ? ErrorKind::kInvalid : all.error().kind);
   });
   EXPECT_EQ(slow.Wait(), ErrorKind::kSlow);
-  files.SetHook(nullptr);
-  release.Set(true);
+  LetReadsGo();
 }
 
 // What is evicted while it is read stays readable, and its segment goes when the reader does.
-TEST(DiskThreadsHeld, ASegmentGoesWithItsLastReader) {
-  SimFiles files;
-  SystemClock clock;
-  DiskOptions options;
-  options.directory = "/store";
-  options.limit_bytes = 8 << 20;
-  options.write_delay_ms = 0;
-  auto tier = OpenDiskTier(options, &files, nullptr, &clock).value();
-  PutOne(*tier, 1);
-  tier->Flush();
-  Answer<bool> release, reading;
-  files.SetHook([&](SimOp op, const std::string& path) {
-    if (op == SimOp::kRead && path.find("seg-") != std::string::npos) {
-      reading.Set(true);
-      (void)release.Wait();
-    }
-    return Status();
-  });
-  std::thread get([&] { EXPECT_TRUE(GetAll(*tier, {1}, ReadPriority::kRequest, true)[0]); });
-  reading.Wait();
-  ASSERT_TRUE(tier->Remove(std::vector<Digest>{TestName(1)}));
-  ASSERT_TRUE(tier->Compact());
-  EXPECT_EQ(files.Names("seg-").size(), 1u);
-  EXPECT_GT(tier->stats().used_bytes, 50'000u);
-  files.SetHook(nullptr);
-  release.Set(true);
-  get.join();
+TEST_F(DiskThreadsHeld, ASegmentGoesWithItsLastReader) {
+  Open();
+  {
+    const std::jthread get = ReadTheRecord();
+    EXPECT_TRUE(tier_->Remove(std::vector<Digest>{TestName(1)}));
+    EXPECT_TRUE(tier_->Compact());
+    EXPECT_EQ(files_.Names("seg-").size(), 1u);
+    EXPECT_GT(tier_->stats().used_bytes, 50'000u);
+    LetReadsGo();
+  }
   // The reader lets go shortly after it has answered.
-  for (int i = 0; i < 1000 && !files.Names("seg-").empty(); ++i) {
-    ASSERT_TRUE(tier->Compact());
+  for (int i = 0; i < 1000 && !files_.Names("seg-").empty(); ++i) {
+    ASSERT_TRUE(tier_->Compact());
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  EXPECT_TRUE(files.Names("seg-").empty());
+  EXPECT_TRUE(files_.Names("seg-").empty());
 }
 
 }  // namespace
