@@ -60,7 +60,7 @@ class EvictDriver final : public PrivateRows {
   class AllRows;
   class LastRows;
   void Tap(int layer, std::span<const TapRow> rows);
-  void RunLastRows(std::span<const int32_t> tokens);
+  Status RunLastRows(std::span<const int32_t> tokens, EvictView& view);
 
   EvictResources& resources_;
   std::unique_ptr<EvictMethod> method_;

@@ -198,8 +198,8 @@ class EvictOracles : public testing::CoreTest {
          kPrompt - 16});
     add({"streaming:budget=33", std::make_unique<SinksAndNewest>(33)});
     add({"streaming:budget=33,chunk=50", std::make_unique<SinksAndNewest>(33), 0, 50});
-    for (const char* spec :
-         {"adakv:budget=0.3,window=16", "keynorm:budget=0.4,sinks=4", "random:budget=50,last=4"})
+    for (const char* spec : {"adakv:budget=0.3,window=16", "cake:budget=0.3,window=16",
+                             "keynorm:budget=0.4,sinks=4", "random:budget=50,last=4"})
       add({spec, nullptr});
     if (HasWindows()) return cases;
     add({"streaming:budget=33,positions=rank", std::make_unique<SinksAndNewest>(33), 0, 0, true});
@@ -357,8 +357,9 @@ TEST_P(EvictOracles, BytesAreThoseOfWhatIsLeft) {
   const uint64_t page = 2 * kPageTokens * static_cast<uint64_t>(spec.head_dim) * sizeof(float);
   constexpr int64_t kRows = 1000;
   const Tokens text = Text(24, kRows + 200);
-  for (const std::string method : {"snapkv:budget=300,window=16", "adakv:budget=300,window=16",
-                                   "h2o:budget=100", "streaming:budget=63", "lacache:budget=100,span=1"}) {
+  for (const std::string method :
+       {"snapkv:budget=300,window=16", "adakv:budget=300,window=16", "cake:budget=300,window=16",
+        "h2o:budget=100", "streaming:budget=63", "lacache:budget=100,span=1"}) {
     testing::ModelSession session(model.get());
     const uint64_t empty = session.cache().used_bytes();
     uint64_t taken = 0, peak = 0;

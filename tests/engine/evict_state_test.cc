@@ -21,6 +21,7 @@ class EvictStateTest : public testing::CoreTest {
                                         "streaming:budget=33",
                                         "snapkv:budget=48,window=16",
                                         "adakv:budget=48,window=16",
+                                        "cake:budget=48,window=16",
                                         "h2o:budget=0.3,decode=false",
                                         "keynorm:budget=0.3,sinks=2",
                                         "random:budget=50,last=4"};

@@ -15,7 +15,8 @@ class EvictTest : public testing::CoreTest {
   std::vector<std::string> Methods() const {
     std::vector<std::string> methods = {"snapkv:budget=48,window=16", "h2o:budget=40",
                                         "streaming:budget=33",        "keynorm:budget=0.3,sinks=2",
-                                        "random:budget=50,last=4",    "adakv:budget=48,window=16"};
+                                        "random:budget=50,last=4",    "adakv:budget=48,window=16",
+                                        "cake:budget=40,window=16"};
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1");
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1,chunk=50");
     if (!HasWindows()) methods.push_back("streaming:budget=33,positions=rank,chunk=50");
@@ -41,7 +42,7 @@ TEST_P(EvictTest, ABudgetThatCoversEverythingChangesNothing) {
   for (const int64_t length : {1, 20, 64, 130, 333}) {
     const auto prompt = Text(static_cast<uint32_t>(length), length);
     const auto full = Ask(*Start(*model), prompt, "none");
-    for (const std::string method : {"snapkv", "adakv", "h2o", "streaming", "keynorm", "random"})
+    for (const std::string method : {"snapkv", "adakv", "cake", "h2o", "streaming", "keynorm", "random"})
       ExpectSame(*Ask(*Start(*model), prompt, method + ":budget=100000"), *full, method);
   }
 }
@@ -197,7 +198,8 @@ TEST_P(EvictTest, RunsBesideACodec) {
   };
   const auto two = load(2), one = load(1);
   const auto prompt = Text(8, 210);
-  for (const std::string method : {"snapkv:budget=48,window=16", "h2o:budget=40", "keynorm:budget=0.3"}) {
+  for (const std::string method :
+       {"snapkv:budget=48,window=16", "cake:budget=40,window=16", "h2o:budget=40", "keynorm:budget=0.3"}) {
     const auto core = Start(*two);
     const auto expected = Ask(*core, prompt, method);
     const auto full = Ask(*core, prompt, "none");
