@@ -107,7 +107,7 @@ struct Capture final : ForwardHooks {
 };
 
 // Every second row of the span leaves when its keys and values of a layer are stored; those of later layers
-// come from the whole pass.
+// come from the whole pass. None of them is the last of a page, which makes codes of the page in every layer.
 struct LeaveOnTheWay final : ForwardHooks {
   LeaveOnTheWay(Text& t, Text& w, int layer) : text(t), whole(w), at(layer) {}
   static bool Leaves(int64_t row) { return row >= kBegin && row < kEnd && row % 2 == 0; }
