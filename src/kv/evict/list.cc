@@ -11,6 +11,7 @@ namespace larder {
   METHOD(AdaKvMethod)                \
   METHOD(H2oMethod)                  \
   METHOD(KeyNormMethod)              \
+  METHOD(KvMergerMethod)             \
   METHOD(LaCacheMethod)              \
   METHOD(RandomMethod)               \
   METHOD(SnapKvMethod)               \

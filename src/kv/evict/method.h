@@ -7,7 +7,7 @@
 //            beside the entries that follow them when they move (LaneTable::Scores); the keys themselves
 //   budget   a share of the prompt, entries per lane, or bytes; sinks, window and newcomer included
 //   trigger  end of the prompt, end of a chunk of it, every token
-//   action   LaneTable::Keep, Remove, SetLogitBias
+//   action   LaneTable::Keep, Remove, Merge, SetLogitBias
 #pragma once
 
 #include <cstdint>

@@ -40,4 +40,7 @@ struct WindowScoring {
 std::vector<float> PoolMean(std::span<const float> scores, int64_t width);
 std::vector<float> PoolMax(std::span<const float> scores, int64_t width);
 
+// A random number in [0, 1) that the key decides.
+float Noise(uint64_t key);
+
 }  // namespace larder
