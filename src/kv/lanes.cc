@@ -7,10 +7,12 @@
 #include "base/memory.h"
 #include "compute/ops.h"
 #include "kv/codec/codec.h"
-#include "kv/lanes_impl.h"
+#include "kv/lane.h"
 
 namespace larder {
 namespace {
+
+size_t PagesFor(int64_t entries) { return static_cast<size_t>((entries + kPageTokens - 1) / kPageTokens); }
 
 size_t IndexOf(const KvShape& shape, int layer, int kv_head) {
   return static_cast<size_t>(layer) * static_cast<size_t>(shape.kv_heads()) + static_cast<size_t>(kv_head);

@@ -1,7 +1,8 @@
 // Runs of a lane's entries become one each.
+#include <algorithm>
 #include <numeric>
 
-#include "kv/lanes_impl.h"
+#include "kv/lane.h"
 
 namespace larder {
 
@@ -38,9 +39,8 @@ Status LaneTable::Merge(int layer, int kv_head, std::span<const MergedRun> runs,
   int64_t still = 0;  // entries in front of the first that changes
   while (still < kept && run_of(still).count == 1 && run_of(still).first == still) ++still;
   if (still == lane.length) return {};
-  for (int64_t page = still / kPageTokens; page < static_cast<int64_t>(PagesFor(kept)); ++page) {
+  for (int64_t page = still / kPageTokens; page * kPageTokens < kept; ++page)
     LARDER_TRY(Own(layer, kv_head, page));
-  }
   // What is written lies in front of all that is still to be read.
   int64_t end = still;
   for (int64_t i = still; i < kept; ++i) {

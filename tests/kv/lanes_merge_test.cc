@@ -145,7 +145,7 @@ TEST_P(MergeLanes, TheBiasFollowsItsEntry) {
   for (int32_t i = 0; i < table.Length(0, 0); i += 1 + i % 2) kept.push_back(i);
   ASSERT_TRUE(table.Keep(0, 0, kept));
   check(table, "Keep");
-  for (int i = 0; i < 20; ++i) ASSERT_TRUE(table.Remove(0, 0, 3 * i));
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(table.Remove(0, 0, i));
   check(table, "Remove");
   for (int i = kEntries; i < kEntries + 100; ++i) Append(table, i);
   check(table, "Append");

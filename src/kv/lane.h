@@ -1,18 +1,13 @@
-// Inside of lane tables, for the files that implement them.
+// One lane of a table. Private to lanes*.cc.
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "kv/lanes.h"
 
 namespace larder {
-
-inline size_t PagesFor(int64_t entries) {
-  return static_cast<size_t>((entries + kPageTokens - 1) / kPageTokens);
-}
 
 // Everything per entry is kept in whole pages of 64, as attention reads it.
 struct LaneTable::Lane {
