@@ -194,6 +194,12 @@ Result<ArmRun> ArmRunner::Impl::Begin(size_t arm, EvictResources& on, const KvSe
   out.private_bytes = one.private_bytes();
   out.resident_bytes = one.resident_bytes();
   out.entries = one.run->driver().LongestLane();
+  for (const int layer : on.layers) {
+    double entries = 0;
+    for (int head = 0; head < on.model.spec().kv_heads; ++head)
+      entries += static_cast<double>(one.run->driver().store()->Length(layer, head));
+    out.layer_entries.push_back(entries / on.model.spec().kv_heads);
+  }
   return one;
 }
 

@@ -115,7 +115,11 @@ std::string MethodsJson(const MethodsResult& result) {
                             {"peak_bytes", s.alone.peak_bytes},
                             {"prompt_ms", s.alone.prompt_ms},
                             {"tokens_per_s", s.alone.tokens_per_s},
-                            {"method_ms", s.method_ms}});
+                            {"method_ms", s.method_ms},
+                            {"layers", Json::array()}});
+    for (const LayerEntries& layer : s.layers) {
+      json["arms"].back()["layers"].push_back({{"entries", layer.mean}, {"variation", layer.variation}});
+    }
   }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

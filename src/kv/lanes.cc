@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "compute/ops.h"
 #include "kv/codec/codec.h"
+#include "kv/lane.h"
 
 namespace larder {
 namespace {
@@ -18,40 +19,6 @@ size_t IndexOf(const KvShape& shape, int layer, int kv_head) {
 }
 
 }  // namespace
-
-// Everything per entry is kept in whole pages of 64, as attention reads it.
-struct LaneTable::Lane {
-  struct Page {
-    std::byte* own = nullptr;  // null: borrowed from the prefix, or let go of
-    bool gone = false;         // a window has passed it
-    bool straight = true;      // positions count up by one
-  };
-  int64_t length = 0;
-  std::vector<Page> pages;
-  std::vector<int32_t> positions;  // [64 * pages]
-  std::vector<float> scores;       // [64 * pages]
-  std::vector<float> logit_bias;   // [64 * pages], or empty while nobody set one
-
-  void Resize(size_t count) {
-    pages.resize(count);
-    positions.resize(count * kPageTokens);
-    scores.resize(count * kPageTokens);
-    if (!logit_bias.empty()) logit_bias.resize(count * kPageTokens);
-  }
-  void ShrinkToFit() {
-    pages.shrink_to_fit();
-    positions.shrink_to_fit();
-    scores.shrink_to_fit();
-    logit_bias.shrink_to_fit();
-  }
-  void Straighten(size_t page) {
-    const auto first = positions.begin() + static_cast<int64_t>(page) * kPageTokens;
-    const auto end =
-        positions.begin() + std::min<int64_t>(length, (static_cast<int64_t>(page) + 1) * kPageTokens);
-    pages[page].straight = std::adjacent_find(first, std::max(first, end),
-                                              [](int32_t a, int32_t b) { return b != a + 1; }) == end;
-  }
-};
 
 LaneTable::LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode, RopeTables rope)
     : shape_(shape), source_(pages), mode_(mode), rope_(rope) {
@@ -272,10 +239,13 @@ Status LaneTable::Own(int layer, int kv_head, int64_t page) {
   return {};
 }
 
-// Between own pages.
-void LaneTable::Move(Lane& lane, int64_t from, int64_t to) {
+// To an own page.
+void LaneTable::Move(int layer, int kv_head, int64_t from, int64_t to) {
+  Lane& lane = At(layer, kv_head);
   const auto a = static_cast<size_t>(from), b = static_cast<size_t>(to);
-  CopyKvRows(shape_->type(), shape_->head_dim(), lane.pages[a / kPageTokens].own,
+  const KvPage page = Stored(layer, kv_head, from / kPageTokens);
+  LARDER_CHECK(page.k != nullptr);
+  CopyKvRows(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(page.k),
              static_cast<int>(a % kPageTokens), lane.pages[b / kPageTokens].own,
              static_cast<int>(b % kPageTokens), 1);
   lane.positions[b] = lane.positions[a];
@@ -291,9 +261,9 @@ Status LaneTable::Remove(int layer, int kv_head, int64_t entry) {
   LARDER_TRY(Own(layer, kv_head, entry / kPageTokens));
   LARDER_TRY(Own(layer, kv_head, last / kPageTokens));
   if (mode_ == PositionMode::kKeep) {
-    if (entry != last) Move(lane, last, entry);
+    if (entry != last) Move(layer, kv_head, last, entry);
   } else {
-    for (int64_t i = entry; i < last; ++i) Move(lane, i + 1, i);
+    for (int64_t i = entry; i < last; ++i) Move(layer, kv_head, i + 1, i);
   }
   lane.length = last;
   Shrink(lane, last);
@@ -316,21 +286,10 @@ Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries)
   for (int64_t page = still / kPageTokens; page < static_cast<int64_t>(PagesFor(kept)); ++page) {
     LARDER_TRY(Own(layer, kv_head, page));
   }
-  const KvType type = shape_->type();
   for (int64_t i = still; i < kept; ++i) {
-    const auto from = static_cast<size_t>(entries[static_cast<size_t>(i)]), to = static_cast<size_t>(i);
-    LARDER_CHECK(static_cast<int64_t>(from) < lane.length && from >= to);
-    const std::byte* source = lane.pages[from / kPageTokens].own;
-    if (source == nullptr) {
-      LARDER_CHECK(!lane.pages[from / kPageTokens].gone);
-      source = static_cast<const std::byte*>(
-          prefix_->Page(layer, kv_head, static_cast<int64_t>(from / kPageTokens), nullptr).k);
-    }
-    CopyKvRows(type, shape_->head_dim(), source, static_cast<int>(from % kPageTokens),
-               lane.pages[to / kPageTokens].own, static_cast<int>(to % kPageTokens), 1);
-    lane.positions[to] = lane.positions[from];
-    lane.scores[to] = lane.scores[from];
-    if (!lane.logit_bias.empty()) lane.logit_bias[to] = lane.logit_bias[from];
+    const int64_t from = entries[static_cast<size_t>(i)];
+    LARDER_CHECK(from < lane.length && from >= i);
+    Move(layer, kv_head, from, i);
   }
   lane.length = kept;
   Shrink(lane, kept);
@@ -404,6 +363,12 @@ void LaneTable::SetLogitBias(int layer, int kv_head, int64_t entry, float bias) 
   LARDER_CHECK(entry >= 0 && entry < lane.length);
   if (lane.logit_bias.empty()) lane.logit_bias.resize(lane.positions.size());
   lane.logit_bias[static_cast<size_t>(entry)] = bias;
+}
+
+float LaneTable::LogitBias(int layer, int kv_head, int64_t entry) const {
+  const Lane& lane = At(layer, kv_head);
+  LARDER_CHECK(entry >= 0 && entry < lane.length);
+  return lane.logit_bias.empty() ? 0 : lane.logit_bias[static_cast<size_t>(entry)];
 }
 
 int64_t LaneTable::Pages(int layer, int kv_head) const {

@@ -28,6 +28,12 @@ class PageSource {
   virtual void Return(std::byte* page) = 0;
 };
 
+// Neighbouring entries of a lane that become one.
+struct MergedRun {
+  int32_t first = 0, count = 1;  // entries [first, first + count)
+  float logit_bias = 0;          // of what they become; a single entry stays as it is
+};
+
 class LaneTable final : public RowStore {
  public:
   // Beside each own page: positions, scores, a bias, and its place.
@@ -71,6 +77,12 @@ class LaneTable final : public RowStore {
   // Keeps only these entries, ascending, in their order; pages that get free go back at once. kExhausted:
   // nothing has changed.
   Status Keep(int layer, int kv_head, std::span<const int32_t> entries);
+  // The lane becomes one entry for each of these runs, which ascend; what lies in none of them goes. Several
+  // entries become the mean of their keys and values, rounded as any row: `weights` has a number for each
+  // entry of the lane, and those of a run add up to 1. Its position, for attention's mask, is its newest
+  // entry's, its score their sum. Pages that get free go back at once. Keep mode: no rank suits a mean.
+  // kExhausted: nothing has changed.
+  Status Merge(int layer, int kv_head, std::span<const MergedRun> runs, std::span<const float> weights);
   // With a codec: makes entries of full pages what they would be if these were kept as codes, to measure what
   // that costs. They stay rows. Answers how many bytes fewer the codes would be. Nothing is borrowed.
   uint64_t RoundToCodes();
@@ -91,6 +103,7 @@ class LaneTable final : public RowStore {
   void Load(int layer, int kv_head, int64_t entry, float* k, float* v) const;
   // Optional per-entry bias on the scaled score (merging methods); 0 by default.
   void SetLogitBias(int layer, int kv_head, int64_t entry, float bias);
+  float LogitBias(int layer, int kv_head, int64_t entry) const;
 
   int64_t Pages(int layer, int kv_head) const;  // that a lane has, own ones and borrowed ones
   uint64_t bytes() const;                       // own pages and tables
@@ -111,7 +124,8 @@ class LaneTable final : public RowStore {
   Status Grow(Lane& lane, int64_t entries);
   void Shrink(Lane& lane, int64_t entries);
   Status Own(int layer, int kv_head, int64_t page);
-  void Move(Lane& lane, int64_t from, int64_t to);
+  void Move(int layer, int kv_head, int64_t from, int64_t to);
+  void StoreMean(int layer, int kv_head, const MergedRun& run, std::span<const float> weights, int64_t to);
   int64_t WritableIndex(const Lane& lane, int64_t position) const;
   void RotateInto(const std::byte* stored, size_t first_rank, int entries, std::byte* scratch) const;
   const KvShape* shape_;

@@ -40,8 +40,9 @@ TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
   const auto model = testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()),
                                         MathMode::kFast, KvType::kI16, 2);
   const bool windows = std::string_view(GetParam()) == "tiny-gemma3.gguf";
-  const std::string methods = std::string("snapkv:window=8+kernel=3,h2o,streaming,keynorm,random,oracle") +
-                              (windows ? "" : ",lacache:span=1");
+  const std::string methods =
+      std::string("snapkv:window=8+kernel=3,h2o,streaming,keynorm,random,oracle,kvmerger") +
+      (windows ? "" : ",lacache:span=1");
   const auto whole = PlanArms(methods, "100000", 4, 8, *model);
   ASSERT_TRUE(whole) << whole.error().message;
   const auto cut = PlanArms(methods, "0.25", 4, 8, *model);
@@ -65,6 +66,8 @@ TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
     }
     EXPECT_GT(KlOf((*dropped)[arm]), 1e-7) << name;
     EXPECT_LE((*dropped)[arm].entries, 50) << name;
+    for (const double entries : (*dropped)[arm].layer_entries) EXPECT_LE(entries, 50) << name;
+    EXPECT_FALSE((*dropped)[arm].layer_entries.empty()) << name;
     EXPECT_GT((*dropped)[arm].private_bytes, 0u);
   }
   // A second document starts anew.
@@ -342,6 +345,7 @@ TEST(Summarise, TakesMeansOverDocuments) {
     d.tokens = {{.kl = kl, .base_nll = 1, .candidate_nll = 1 + kl, .same_top = top},
                 {.kl = kl, .base_nll = 1, .candidate_nll = 1 + kl, .same_top = true}};
     d.private_bytes = bytes;
+    d.layer_entries = {static_cast<double>(bytes), 7};
     return d;
   };
   const auto out = Summarise({{"a", "0.5", ""}}, {{document(0.1, true, 100)}, {document(0.3, false, 300)}},
@@ -351,10 +355,15 @@ TEST(Summarise, TakesMeansOverDocuments) {
   EXPECT_NEAR(out[0].text.same_top, 0.75, 1e-12);
   EXPECT_NEAR(out[0].text.perplexity_ratio, std::exp(0.2), 1e-12);
   EXPECT_NEAR(out[0].private_bytes, 200, 1e-9);
+  ASSERT_EQ(out[0].layers.size(), 2u);
+  EXPECT_NEAR(out[0].layers[0].mean, 200, 1e-9);
+  EXPECT_NEAR(out[0].layers[0].variation, std::sqrt(2) * 100 / 200, 1e-9) << "of 100 and 300";
+  EXPECT_EQ(out[0].layers[1].variation, 0);
   EXPECT_GE(out[0].text.kl_low, 0.1 - 1e-12);
   EXPECT_LE(out[0].text.kl_high, 0.3 + 1e-12);
   EXPECT_NEAR(out[0].greedy.kl_mean, 0.4, 1e-12);
   MethodsResult result{.model = "m", .greedy_documents = 1, .full_bytes = 1000, .arms = out};
+  EXPECT_NE(MethodsJson(result).find("\"layers\":[{\"entries\":200"), std::string::npos);
   EXPECT_NE(MethodsJson(result).find("\"greedy\":{\"kl_mean\":0.4"), std::string::npos);
   EXPECT_NE(MethodsHtml(result).find("<svg"), std::string::npos);
 }

@@ -198,8 +198,9 @@ class EvictOracles : public testing::CoreTest {
          kPrompt - 16});
     add({"streaming:budget=33", std::make_unique<SinksAndNewest>(33)});
     add({"streaming:budget=33,chunk=50", std::make_unique<SinksAndNewest>(33), 0, 50});
-    for (const char* spec : {"adakv:budget=0.3,window=16", "cake:budget=0.3,window=16",
-                             "keynorm:budget=0.4,sinks=4", "random:budget=50,last=4"})
+    for (const char* spec :
+         {"adakv:budget=0.3,window=16", "cake:budget=0.3,window=16", "keynorm:budget=0.4,sinks=4",
+          "random:budget=50,last=4", "kvmerger:budget=0.5,merge=false"})
       add({spec, nullptr});
     if (HasWindows()) return cases;
     add({"streaming:budget=33,positions=rank", std::make_unique<SinksAndNewest>(33), 0, 0, true});
@@ -267,7 +268,7 @@ TEST_P(EvictOracles, ABudgetForEverythingIsTheFullCache) {
   const Tokens text = Text(22, 260);
   const std::vector<float> full = FullLogits(*model, text);
   std::vector<std::string> specs = {"h2o:decode=false", "h2o:normalise=true", "snapkv:pooling=avg",
-                                    "streaming:chunk=50"};
+                                    "streaming:chunk=50", "kvmerger:attention=none"};
   for (const EvictMethodEntry& entry : EvictMethods()) specs.emplace_back(entry.info.name);
   if (HasWindows()) {
     std::erase(specs, "lacache");
@@ -359,7 +360,7 @@ TEST_P(EvictOracles, BytesAreThoseOfWhatIsLeft) {
   const Tokens text = Text(24, kRows + 200);
   for (const std::string method :
        {"snapkv:budget=300,window=16", "adakv:budget=300,window=16", "cake:budget=300,window=16",
-        "h2o:budget=100", "streaming:budget=63", "lacache:budget=100,span=1"}) {
+        "kvmerger:budget=300", "h2o:budget=100", "streaming:budget=63", "lacache:budget=100,span=1"}) {
     testing::ModelSession session(model.get());
     const uint64_t empty = session.cache().used_bytes();
     uint64_t taken = 0, peak = 0;

@@ -24,7 +24,8 @@ class EvictStateTest : public testing::CoreTest {
                                         "cake:budget=48,window=16",
                                         "h2o:budget=0.3,decode=false",
                                         "keynorm:budget=0.3,sinks=2",
-                                        "random:budget=50,last=4"};
+                                        "random:budget=50,last=4",
+                                        "kvmerger:budget=48"};
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1");
     if (!HasWindows()) methods.push_back("streaming:budget=33,positions=rank");
     return methods;

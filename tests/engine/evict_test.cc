@@ -13,15 +13,25 @@ class EvictTest : public testing::CoreTest {
   bool HasWindows() const { return std::string_view(GetParam()) == "tiny-gemma3.gguf"; }
   // Methods with budgets that bite on prompts of 150 rows and more.
   std::vector<std::string> Methods() const {
-    std::vector<std::string> methods = {"snapkv:budget=48,window=16", "h2o:budget=40",
-                                        "streaming:budget=33",        "keynorm:budget=0.3,sinks=2",
-                                        "random:budget=50,last=4",    "adakv:budget=48,window=16",
-                                        "cake:budget=40,window=16"};
+    std::vector<std::string> methods = {"snapkv:budget=48,window=16",
+                                        "h2o:budget=40",
+                                        "streaming:budget=33",
+                                        "keynorm:budget=0.3,sinks=2",
+                                        "random:budget=50,last=4",
+                                        "adakv:budget=48,window=16",
+                                        "cake:budget=40,window=16",
+                                        "kvmerger:budget=48",
+                                        "kvmerger:budget=48,attention=none",
+                                        "kvmerger:budget=48,attention=last,window=16"};
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1");
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1,chunk=50");
     if (!HasWindows()) methods.push_back("streaming:budget=33,positions=rank,chunk=50");
     if (!HasWindows()) methods.push_back("streaming:budget=33,chunk=50");
     return methods;
+  }
+  static bool ReadsNoPrefix(const std::string& method) {
+    return method.starts_with("h2o") || method.starts_with("lacache") || method == "kvmerger:budget=48" ||
+           method.find("chunk=") != std::string::npos;
   }
   std::shared_ptr<Answer> Add(EngineCore& core, std::vector<int32_t> prompt, const std::string& evict,
                               int64_t tokens = 20) {
@@ -42,8 +52,10 @@ TEST_P(EvictTest, ABudgetThatCoversEverythingChangesNothing) {
   for (const int64_t length : {1, 20, 64, 130, 333}) {
     const auto prompt = Text(static_cast<uint32_t>(length), length);
     const auto full = Ask(*Start(*model), prompt, "none");
-    for (const std::string method : {"snapkv", "adakv", "cake", "h2o", "streaming", "keynorm", "random"})
+    for (const std::string method :
+         {"snapkv", "adakv", "cake", "h2o", "streaming", "keynorm", "random", "kvmerger"})
       ExpectSame(*Ask(*Start(*model), prompt, method + ":budget=100000"), *full, method);
+    ExpectSame(*Ask(*Start(*model), prompt, "kvmerger:eps=1"), *full, "nothing is similar enough");
   }
 }
 
@@ -89,9 +101,7 @@ TEST_P(EvictTest, WarmEqualsColdAndNothingIsPublished) {
       const uint64_t before = core->cache().used_bytes();
       const auto warm = Ask(*core, prompt, method);
       ExpectSame(*warm, *cold, method);
-      const bool reads = !method.starts_with("h2o") && !method.starts_with("lacache") &&
-                         method.find("chunk=") == std::string::npos;
-      EXPECT_EQ(warm->report.read_memory > 0, reads) << method << " after " << shared;
+      EXPECT_EQ(warm->report.read_memory > 0, !ReadsNoPrefix(method)) << method << " after " << shared;
       EXPECT_GE(warm->report.held.peak_private_bytes, warm->report.held.private_bytes) << method;
       EXPECT_LE(core->cache().used_bytes(), before + 256) << method;
     }
@@ -109,8 +119,7 @@ TEST_P(EvictTest, AMethodThatReadsNoPrefixIsTheReason) {
     EXPECT_EQ(Ask(*core, prompt, method)->report.outcome.token, 0) << method;
     Ask(*core, prompt, "none", 1);
     const CacheOutcome outcome = Ask(*core, prompt, method)->report.outcome;
-    const bool reads_none = method.starts_with("h2o") || method.starts_with("lacache") ||
-                            method.find("chunk=") != std::string::npos;
+    const bool reads_none = ReadsNoPrefix(method);
     // A window layer does not hold what the observation rows look back at.
     const bool reads_less = HasWindows() && method.find("window=") != std::string::npos;
     EXPECT_EQ(outcome.reason, reads_none || reads_less ? MissReason::kMethod : MissReason::kNone) << method;
@@ -199,7 +208,8 @@ TEST_P(EvictTest, RunsBesideACodec) {
   const auto two = load(2), one = load(1);
   const auto prompt = Text(8, 210);
   for (const std::string method :
-       {"snapkv:budget=48,window=16", "cake:budget=40,window=16", "h2o:budget=40", "keynorm:budget=0.3"}) {
+       {"snapkv:budget=48,window=16", "cake:budget=40,window=16", "h2o:budget=40", "keynorm:budget=0.3",
+        "kvmerger:budget=48"}) {
     const auto core = Start(*two);
     const auto expected = Ask(*core, prompt, method);
     const auto full = Ask(*core, prompt, "none");

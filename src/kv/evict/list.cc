@@ -12,6 +12,7 @@ namespace larder {
   METHOD(CakeMethod)                 \
   METHOD(H2oMethod)                  \
   METHOD(KeyNormMethod)              \
+  METHOD(KvMergerMethod)             \
   METHOD(LaCacheMethod)              \
   METHOD(RandomMethod)               \
   METHOD(SnapKvMethod)               \

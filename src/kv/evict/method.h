@@ -8,7 +8,7 @@
 //   budget   a share of the prompt, entries per lane, or bytes; sinks, window and newcomer included
 //   trigger  end of a layer in the pass that scores a prompt, end of the prompt, end of a chunk of it, every
 //            token
-//   action   LaneTable::Keep, Remove, SetLogitBias
+//   action   LaneTable::Keep, Remove, Merge, SetLogitBias
 #pragma once
 
 #include <cstdint>

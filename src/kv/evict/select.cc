@@ -121,4 +121,12 @@ std::vector<float> PoolMax(std::span<const float> scores, int64_t width) {
   return out;
 }
 
+// SplitMix64 (Steele, Lea, Flood 2014).
+float Noise(uint64_t key) {
+  key += 0x9E3779B97F4A7C15u;
+  key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9u;
+  key = (key ^ (key >> 27)) * 0x94D049BB133111EBu;
+  return static_cast<float>((key ^ (key >> 31)) >> 40) * 0x1p-24f;
+}
+
 }  // namespace larder

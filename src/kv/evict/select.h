@@ -50,4 +50,7 @@ std::vector<int64_t> DivideEntries(int64_t total, std::span<const double> weight
 std::vector<float> PoolMean(std::span<const float> scores, int64_t width);
 std::vector<float> PoolMax(std::span<const float> scores, int64_t width);
 
+// A random number in [0, 1) that the key decides.
+float Noise(uint64_t key);
+
 }  // namespace larder
