@@ -341,6 +341,7 @@ class CountedPages final : public PageSource {
     pages_->Return(page);
     --*taken_;
   }
+  PageSource& OfSize(size_t page_bytes) override { return pages_->OfSize(page_bytes); }
 
  private:
   std::unique_ptr<PageSource> pages_;

@@ -12,6 +12,7 @@ namespace larder {
   METHOD(H2oMethod)                  \
   METHOD(KeyNormMethod)              \
   METHOD(LaCacheMethod)              \
+  METHOD(MikvMethod)                 \
   METHOD(RandomMethod)               \
   METHOD(SnapKvMethod)               \
   METHOD(StreamingMethod)

@@ -7,7 +7,7 @@
 //            beside the entries that follow them when they move (LaneTable::Scores); the keys themselves
 //   budget   a share of the prompt, entries per lane, or bytes; sinks, window and newcomer included
 //   trigger  end of the prompt, end of a chunk of it, every token
-//   action   LaneTable::Keep, Remove, SetLogitBias
+//   action   LaneTable::Keep, Remove, SetLogitBias, Demote
 #pragma once
 
 #include <cstdint>
@@ -55,6 +55,13 @@ struct EvictNeeds {
   PositionMode positions = PositionMode::kKeep;
   bool every_token = false;  // AfterToken is called
   int64_t chunk = 0;         // AfterChunk is called at every multiple of this many prompt rows; 0: never
+  bool own_codes = false;    // it says itself what becomes codes
+  // Whether what it leaves becomes codes beside a cache with a codec: full pages at the end of the prompt,
+  // and at each later multiple of 64 rows. What decides for every token would take pages of codes apart
+  // again, and keys that are rotated when they are read are no codes.
+  bool BecomesCodes() const {
+    return positions == PositionMode::kKeep && !every_token && chunk == 0 && !own_codes;
+  }
 };
 
 // Column sums of one layer's last prompt rows: [heads][stride], one number for each entry of the head's lane.
@@ -107,6 +114,8 @@ struct EvictModel {
   int layers = 0;                 // of the model
   bool windows = false;           // some of them see a window only
   bool transformed_keys = false;  // a codec turns keys after they are rotated
+  int head_dim = 0;
+  KvType kv_type = KvType::kI16;
 };
 
 struct EvictMethodEntry {
