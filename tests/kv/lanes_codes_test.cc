@@ -276,7 +276,7 @@ TEST_P(LanesCodes, WhatTheCodecKeepsExactStaysRows) {
 
 TEST_P(LanesCodes, RandomOperationsAgreeWithAPlainLane) {
   int64_t demoted = 0, taken_apart = 0, whole_pages_moved = 0;
-  for (int round = 0; round < 30; ++round) {
+  for (int round = 0; round < 12; ++round) {
     lanes_.assign(kKvHeads, {});
     {
       LaneTable table = NewTable();
@@ -358,7 +358,7 @@ TEST_P(LanesCodes, RandomOperationsAgreeWithAPlainLane) {
     }
     ASSERT_EQ(pages_.taken(), 0u);
   }
-  EXPECT_GT(demoted, 30);
+  EXPECT_GT(demoted, 10);
   EXPECT_GT(taken_apart, 0);
   EXPECT_GT(whole_pages_moved, 0);
 }
@@ -402,6 +402,9 @@ TEST_P(LanesCodes, BorrowedEntriesMayBeDemoted) {
   std::iota(lowest.begin(), lowest.end(), 30);
   for (int head = 0; head < kKvHeads; ++head) ASSERT_TRUE(Demote(table, head, lowest));
   EXPECT_FALSE(table.borrows());
+  for (PlainLane& lane : lanes_) {
+    for (auto& [position, entry] : lane.entries) entry.score = 0;  // the prefix's are its own
+  }
   ASSERT_NO_FATAL_FAILURE(ExpectSameAttention(table));
   const size_t of_both = pages_.bytes();
   ASSERT_TRUE(prefix.Keep(0, 0, {}));
