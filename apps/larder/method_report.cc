@@ -142,10 +142,8 @@ std::string MethodsHtml(const MethodsResult& result) {
       result.documents, result.prompt_tokens, result.scored_tokens, result.sinks, result.last);
   if (std::ranges::count(result.bases, kParts) > 0) {
     html +=
-        "<p>A method with a codec behind @: what it has left is rounded to codes where pages are full, once, "
-        "and its bytes are those of codes; peak and speed are of rows, as it is served. <em>Its parts</em> "
-        "are "
-        "the method and the codec alone, added up.</p>\n";
+        "<p>A method with a codec behind @: full pages of what it has left become codes, and later ones when "
+        "they are full. <em>Its parts</em> are the method and the codec alone, added up.</p>\n";
   }
   html += "<h2>On the text that really follows</h2>\n" + PlotSvg(PlotOf(result, &ArmSummary::text));
   html += fmt::format(

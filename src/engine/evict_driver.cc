@@ -90,7 +90,9 @@ EvictModel EvictModelOf(const Model& model) {
   const auto& layers = model.spec().layers;
   return {.layers = static_cast<int>(layers.size()),
           .windows = std::ranges::any_of(layers, [](const LayerSpec& layer) { return layer.window > 0; }),
-          .transformed_keys = model.kv_shape().codec() != nullptr};
+          .transformed_keys = model.kv_shape().codec() != nullptr,
+          .head_dim = model.spec().head_dim,
+          .kv_type = model.kv_shape().type()};
 }
 
 EvictResources::EvictResources(Model& m, std::unique_ptr<PageSource> page_source)
@@ -112,6 +114,7 @@ EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod>
       resources_(resources),
       method_(std::move(method)),
       needs_(method_->needs()),
+      becomes_codes_(model_.kv_shape().codec() != nullptr && needs_.BecomesCodes()),
       state_(std::move(state)),
       prompt_rows_(state_ != nullptr && needs_.chunk == 0 ? state_->rows() : prompt_rows),
       layers_(resources.layers) {
@@ -141,7 +144,7 @@ int64_t EvictDriver::ReadableRows() const {
   if (needs_.tap == ScoreTap::kAllRows || needs_.positions == PositionMode::kCompact) return 0;
   // Rows behind a chunk that was compacted have seen less than those of the cache.
   if (needs_.chunk > 0) return 0;
-  // Private pages hold rows, and codes are not turned back into rows.
+  // What a method chooses from are rows, and codes are not turned back into rows.
   if (model_.kv_shape().codec() != nullptr) return 0;
   // A window layer of the cache holds the rows that the next one needs, not those of rows that are run again.
   const bool windows = layers_.size() < model_.spec().layers.size();
@@ -154,7 +157,10 @@ int32_t EvictDriver::PositionOf(int64_t row) const {
 }
 
 int64_t EvictDriver::ChunkEnd(int64_t computed) const {
-  if (computed >= prompt_rows_) return needs_.every_token ? computed + 1 : 0;
+  if (computed >= prompt_rows_) {
+    if (becomes_codes_) return (computed / kPageTokens + 1) * kPageTokens;
+    return needs_.every_token ? computed + 1 : 0;
+  }
   const int64_t chunk = needs_.chunk > 0 ? (computed / needs_.chunk + 1) * needs_.chunk : prompt_rows_;
   return std::min(chunk, prompt_rows_);
 }
@@ -201,7 +207,9 @@ Status EvictDriver::AfterRows(int64_t end, std::span<const int32_t> tokens) {
   NotePeak();
   // Rows that are run again at the prompt's end look back as far as they did the first time.
   if (needs_.positions == PositionMode::kKeep) DropWindows(end, end < prompt_rows_ ? needs_.rows : 0);
-  return {};
+  // At the same rows however they were cut into steps.
+  const bool full = end == prompt_rows_ || (end > prompt_rows_ && end % kPageTokens == 0);
+  return becomes_codes_ && full ? lanes_.DemoteFullPages() : Status();
 }
 
 }  // namespace larder

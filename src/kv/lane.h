@@ -9,7 +9,8 @@
 
 namespace larder {
 
-// Everything per entry is kept in whole pages of 64, as attention reads it.
+// Everything per entry is kept in whole pages of 64, as attention reads it. Pages of codes come before pages
+// of rows, so that rows are written behind all that is full.
 struct LaneTable::Lane {
   struct Page {
     std::byte* own = nullptr;  // null: borrowed from the prefix, or let go of
@@ -17,6 +18,8 @@ struct LaneTable::Lane {
     bool straight = true;      // positions count up by one
   };
   int64_t length = 0;
+  int64_t coded = 0;        // pages, the first ones, that are codes: full ones
+  bool were_codes = false;  // some of its rows: they are not encoded again
   std::vector<Page> pages;
   std::vector<int32_t> positions;  // [64 * pages]
   std::vector<float> scores;       // [64 * pages]

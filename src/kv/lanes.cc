@@ -4,7 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "base/memory.h"
 #include "compute/ops.h"
 #include "kv/codec/codec.h"
 #include "kv/lane.h"
@@ -59,9 +58,10 @@ Status LaneTable::Grow(Lane& lane, int64_t entries) {
 void LaneTable::Shrink(Lane& lane, int64_t entries) {
   const size_t wanted = PagesFor(std::max(entries, room_));
   for (size_t i = wanted; i < lane.pages.size(); ++i) {
-    if (lane.pages[i].own != nullptr) source_->Return(lane.pages[i].own);
+    if (lane.pages[i].own != nullptr) SourceOf(lane, i).Return(lane.pages[i].own);
   }
   if (wanted < lane.pages.size()) lane.Resize(wanted);
+  lane.coded = std::min(lane.coded, std::ssize(lane.pages));
 }
 
 Status LaneTable::Borrow(const TileProvider* prefix, int64_t rows) {
@@ -125,11 +125,12 @@ Status LaneTable::CopyFrom(const LaneTable& other) {
     for (Lane::Page& page : to.pages) page.own = nullptr;
     for (size_t i = 0; i < to.pages.size(); ++i) {
       if (from.pages[i].own == nullptr) continue;
-      LARDER_ASSIGN(to.pages[i].own, source_->Take());
-      std::memcpy(to.pages[i].own, from.pages[i].own, shape_->page_bytes());
+      LARDER_ASSIGN(to.pages[i].own, SourceOf(to, i).Take());
+      std::memcpy(to.pages[i].own, from.pages[i].own, PageBytesOf(to, i));
     }
     return {};
   };
+  own_codec_ = other.own_codec_;
   for (size_t i = 0; i < lanes_.size(); ++i) {
     Status status = copy(*other.lanes_[i], *lanes_[i]);
     if (status) continue;
@@ -139,6 +140,7 @@ Status LaneTable::CopyFrom(const LaneTable& other) {
     }
     return status;
   }
+  coded_pages_ = other.coded_pages_;
   room_ = other.room_;
   return {};
 }
@@ -243,7 +245,7 @@ Status LaneTable::Own(int layer, int kv_head, int64_t page) {
 void LaneTable::Move(int layer, int kv_head, int64_t from, int64_t to) {
   Lane& lane = At(layer, kv_head);
   const auto a = static_cast<size_t>(from), b = static_cast<size_t>(to);
-  const KvPage page = Stored(layer, kv_head, from / kPageTokens);
+  const KvPage page = Stored(layer, kv_head, from / kPageTokens, nullptr);
   LARDER_CHECK(page.k != nullptr);
   CopyKvRows(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(page.k),
              static_cast<int>(a % kPageTokens), lane.pages[b / kPageTokens].own,
@@ -257,6 +259,7 @@ Status LaneTable::Remove(int layer, int kv_head, int64_t entry) {
   LARDER_CHECK(reserved_ == 0);
   Lane& lane = At(layer, kv_head);
   LARDER_CHECK(entry >= 0 && entry < lane.length);
+  if (entry < lane.coded * kPageTokens) return RemoveFromCodes(layer, kv_head, entry);
   const int64_t last = lane.length - 1;
   LARDER_TRY(Own(layer, kv_head, entry / kPageTokens));
   LARDER_TRY(Own(layer, kv_head, last / kPageTokens));
@@ -279,6 +282,7 @@ Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries)
   Lane& lane = At(layer, kv_head);
   const auto kept = static_cast<int64_t>(entries.size());
   if (kept == lane.length) return {};
+  if (lane.coded > 0) return KeepAmongCodes(layer, kv_head, entries);
   // Pages in front of the first entry that moves stay as they are; the others must be this table's own to be
   // written.
   int64_t still = 0;
@@ -297,32 +301,6 @@ Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries)
   return {};
 }
 
-uint64_t LaneTable::RoundToCodes() {
-  LARDER_CHECK(shape_->codec() != nullptr && reserved_ == 0 && !borrows());
-  const KvCodec& codec = *shape_->codec();
-  const int dim = shape_->head_dim();
-  Result<AlignedBuffer> memory = AlignedBuffer::Allocate(FirstPageBytes(codec, dim));
-  LARDER_CHECK(memory.has_value());
-  auto* codes = memory->as<std::byte>();
-  uint64_t fewer = 0;
-  for (const auto& lane : lanes_) {
-    for (int64_t page = 0; page < lane->length / kPageTokens; ++page) {
-      std::byte* rows = lane->pages[static_cast<size_t>(page)].own;
-      if (rows == nullptr) continue;
-      const KvForm form = shape_->FullForm(page);
-      if (form == KvForm::kFirst) {
-        EncodeFirst(codec, dim, rows, codes);
-        DecodeFirst(codec, dim, codes, rows);
-      } else {
-        codec.Encode(dim, rows, codes);
-        codec.Decode(dim, codes, rows);
-      }
-      fewer += shape_->page_bytes() - shape_->page_bytes(form);
-    }
-  }
-  return fewer;
-}
-
 void LaneTable::DropBefore(int layer, int64_t position) {
   for (int head = 0; head < shape_->kv_heads(); ++head) {
     Lane& lane = At(layer, head);
@@ -330,7 +308,7 @@ void LaneTable::DropBefore(int layer, int64_t position) {
     for (int64_t page = 0; page < whole; ++page) {
       Lane::Page& at = lane.pages[static_cast<size_t>(page)];
       if (lane.positions[static_cast<size_t>((page + 1) * kPageTokens - 1)] >= position) break;
-      if (at.own != nullptr) source_->Return(std::exchange(at.own, nullptr));
+      if (at.own != nullptr) SourceOf(lane, static_cast<size_t>(page)).Return(std::exchange(at.own, nullptr));
       at.gone = true;
     }
   }
@@ -351,8 +329,11 @@ std::span<float> LaneTable::Scores(int layer, int kv_head) {
 }
 
 void LaneTable::Load(int layer, int kv_head, int64_t entry, float* k, float* v) const {
-  LARDER_CHECK(entry >= 0 && entry < At(layer, kv_head).length);
-  const KvPage page = Stored(layer, kv_head, entry / kPageTokens);
+  const Lane& lane = At(layer, kv_head);
+  LARDER_CHECK(entry >= 0 && entry < lane.length);
+  AlignedBuffer tile;
+  if (entry / kPageTokens < lane.coded) tile = NewTile();
+  const KvPage page = Stored(layer, kv_head, entry / kPageTokens, tile.data());
   LARDER_CHECK(page.k != nullptr);
   LoadKvRow(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(page.k),
             static_cast<int>(entry % kPageTokens), k, v);
@@ -378,7 +359,8 @@ int64_t LaneTable::Pages(int layer, int kv_head) const {
 uint64_t LaneTable::bytes() const {
   uint64_t sum = sizeof(*this) + lanes_.capacity() * sizeof(lanes_[0]) + lanes_.size() * sizeof(Lane);
   for (const auto& lane : lanes_) {
-    for (const Lane::Page& page : lane->pages) sum += page.own != nullptr ? shape_->page_bytes() : 0;
+    for (size_t i = 0; i < lane->pages.size(); ++i)
+      sum += lane->pages[i].own != nullptr ? PageBytesOf(*lane, i) : 0;
     sum += lane->pages.capacity() * sizeof(Lane::Page) + lane->positions.capacity() * sizeof(int32_t) +
            (lane->scores.capacity() + lane->logit_bias.capacity()) * sizeof(float);
   }
@@ -396,9 +378,14 @@ uint64_t LaneTable::borrowed_bytes() const {
 
 int64_t LaneTable::Entries(int layer, int kv_head) const { return At(layer, kv_head).length + reserved_; }
 
-// As it lies in memory; k null: let go of.
-KvPage LaneTable::Stored(int layer, int kv_head, int64_t page) const {
-  const Lane::Page& at = At(layer, kv_head).pages[static_cast<size_t>(page)];
+// Rows as they lie in memory, codes decoded into `tile`; k null: let go of.
+KvPage LaneTable::Stored(int layer, int kv_head, int64_t page, std::byte* tile) const {
+  const Lane& lane = At(layer, kv_head);
+  const Lane::Page& at = lane.pages[static_cast<size_t>(page)];
+  if (at.own != nullptr && page < lane.coded) {
+    codec()->Decode(shape_->head_dim(), at.own, tile);
+    return StoredPage(shape_->type(), shape_->head_dim(), tile);
+  }
   if (at.own != nullptr) return StoredPage(shape_->type(), shape_->head_dim(), at.own);
   return at.gone ? KvPage{} : prefix_->Page(layer, kv_head, page, nullptr);
 }
@@ -406,11 +393,11 @@ KvPage LaneTable::Stored(int layer, int kv_head, int64_t page) const {
 KvPage LaneTable::Page(int layer, int kv_head, int64_t page, std::byte* scratch) const {
   const Lane& lane = At(layer, kv_head);
   const size_t first = static_cast<size_t>(page * kPageTokens);
-  KvPage out = Stored(layer, kv_head, page);
+  KvPage out = Stored(layer, kv_head, page, scratch);
   if (out.k == nullptr) return out;
   out.entries =
       static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.length + reserved_ - page * kPageTokens));
-  if (MakesTiles()) {
+  if (mode_ == PositionMode::kCompact) {
     RotateInto(static_cast<const std::byte*>(out.k), first, out.entries, scratch);
     const int32_t entries = out.entries;
     out = StoredPage(shape_->type(), shape_->head_dim(), scratch);

@@ -33,7 +33,7 @@ Status LaneTable::Merge(int layer, int kv_head, std::span<const MergedRun> runs,
                         std::span<const float> weights) {
   LARDER_CHECK(mode_ == PositionMode::kKeep && reserved_ == 0);
   Lane& lane = At(layer, kv_head);
-  LARDER_CHECK(std::ssize(weights) == lane.length);
+  LARDER_CHECK(std::ssize(weights) == lane.length && lane.coded == 0);
   const int64_t kept = std::ssize(runs);
   const auto run_of = [&](int64_t entry) -> const MergedRun& { return runs[static_cast<size_t>(entry)]; };
   int64_t still = 0;  // entries in front of the first that changes

@@ -211,7 +211,7 @@ TEST(ArmRunner, RunsArmsByThemselves) {
   for (size_t arm = 0; arm < arms->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*forked)[arm]));
 }
 
-// What a method has left, rounded to codes: worse than either alone, and smaller than both.
+// What a method has left, as codes: worse than either alone, and smaller than both.
 TEST(ArmRunner, HasMethodsTogetherWithCodecs) {
   const auto load = [](const std::string& codec) {
     return testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2,
@@ -219,7 +219,8 @@ TEST(ArmRunner, HasMethodsTogetherWithCodecs) {
   };
   const auto model = load("");
   const auto arms = PlanArms(
-      "q4_0,streaming,streaming@q4_0,h2o,h2o@q8_0,snapkv:window=8,snapkv:window=8@q4_0", "128", 4, 8, *model);
+      "q4_0,keynorm,keynorm@q4_0,h2o:decode=false,h2o:decode=false@q8_0,snapkv:window=8,snapkv:window=8@q4_0",
+      "128", 4, 8, *model);
   ASSERT_TRUE(arms) << arms.error().message;
   EXPECT_EQ(CodecsOf(*arms), (std::vector<std::string>{"q4_0", "q8_0"}));
   EXPECT_EQ((*arms)[6].spec, "snapkv:budget=128,sinks=4,last=8,window=8");
@@ -249,7 +250,9 @@ TEST(ArmRunner, HasMethodsTogetherWithCodecs) {
   for (size_t arm = 0; arm < arms->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*out)[arm]));
   EXPECT_FALSE(PlanArms("oracle@q4_0", "0.5", 4, 8, *model));
   EXPECT_FALSE(PlanArms("lacache:span=1@q4_0", "0.5", 4, 8, *model)) << "keys by rank are not rotated";
-  EXPECT_FALSE(PlanArms("streaming@nosuch", "0.5", 4, 8, *model));
+  EXPECT_FALSE(PlanArms("snapkv@nosuch", "0.5", 4, 8, *model));
+  for (const char* rows : {"streaming@q4_0", "h2o@q4_0", "mikv@q4_0"})
+    EXPECT_FALSE(PlanArms(rows, "0.5", 4, 8, *model)) << rows;
 }
 
 TEST(ArmRunner, GreedyTextIsTheFullCachesOwn) {

@@ -14,6 +14,7 @@ namespace larder {
   METHOD(KeyNormMethod)              \
   METHOD(KvMergerMethod)             \
   METHOD(LaCacheMethod)              \
+  METHOD(MikvMethod)                 \
   METHOD(RandomMethod)               \
   METHOD(SnapKvMethod)               \
   METHOD(StreamingMethod)

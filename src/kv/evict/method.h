@@ -8,7 +8,7 @@
 //   budget   a share of the prompt, entries per lane, or bytes; sinks, window and newcomer included
 //   trigger  end of a layer in the pass that scores a prompt, end of the prompt, end of a chunk of it, every
 //            token
-//   action   LaneTable::Keep, Remove, Merge, SetLogitBias
+//   action   LaneTable::Keep, Remove, Merge, SetLogitBias, Demote
 #pragma once
 
 #include <cstdint>
@@ -59,6 +59,13 @@ struct EvictNeeds {
   // With kLastRows.
   bool each_layer = false;  // AfterLayer is called, and a layer's column scores are gone behind it
   bool entropies = false;   // ColumnScores have them
+  bool own_codes = false;   // it says itself what becomes codes
+  // Whether what it leaves becomes codes beside a cache with a codec: full pages at the end of the prompt,
+  // and at each later multiple of 64 rows. What decides for every token would take pages of codes apart
+  // again, and keys that are rotated when they are read are no codes.
+  bool BecomesCodes() const {
+    return positions == PositionMode::kKeep && !every_token && chunk == 0 && !own_codes;
+  }
 };
 
 // Column sums of one layer's last prompt rows: [heads][stride], one number for each entry of the head's lane.
@@ -117,6 +124,8 @@ struct EvictModel {
   int layers = 0;                 // of the model
   bool windows = false;           // some of them see a window only
   bool transformed_keys = false;  // a codec turns keys after they are rotated
+  int head_dim = 0;
+  KvType kv_type = KvType::kI16;
 };
 
 struct EvictMethodEntry {

@@ -109,7 +109,7 @@ TEST(EvictBudget, SharesEntriesAndBytes) {
 }
 
 TEST(CreateEvictMethod, RefusesWhatItDoesNotKnow) {
-  const EvictModel model{.layers = 30, .windows = false};
+  const EvictModel model{.layers = 30, .windows = false, .head_dim = 64};
   const auto error = [&](std::string_view spec) {
     auto made = CreateEvictMethod(spec, model);
     return made ? std::string() : made.error().message;
