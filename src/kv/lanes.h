@@ -139,7 +139,7 @@ class LaneTable final : public RowStore {
   struct Lane;
   Lane& At(int layer, int kv_head);
   const Lane& At(int layer, int kv_head) const;
-  KvPage Stored(int layer, int kv_head, int64_t page, std::byte* tile) const;
+  KvPage Stored(int layer, int kv_head, int64_t page, std::byte* tile = nullptr) const;
   Status Grow(Lane& lane, int64_t entries);
   void Shrink(Lane& lane, int64_t entries);
   Status Own(int layer, int kv_head, int64_t page);

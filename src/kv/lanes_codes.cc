@@ -55,7 +55,7 @@ TileSource LaneTable::Source(int layer, int kv_head, int64_t page) const {
   if (at.gone) return {};
   // Rotated by rank, or with biases: nobody else's tile is the same.
   if (mode_ == PositionMode::kCompact || !lane.logit_bias.empty()) return {kNoSource};
-  if (page >= lane.coded) return {Stored(layer, kv_head, page, nullptr).k};
+  if (page >= lane.coded) return {Stored(layer, kv_head, page).k};
   const int32_t* positions = lane.positions.data() + page * kPageTokens;
   return {at.own, codec()->t4(), *positions, at.straight ? nullptr : positions};
 }
@@ -164,7 +164,7 @@ Status LaneTable::Rearrange(int layer, int kv_head, const Layout& layout) {
     ++row;
   };
   for (const int32_t entry : layout.rows)
-    put(static_cast<const std::byte*>(Stored(layer, kv_head, entry / kPageTokens, nullptr).k), entry);
+    put(static_cast<const std::byte*>(Stored(layer, kv_head, entry / kPageTokens).k), entry);
   AlignedBuffer tile = layout.decode.empty() ? AlignedBuffer() : NewTile();
   int64_t decoded = -1;
   for (const int32_t entry : layout.decode) {
@@ -209,7 +209,7 @@ Result<std::vector<std::byte*>> LaneTable::Encoded(int layer, int kv_head, std::
   AlignedBuffer rows = NewTile();
   for (size_t i = 0; i < entries.size(); ++i) {
     const auto slot = static_cast<int>(i % kPageTokens);
-    const KvPage from = Stored(layer, kv_head, entries[i] / kPageTokens, nullptr);
+    const KvPage from = Stored(layer, kv_head, entries[i] / kPageTokens);
     CopyKvRows(shape_->type(), dim, static_cast<const std::byte*>(from.k), entries[i] % kPageTokens,
                rows.data(), slot, 1);
     if (slot != kPageTokens - 1) continue;

@@ -94,7 +94,7 @@ EvictMethodEntry MikvMethod() {
        .help = "nothing is dropped: what snapkv would keep stays 16 bits, the rest becomes codes",
        .paper = "No Token Left Behind: Reliable KV Cache Compression via Importance-Aware Mixed Precision "
                 "Quantization (2024)",
-       .leaf = "A1 A8",
+       .leaf = "A1 A9",
        .memory = "O(n)",
        .needs = "16-bit rows, heads of a multiple of 16; runs the last rows of the prompt twice"},
       Create};
