@@ -211,7 +211,8 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
       Program("eval tasks --style symbols --tasks passkey --methods full,streaming" + quick + retrieval);
   ASSERT_EQ(keys.code, 0) << keys.out;
   std::vector<double> depths;
-  for (const json& cell : json::parse(keys.out)["cells"]) {
+  const json key_cells = json::parse(keys.out)["cells"];
+  for (const json& cell : key_cells) {
     if (cell["method"] == "full") depths.push_back(cell["depth"]);
   }
   EXPECT_EQ(depths, (std::vector<double>{0, 0.25, 0.5, 0.75, 1}));
@@ -231,7 +232,9 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
       "--copy-gaps 64,300" +
       quick + ModelPath("tiny-llama-q4_1.gguf"));
   ASSERT_EQ(copies.code, 0) << copies.out;
-  for (const json& pass : json::parse(copies.out)["passes"]) {
+  const json copying = json::parse(copies.out)["passes"];
+  ASSERT_EQ(copying.size(), 3u);
+  for (const json& pass : copying) {
     EXPECT_EQ(pass["copies"]["gaps"].size(), 2u) << pass["method"];
     EXPECT_LT(pass["copies"]["first_time"].get<double>(), 0);
   }
