@@ -59,7 +59,12 @@ Result<Arm> EvictArm(const std::string& text, const std::string& budget, Protect
     Params params("oracle");
     LARDER_TRY(ReadEvictParams(params, std::string_view(arm.spec).substr(name.size() + 1), common));
   } else {
-    LARDER_TRY(CreateEvictMethod(arm.spec, on));
+    LARDER_ASSIGN(const auto made, CreateEvictMethod(arm.spec, on));
+    if (arm.kind == ArmKind::kBoth && !made->needs().BecomesCodes())
+      return Fail(ErrorKind::kUnsupported,
+                  "{} leaves rows also beside a codec, since it decides for every token or says itself what "
+                  "becomes codes; leave '{}' out, or take a method that chooses once",
+                  method, text.substr(at));
   }
   return arm;
 }

@@ -32,8 +32,9 @@ using Refusals = std::map<std::string, std::string>;
 // Every eviction method of `methods` ("h2o,snapkv:window=16+kernel=5,t4:center=0") at every budget of
 // `budgets`; each keeps `sinks` first and `last` newest tokens, unless it says something else itself or knows
 // better. "oracle" scores by the attention that will really come; codecs, and "full", are one arm each.
-// "snapkv@t4": what the method has left is rounded to codes. kInvalid names what is wrong. kUnsupported: what
-// the model cannot give; with `refused` such methods go there and the others are planned, if there are any.
+// "snapkv@t4": full pages of what the method has left become codes. kInvalid names what is wrong.
+// kUnsupported: what the model cannot give; with `refused` such methods go there and the others are planned,
+// if there are any.
 Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
                                   int64_t last, const Model& model, Refusals* refused = nullptr);
 

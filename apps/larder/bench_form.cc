@@ -16,12 +16,12 @@ void BenchFlags::Declare(Params& params) {
       "form", &form, {"quick", "full", "nightly"},
       "methods, tasks, stream: how much is measured where nothing else is said; quick: seconds with a "
       "tiny model, full: less than an hour on two cores");
-  params.String(
-      "methods", &methods,
-      "methods, tasks, stream: which, each with parameters of its own if it needs them, joined by "
-      "'+': snapkv:window=16+kernel=5; codecs as --kv-type has them; snapkv@q4_0: both, what the "
-      "method has left is rounded to codes; oracle knows what will be looked at; full; empty: those "
-      "of the form");
+  params.String("methods", &methods,
+                "methods, tasks, stream: which, each with parameters of its own if it needs them, joined by "
+                "'+': snapkv:window=16+kernel=5; codecs as --kv-type has them; snapkv@q4_0: both, full "
+                "pages of what the method has left become codes; oracle knows what will be looked at; full; "
+                "empty: those "
+                "of the form");
   params.String("budgets", &budgets,
                 "methods, tasks, stream: shares of the prompt, entries of a lane, or bytes; empty: those of "
                 "the form");

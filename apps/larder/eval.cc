@@ -83,7 +83,7 @@ class Eval final : public Command {
     params.String(
         "evict", &evict_,
         "ppl, kl: eviction method of the (candidate) setting, such as snapkv:budget=0.25; with a codec "
-        "in --kv-type, as if pages that are full when it has chosen were codes");
+        "in --kv-type, full pages of what it leaves become codes");
     params.Float("prompt-share", &prompt_share_, 0.01, 0.99,
                  "with --evict: of each window, behind which the method chooses; the rest is scored");
     bench_.Declare(params);

@@ -82,6 +82,17 @@ std::vector<int64_t> From(int64_t first, int64_t end) {
   return out;
 }
 
+std::vector<LayerEntries> LayersOf(const std::vector<std::vector<ArmDocument>>& documents, size_t arm) {
+  std::vector<LayerEntries> out(documents.front()[arm].layer_entries.size());
+  for (size_t layer = 0; layer < out.size(); ++layer) {
+    std::vector<double> entries;
+    for (const auto& document : documents) entries.push_back(document[arm].layer_entries[layer]);
+    const MeanError of = MeanOf(entries);
+    out[layer] = {of.mean, of.standard_error * std::sqrt(static_cast<double>(entries.size())) / of.mean};
+  }
+  return out;
+}
+
 }  // namespace
 
 Fidelity FidelityOf(const std::vector<std::vector<ArmDocument>>& documents, size_t arm) {
@@ -123,6 +134,7 @@ std::vector<ArmSummary> Summarise(const std::vector<Arm>& arms,
     }
     const auto n = static_cast<double>(text.size());
     s.private_bytes /= n, s.resident_bytes /= n, s.entries /= n, s.method_ms /= n;
+    s.layers = LayersOf(text, arm);
     out.push_back(std::move(s));
   }
   return out;

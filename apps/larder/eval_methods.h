@@ -28,11 +28,16 @@ struct Fidelity {
   std::vector<double> kl_documents;  // the mean of each
   std::vector<KlDifference> differences;
 };
+// What is left of a layer, the mean of its lanes, over all documents.
+struct LayerEntries {
+  double mean = 0, variation = 0;  // standard deviation, divided by the mean
+};
 // An arm over all documents.
 struct ArmSummary {
   Arm arm;
   Fidelity text, greedy;
   double private_bytes = 0, resident_bytes = 0, entries = 0, method_ms = 0;  // means over documents
+  std::vector<LayerEntries> layers;                                          // that methods work on
   ArmAlone alone;
 };
 struct MethodsResult {

@@ -55,11 +55,10 @@ Result<std::vector<float>> Subject::HiddenBehindMethod(std::span<const int32_t> 
   LARDER_ASSIGN(auto method, CreateEvictMethod(evict_, EvictModelOf(*model_)));
   MethodRun run(*evict_resources_, std::move(method), first_row);
   LARDER_TRY(run.Prompt(nullptr, tokens));
-  const uint64_t fewer = model_->kv_shape().codec() != nullptr ? run.driver().store()->RoundToCodes() : 0;
   LARDER_TRY(run.Append(tokens, first_row, [&](int64_t, int rows, const float* hidden) {
     out.insert(out.end(), hidden, hidden + int64_t{rows} * width);
   }));
-  kv_bytes_ = std::max(kv_bytes_, run.driver().private_bytes() - fewer);
+  kv_bytes_ = std::max(kv_bytes_, run.driver().private_bytes());
   seconds_ += watch.WallSeconds();
   tokens_ += static_cast<int64_t>(tokens.size());
   return out;

@@ -17,10 +17,8 @@ constexpr int64_t kLogitRows = 16;
 struct ArmRun {
   size_t arm;
   std::unique_ptr<MethodRun> run;
-  uint64_t fewer_bytes = 0;  // that codes would take, instead of the rows that were rounded to them
 
-  uint64_t private_bytes() const { return run->driver().private_bytes() - fewer_bytes; }
-  uint64_t resident_bytes() const { return private_bytes() + run->driver().shared_bytes(); }
+  uint64_t resident_bytes() const { return run->driver().private_bytes() + run->driver().shared_bytes(); }
 };
 
 // A cache of codes: the same weights, another session.
@@ -190,10 +188,15 @@ Result<ArmRun> ArmRunner::Impl::Begin(size_t arm, EvictResources& on, const KvSe
   ArmRun one{arm, std::make_unique<MethodRun>(on, std::move(method), text.prompt)};
   LARDER_TRY(one.run->Prompt(full, text.tokens));
   out.method_ms = watch.WallSeconds() * 1e3;
-  if (on.model.kv_shape().codec() != nullptr) one.fewer_bytes = one.run->driver().store()->RoundToCodes();
-  out.private_bytes = one.private_bytes();
+  out.private_bytes = one.run->driver().private_bytes();
   out.resident_bytes = one.resident_bytes();
   out.entries = one.run->driver().LongestLane();
+  for (const int layer : on.layers) {
+    double entries = 0;
+    for (int head = 0; head < on.model.spec().kv_heads; ++head)
+      entries += static_cast<double>(one.run->driver().store()->Length(layer, head));
+    out.layer_entries.push_back(entries / on.model.spec().kv_heads);
+  }
   return one;
 }
 

@@ -21,7 +21,8 @@ struct ArmDocument {
   // When scoring begins: with what is read of the full cache, and room for the next token. Of codecs, and of
   // the full cache itself, at the prompt's end.
   uint64_t resident_bytes = 0;
-  int64_t entries = 0;   // of the longest lane
+  int64_t entries = 0;                // of the longest lane
+  std::vector<double> layer_entries;  // of each layer that methods work on, the mean of its lanes
   double method_ms = 0;  // choosing, and what the method computes for it; of a codec, its whole prompt
 };
 

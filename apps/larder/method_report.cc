@@ -159,7 +159,11 @@ std::string MethodsJson(const MethodsResult& result) {
                             {"peak_bytes", s.alone.peak_bytes},
                             {"prompt_ms", s.alone.prompt_ms},
                             {"tokens_per_s", s.alone.tokens_per_s},
-                            {"method_ms", s.method_ms}});
+                            {"method_ms", s.method_ms},
+                            {"layers", Json::array()}});
+    for (const LayerEntries& layer : s.layers) {
+      json["arms"].back()["layers"].push_back({{"entries", layer.mean}, {"variation", layer.variation}});
+    }
   }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -184,10 +188,8 @@ std::string MethodsHtml(const MethodsResult& result) {
   html += fmt::format("<p>{}</p>\n", EscapeHtml(RefusalLines(result.refused)));
   if (std::ranges::count(result.bases, kParts) > 0) {
     html +=
-        "<p>A method with a codec behind @: what it has left is rounded to codes where pages are full, once, "
-        "and its bytes are those of codes; peak and speed are of rows, as it is served. <em>Its parts</em> "
-        "are "
-        "the method and the codec alone, added up.</p>\n";
+        "<p>A method with a codec behind @: full pages of what it has left become codes, and later ones when "
+        "they are full. <em>Its parts</em> are the method and the codec alone, added up.</p>\n";
   }
   html += "<h2>On the text that really follows</h2>\n" + PlotSvg(PlotOf(result, &ArmSummary::text));
   html += fmt::format(

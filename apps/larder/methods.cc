@@ -21,7 +21,19 @@ struct Listed {
   std::string_view kind;  // the option that takes it: "evict", "kv-type"
   MethodInfo info;
   std::vector<ParamSpec> params;
+  std::string beside_codec = {};  // eviction methods: what a codec does to their rows
 };
+
+// With its default parameters.
+std::string BesideCodec(const EvictMethodEntry& entry) {
+  Params params{std::string(entry.info.name)};
+  const auto method = entry.create(params, "", {.layers = 32, .transformed_keys = true, .head_dim = 64});
+  if (!method) return "refused";
+  const EvictNeeds needs = (*method)->needs();
+  if (needs.own_codes) return "its codes are its own, its rows stay rows";
+  return needs.BecomesCodes() ? "full pages of what it leaves become codes"
+                              : "rows stay rows, as it decides for every token";
+}
 
 std::vector<Listed> AllMethods() {
   std::vector<Listed> all;
@@ -29,7 +41,7 @@ std::vector<Listed> AllMethods() {
     Params params{std::string(entry.info.name)};
     // Made for no model: it only declares its parameters.
     if (!entry.create(params, "", {})) continue;
-    all.push_back({"evict", entry.info, {params.specs().begin(), params.specs().end()}});
+    all.push_back({"evict", entry.info, {params.specs().begin(), params.specs().end()}, BesideCodec(entry)});
   }
   for (const ReuseMethodEntry& entry : ReuseMethods()) {
     Params params{std::string(entry.info.name)};
@@ -72,6 +84,7 @@ void PrintAll(const Listed& method) {
              method.info.help);
   if (!method.info.paper.empty()) fmt::print("  paper: {}\n", method.info.paper);
   fmt::print("  needs: {}\n", method.info.needs.empty() ? "nothing" : method.info.needs);
+  if (!method.beside_codec.empty()) fmt::print("  beside a codec: {}\n", method.beside_codec);
   for (const ParamSpec& param : method.params) {
     fmt::print("  {:10} {} (default {}{}{})\n", param.name, param.help,
                param.default_text.empty() ? "\"\"" : param.default_text, param.range.empty() ? "" : ", ",
@@ -84,6 +97,7 @@ nlohmann::ordered_json ToJson(const Listed& method) {
                                  {"help", method.info.help},   {"paper", method.info.paper},
                                  {"leaf", method.info.leaf},   {"memory", method.info.memory},
                                  {"needs", method.info.needs}, {"params", nlohmann::ordered_json::array()}};
+  if (!method.beside_codec.empty()) json["beside_codec"] = method.beside_codec;
   for (const ParamSpec& param : method.params) {
     json["params"].push_back({{"name", param.name},
                               {"default", param.default_text},

@@ -242,9 +242,11 @@ class Item {
       const int64_t number = span * kSpanPages + i;
       KvPage page;
       if (read_codes && provider_[first].t4[i]) {
-        coded_[i] = static_cast<const std::byte*>(provider_[first].sources[i]);
+        const TileSource source = provider_[first].tiles->Source(shape_.layer, kv_head_, number);
+        coded_[i] = static_cast<const std::byte*>(source.at);
         page.k = page.v = coded_[i];
-        page.first_position = static_cast<int32_t>(number * kPageTokens);
+        page.first_position = source.first_position;
+        page.positions = source.positions;
         page.entries = kPageTokens;
       } else {
         page = provider_[first].tiles->Page(shape_.layer, kv_head_, number, scratch + i * page_bytes);

@@ -53,9 +53,11 @@ struct KvPage {
 // What a tile is made from.
 struct TileSource {
   const void* at = nullptr;  // null: the page is absent
-  // `at` is a page of KvCodes::kT4 (compute/kv_codes.h), of the 64 entries from 64 * page on, without biases:
+  // `at` is a page of KvCodes::kT4 (compute/kv_codes.h), of 64 entries with these positions, without biases:
   // attention may read it as it is instead of asking for the tile.
   bool t4 = false;
+  int32_t first_position = 0;  // with t4, as in KvPage
+  const int32_t* positions = nullptr;
 };
 
 // Where a sequence's pages are found: pointers into the cache, or tiles made on the way (decoded,

@@ -31,8 +31,8 @@ struct TapQuery {
   const float* q;
   float lse;
   uint64_t visible;
-  float factor;           // of a weight in the sum
-  float *sums, *squares;  // [64]; squares may be null
+  float factor;                       // of a weight in the sum
+  float *sums, *squares, *entropies;  // [64]; the last two may be null
 };
 
 }  // namespace
@@ -58,11 +58,15 @@ void AddWeightsOnTarget(const KeyTile& tile, int head_dim, float scale, const Ta
   const F16x scales = Splat(scale), lse = Splat(query.lse), factor = Splat(query.factor);
   for (int b = 0; b < kBlocks; ++b) {
     const F16x score = Fma(scores[b], scales, Load(tile.bias + 16 * b));
-    const F16x weight =
-        SelectBits(static_cast<uint16_t>(query.visible >> (16 * b)), Exp(Sub(score, lse)), Zero());
+    const F16x log_weight = Sub(score, lse);
+    const F16x weight = SelectBits(static_cast<uint16_t>(query.visible >> (16 * b)), Exp(log_weight), Zero());
     Store(Fma(weight, factor, Load(query.sums + 16 * b)), query.sums + 16 * b);
-    if (query.squares == nullptr) continue;
-    Store(Fma(Mul(weight, weight), factor, Load(query.squares + 16 * b)), query.squares + 16 * b);
+    if (query.squares != nullptr)
+      Store(Fma(Mul(weight, weight), factor, Load(query.squares + 16 * b)), query.squares + 16 * b);
+    if (query.entropies == nullptr) continue;
+    // Below this the weight is 0, and so is the product, also of a masked entry's -inf.
+    const F16x entropy = Mul(weight, Negate(Larger(log_weight, Splat(kExpLow))));
+    Store(Fma(entropy, factor, Load(query.entropies + 16 * b)), query.entropies + 16 * b);
   }
 }
 
@@ -83,10 +87,14 @@ void AddWeightsReference(const KeyTile& tile, int head_dim, float scale, const T
     for (int d = 0; d < head_dim; ++d)
       score = std::fma(query.q[d], tile.keys[int64_t{d} * kPageTokens + i], score);
     score = std::fma(score, scale, tile.bias[i]);
-    const float weight = (query.visible >> i & 1) != 0 ? ScalarExp(score - query.lse) : 0.0f;
+    const float log_weight = score - query.lse;
+    const float weight = (query.visible >> i & 1) != 0 ? ScalarExp(log_weight) : 0.0f;
     query.sums[i] = std::fma(weight, query.factor, query.sums[i]);
     if (query.squares != nullptr)
       query.squares[i] = std::fma(weight * weight, query.factor, query.squares[i]);
+    if (query.entropies == nullptr) continue;
+    const float entropy = weight * -(log_weight > kExpLow ? log_weight : kExpLow);
+    query.entropies[i] = std::fma(entropy, query.factor, query.entropies[i]);
   }
 }
 
@@ -132,10 +140,13 @@ void AddPage(const AttentionShape& shape, const TileProvider& tiles, std::span<c
     for (int h = kv_head * group; h < (kv_head + 1) * group; ++h) {
       const auto to = static_cast<size_t>(each_head ? h : kv_head);
       const int64_t at = index * kPageTokens;
+      const auto optional = [&](std::span<float* const> wanted) {
+        return wanted.empty() ? nullptr : wanted[to] + at;
+      };
       add_weights(tile, shape.head_dim, shape.scale,
                   TapQuery{row.q + int64_t{h} * shape.head_dim, row.lse[h], visible,
                            each_head ? 1.0f : 1.0f / static_cast<float>(group), target.sums[to] + at,
-                           target.squares.empty() ? nullptr : target.squares[to] + at});
+                           optional(target.squares), optional(target.entropies)});
     }
   }
 }

@@ -21,8 +21,9 @@ struct TapRow {
 // Where the sums go: an array for each query head, or one for each KV head, which then gets the mean of its
 // group's weights. Each has a number for every entry of its lane, with room for whole pages of 64.
 struct ColumnTarget {
-  std::span<float* const> sums;     // added to
-  std::span<float* const> squares;  // the same of the squared weights; empty: not wanted
+  std::span<float* const> sums;            // added to
+  std::span<float* const> squares;         // the same of the squared weights; empty: not wanted
+  std::span<float* const> entropies = {};  // of -p log p of each weight p; empty: not wanted
 };
 
 // Working memory of each thread, kept from call to call.

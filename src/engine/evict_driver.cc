@@ -39,15 +39,17 @@ class EvictDriver::AllRows final : public ForwardHooks {
   const float* q_ = nullptr;
 };
 
-// The last rows of the prompt, run again over the finished cache.
+// The last rows of the prompt, run again over the finished cache. What is behind in the pass is not read any
+// more, and the method may drop of it.
 class EvictDriver::LastRows final : public ForwardHooks {
  public:
-  explicit LastRows(EvictDriver& driver) : driver_(driver) {}
+  LastRows(EvictDriver& driver, EvictView& view) : driver_(driver), view_(view) {}
+  const Status& status() const { return status_; }
 
   bool WantsLse(int layer) const override { return Wanted(layer); }
   void AfterQkv(int, std::span<const Row>, float* q, float*, float*) override { q_ = q; }
   void AfterAttention(int layer, std::span<const Row> rows, const float* lse) override {
-    if (!Wanted(layer)) return;
+    if (!Wanted(layer) || !status_) return;
     const ModelSpec& spec = driver_.model_.spec();
     std::vector<TapRow> taps;
     for (size_t r = 0; r < rows.size(); ++r) {
@@ -59,20 +61,28 @@ class EvictDriver::LastRows final : public ForwardHooks {
     for (int head = 0; head < spec.kv_heads; ++head)
       entries = std::max(entries, driver_.lanes_.Entries(layer, head));
     scores.stride = (entries + kPageTokens - 1) / kPageTokens * kPageTokens;
-    scores.sums.assign(static_cast<size_t>(spec.heads * scores.stride), 0);
-    scores.squares.assign(scores.sums.size(), 0);
-    std::vector<float*> sums, squares;
-    for (int head = 0; head < spec.heads; ++head) {
-      sums.push_back(scores.sums.data() + head * scores.stride);
-      squares.push_back(scores.squares.data() + head * scores.stride);
-    }
+    const auto columns = [&](std::vector<float>& numbers) {
+      numbers.assign(static_cast<size_t>(spec.heads * scores.stride), 0);
+      std::vector<float*> heads;
+      for (int head = 0; head < spec.heads; ++head) heads.push_back(numbers.data() + head * scores.stride);
+      return heads;
+    };
+    const std::vector<float*> sums = columns(scores.sums), squares = columns(scores.squares);
+    const std::vector<float*> entropies =
+        driver_.needs_.entropies ? columns(scores.entropies) : std::vector<float*>();
     ColumnSums(driver_.model_.pool(), driver_.resources_.scratch, driver_.ShapeOf(layer), driver_.lanes_,
-               taps, {sums, squares});
+               taps, {sums, squares, entropies});
+    if (!driver_.needs_.each_layer) return;
+    status_ = driver_.method_->AfterLayer(view_, layer);
+    driver_.NotePeak();
+    scores = {};
   }
 
  private:
   bool Wanted(int layer) const { return std::ranges::binary_search(driver_.layers_, layer); }
   EvictDriver& driver_;
+  EvictView& view_;
+  Status status_;
   const float* q_ = nullptr;
 };
 
@@ -80,7 +90,9 @@ EvictModel EvictModelOf(const Model& model) {
   const auto& layers = model.spec().layers;
   return {.layers = static_cast<int>(layers.size()),
           .windows = std::ranges::any_of(layers, [](const LayerSpec& layer) { return layer.window > 0; }),
-          .transformed_keys = model.kv_shape().codec() != nullptr};
+          .transformed_keys = model.kv_shape().codec() != nullptr,
+          .head_dim = model.spec().head_dim,
+          .kv_type = model.kv_shape().type()};
 }
 
 EvictResources::EvictResources(Model& m, std::unique_ptr<PageSource> page_source)
@@ -102,6 +114,7 @@ EvictDriver::EvictDriver(EvictResources& resources, std::unique_ptr<EvictMethod>
       resources_(resources),
       method_(std::move(method)),
       needs_(method_->needs()),
+      becomes_codes_(model_.kv_shape().codec() != nullptr && needs_.BecomesCodes()),
       state_(std::move(state)),
       prompt_rows_(state_ != nullptr && needs_.chunk == 0 ? state_->rows() : prompt_rows),
       layers_(resources.layers) {
@@ -131,7 +144,7 @@ int64_t EvictDriver::ReadableRows() const {
   if (needs_.tap == ScoreTap::kAllRows || needs_.positions == PositionMode::kCompact) return 0;
   // Rows behind a chunk that was compacted have seen less than those of the cache.
   if (needs_.chunk > 0) return 0;
-  // Private pages hold rows, and codes are not turned back into rows.
+  // What a method chooses from are rows, and codes are not turned back into rows.
   if (model_.kv_shape().codec() != nullptr) return 0;
   // A window layer of the cache holds the rows that the next one needs, not those of rows that are run again.
   const bool windows = layers_.size() < model_.spec().layers.size();
@@ -144,7 +157,10 @@ int32_t EvictDriver::PositionOf(int64_t row) const {
 }
 
 int64_t EvictDriver::ChunkEnd(int64_t computed) const {
-  if (computed >= prompt_rows_) return needs_.every_token ? computed + 1 : 0;
+  if (computed >= prompt_rows_) {
+    if (becomes_codes_) return (computed / kPageTokens + 1) * kPageTokens;
+    return needs_.every_token ? computed + 1 : 0;
+  }
   const int64_t chunk = needs_.chunk > 0 ? (computed / needs_.chunk + 1) * needs_.chunk : prompt_rows_;
   return std::min(chunk, prompt_rows_);
 }
@@ -158,7 +174,7 @@ void EvictDriver::Tap(int layer, std::span<const TapRow> rows) {
   ColumnSums(model_.pool(), resources_.scratch, ShapeOf(layer), lanes_, rows, {sums_, {}});
 }
 
-void EvictDriver::RunLastRows(std::span<const int32_t> tokens) {
+Status EvictDriver::RunLastRows(std::span<const int32_t> tokens, EvictView& view) {
   std::vector<Row> rows;
   for (int64_t at = std::max<int64_t>(0, prompt_rows_ - needs_.rows); at < prompt_rows_; ++at) {
     Row row;
@@ -169,8 +185,10 @@ void EvictDriver::RunLastRows(std::span<const int32_t> tokens) {
     rows.push_back(row);
   }
   scores_.resize(model_.spec().layers.size());
-  LastRows hooks(*this);
+  view.column_scores = scores_;
+  LastRows hooks(*this, view);
   model_.Forward(rows, nullptr, &hooks);
+  return hooks.status();
 }
 
 Status EvictDriver::AfterRows(int64_t end, std::span<const int32_t> tokens) {
@@ -179,8 +197,7 @@ Status EvictDriver::AfterRows(int64_t end, std::span<const int32_t> tokens) {
   if (end < prompt_rows_) {
     if (needs_.chunk > 0 && end % needs_.chunk == 0) LARDER_TRY(method_->AfterChunk(view));
   } else if (end == prompt_rows_) {
-    if (needs_.tap == ScoreTap::kLastRows) RunLastRows(tokens);
-    view.column_scores = scores_;
+    if (needs_.tap == ScoreTap::kLastRows) LARDER_TRY(RunLastRows(tokens, view));
     LARDER_TRY(method_->AfterPrompt(view));
     scores_ = {};
   } else if (needs_.every_token) {
@@ -190,7 +207,9 @@ Status EvictDriver::AfterRows(int64_t end, std::span<const int32_t> tokens) {
   NotePeak();
   // Rows that are run again at the prompt's end look back as far as they did the first time.
   if (needs_.positions == PositionMode::kKeep) DropWindows(end, end < prompt_rows_ ? needs_.rows : 0);
-  return {};
+  // At the same rows however they were cut into steps.
+  const bool full = end == prompt_rows_ || (end > prompt_rows_ && end % kPageTokens == 0);
+  return becomes_codes_ && full ? lanes_.DemoteFullPages() : Status();
 }
 
 }  // namespace larder

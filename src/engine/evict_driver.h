@@ -1,7 +1,8 @@
 // An eviction method at work on one sequence: the private lanes that its rows are written to, the triggers,
 // and the attention that the method asks for. The sequence may begin with rows of the shared cache, which are
 // read where they lie until the method chooses; what it chooses of them is copied. Nothing of it is
-// published. Or it goes on from what another sequence has left (kv/evict/states.h).
+// published. Beside a codec full pages of what is left become codes, where the method allows it
+// (EvictNeeds::BecomesCodes). Or it goes on from what another sequence has left (kv/evict/states.h).
 #pragma once
 
 #include <cstdint>
@@ -60,11 +61,12 @@ class EvictDriver final : public PrivateRows {
   class AllRows;
   class LastRows;
   void Tap(int layer, std::span<const TapRow> rows);
-  void RunLastRows(std::span<const int32_t> tokens);
+  Status RunLastRows(std::span<const int32_t> tokens, EvictView& view);
 
   EvictResources& resources_;
   std::unique_ptr<EvictMethod> method_;
   const EvictNeeds needs_;
+  const bool becomes_codes_;                 // what is left does, where pages are full
   std::shared_ptr<const EvictState> state_;  // until its pages are copied
   const int64_t prompt_rows_;                // as the method sees it
   std::vector<int32_t> prompts_;             // EvictLeft::prompts

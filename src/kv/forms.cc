@@ -26,7 +26,7 @@ TileSource KvSequence::Source(int layer, int kv_head, int64_t page) const {
 
 TileSource KvSequence::SourceFor(int64_t block, int layer, int kv_head, int64_t page) const {
   const bool t4 = page < block && shape_->codec()->t4() && shape_->FullForm(page) == KvForm::kCodes;
-  return {At(block, layer, kv_head, page), t4};
+  return {At(block, layer, kv_head, page), t4, static_cast<int32_t>(page * kPageTokens)};
 }
 
 const std::byte* KvSequence::At(int64_t block, int layer, int kv_head, int64_t page) const {

@@ -4,9 +4,9 @@
 #include <cstring>
 #include <utility>
 
-#include "base/memory.h"
 #include "compute/ops.h"
 #include "kv/codec/codec.h"
+#include "kv/lane.h"
 
 namespace larder {
 namespace {
@@ -18,40 +18,6 @@ size_t IndexOf(const KvShape& shape, int layer, int kv_head) {
 }
 
 }  // namespace
-
-// Everything per entry is kept in whole pages of 64, as attention reads it.
-struct LaneTable::Lane {
-  struct Page {
-    std::byte* own = nullptr;  // null: borrowed from the prefix, or let go of
-    bool gone = false;         // a window has passed it
-    bool straight = true;      // positions count up by one
-  };
-  int64_t length = 0;
-  std::vector<Page> pages;
-  std::vector<int32_t> positions;  // [64 * pages]
-  std::vector<float> scores;       // [64 * pages]
-  std::vector<float> logit_bias;   // [64 * pages], or empty while nobody set one
-
-  void Resize(size_t count) {
-    pages.resize(count);
-    positions.resize(count * kPageTokens);
-    scores.resize(count * kPageTokens);
-    if (!logit_bias.empty()) logit_bias.resize(count * kPageTokens);
-  }
-  void ShrinkToFit() {
-    pages.shrink_to_fit();
-    positions.shrink_to_fit();
-    scores.shrink_to_fit();
-    logit_bias.shrink_to_fit();
-  }
-  void Straighten(size_t page) {
-    const auto first = positions.begin() + static_cast<int64_t>(page) * kPageTokens;
-    const auto end =
-        positions.begin() + std::min<int64_t>(length, (static_cast<int64_t>(page) + 1) * kPageTokens);
-    pages[page].straight = std::adjacent_find(first, std::max(first, end),
-                                              [](int32_t a, int32_t b) { return b != a + 1; }) == end;
-  }
-};
 
 LaneTable::LaneTable(const KvShape* shape, PageSource* pages, PositionMode mode, RopeTables rope)
     : shape_(shape), source_(pages), mode_(mode), rope_(rope) {
@@ -92,9 +58,13 @@ Status LaneTable::Grow(Lane& lane, int64_t entries) {
 void LaneTable::Shrink(Lane& lane, int64_t entries) {
   const size_t wanted = PagesFor(std::max(entries, room_));
   for (size_t i = wanted; i < lane.pages.size(); ++i) {
-    if (lane.pages[i].own != nullptr) source_->Return(lane.pages[i].own);
+    if (lane.pages[i].own != nullptr) SourceOf(lane, i).Return(lane.pages[i].own);
   }
   if (wanted < lane.pages.size()) lane.Resize(wanted);
+  lane.coded = std::min(lane.coded, std::ssize(lane.pages));
+  // When most of a lane has gone, as at a prompt's end, so does the memory of its tables. What comes and goes
+  // around a page's border moves nothing.
+  if (lane.pages.capacity() > 2 * (wanted + 1)) lane.ShrinkToFit();
 }
 
 Status LaneTable::Borrow(const TileProvider* prefix, int64_t rows) {
@@ -158,11 +128,12 @@ Status LaneTable::CopyFrom(const LaneTable& other) {
     for (Lane::Page& page : to.pages) page.own = nullptr;
     for (size_t i = 0; i < to.pages.size(); ++i) {
       if (from.pages[i].own == nullptr) continue;
-      LARDER_ASSIGN(to.pages[i].own, source_->Take());
-      std::memcpy(to.pages[i].own, from.pages[i].own, shape_->page_bytes());
+      LARDER_ASSIGN(to.pages[i].own, SourceOf(to, i).Take());
+      std::memcpy(to.pages[i].own, from.pages[i].own, PageBytesOf(to, i));
     }
     return {};
   };
+  own_codec_ = other.own_codec_;
   for (size_t i = 0; i < lanes_.size(); ++i) {
     Status status = copy(*other.lanes_[i], *lanes_[i]);
     if (status) continue;
@@ -172,6 +143,7 @@ Status LaneTable::CopyFrom(const LaneTable& other) {
     }
     return status;
   }
+  coded_pages_ = other.coded_pages_;
   room_ = other.room_;
   return {};
 }
@@ -272,10 +244,13 @@ Status LaneTable::Own(int layer, int kv_head, int64_t page) {
   return {};
 }
 
-// Between own pages.
-void LaneTable::Move(Lane& lane, int64_t from, int64_t to) {
+// To an own page.
+void LaneTable::Move(int layer, int kv_head, int64_t from, int64_t to) {
+  Lane& lane = At(layer, kv_head);
   const auto a = static_cast<size_t>(from), b = static_cast<size_t>(to);
-  CopyKvRows(shape_->type(), shape_->head_dim(), lane.pages[a / kPageTokens].own,
+  const KvPage page = Stored(layer, kv_head, from / kPageTokens, nullptr);
+  LARDER_CHECK(page.k != nullptr);
+  CopyKvRows(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(page.k),
              static_cast<int>(a % kPageTokens), lane.pages[b / kPageTokens].own,
              static_cast<int>(b % kPageTokens), 1);
   lane.positions[b] = lane.positions[a];
@@ -287,13 +262,14 @@ Status LaneTable::Remove(int layer, int kv_head, int64_t entry) {
   LARDER_CHECK(reserved_ == 0);
   Lane& lane = At(layer, kv_head);
   LARDER_CHECK(entry >= 0 && entry < lane.length);
+  if (entry < lane.coded * kPageTokens) return RemoveFromCodes(layer, kv_head, entry);
   const int64_t last = lane.length - 1;
   LARDER_TRY(Own(layer, kv_head, entry / kPageTokens));
   LARDER_TRY(Own(layer, kv_head, last / kPageTokens));
   if (mode_ == PositionMode::kKeep) {
-    if (entry != last) Move(lane, last, entry);
+    if (entry != last) Move(layer, kv_head, last, entry);
   } else {
-    for (int64_t i = entry; i < last; ++i) Move(lane, i + 1, i);
+    for (int64_t i = entry; i < last; ++i) Move(layer, kv_head, i + 1, i);
   }
   lane.length = last;
   Shrink(lane, last);
@@ -309,6 +285,7 @@ Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries)
   Lane& lane = At(layer, kv_head);
   const auto kept = static_cast<int64_t>(entries.size());
   if (kept == lane.length) return {};
+  if (lane.coded > 0) return KeepAmongCodes(layer, kv_head, entries);
   // Pages in front of the first entry that moves stay as they are; the others must be this table's own to be
   // written.
   int64_t still = 0;
@@ -316,52 +293,15 @@ Status LaneTable::Keep(int layer, int kv_head, std::span<const int32_t> entries)
   for (int64_t page = still / kPageTokens; page < static_cast<int64_t>(PagesFor(kept)); ++page) {
     LARDER_TRY(Own(layer, kv_head, page));
   }
-  const KvType type = shape_->type();
   for (int64_t i = still; i < kept; ++i) {
-    const auto from = static_cast<size_t>(entries[static_cast<size_t>(i)]), to = static_cast<size_t>(i);
-    LARDER_CHECK(static_cast<int64_t>(from) < lane.length && from >= to);
-    const std::byte* source = lane.pages[from / kPageTokens].own;
-    if (source == nullptr) {
-      LARDER_CHECK(!lane.pages[from / kPageTokens].gone);
-      source = static_cast<const std::byte*>(
-          prefix_->Page(layer, kv_head, static_cast<int64_t>(from / kPageTokens), nullptr).k);
-    }
-    CopyKvRows(type, shape_->head_dim(), source, static_cast<int>(from % kPageTokens),
-               lane.pages[to / kPageTokens].own, static_cast<int>(to % kPageTokens), 1);
-    lane.positions[to] = lane.positions[from];
-    lane.scores[to] = lane.scores[from];
-    if (!lane.logit_bias.empty()) lane.logit_bias[to] = lane.logit_bias[from];
+    const int64_t from = entries[static_cast<size_t>(i)];
+    LARDER_CHECK(from < lane.length && from >= i);
+    Move(layer, kv_head, from, i);
   }
   lane.length = kept;
   Shrink(lane, kept);
   for (size_t page = 0; page < lane.pages.size(); ++page) lane.Straighten(page);
   return {};
-}
-
-uint64_t LaneTable::RoundToCodes() {
-  LARDER_CHECK(shape_->codec() != nullptr && reserved_ == 0 && !borrows());
-  const KvCodec& codec = *shape_->codec();
-  const int dim = shape_->head_dim();
-  Result<AlignedBuffer> memory = AlignedBuffer::Allocate(FirstPageBytes(codec, dim));
-  LARDER_CHECK(memory.has_value());
-  auto* codes = memory->as<std::byte>();
-  uint64_t fewer = 0;
-  for (const auto& lane : lanes_) {
-    for (int64_t page = 0; page < lane->length / kPageTokens; ++page) {
-      std::byte* rows = lane->pages[static_cast<size_t>(page)].own;
-      if (rows == nullptr) continue;
-      const KvForm form = shape_->FullForm(page);
-      if (form == KvForm::kFirst) {
-        EncodeFirst(codec, dim, rows, codes);
-        DecodeFirst(codec, dim, codes, rows);
-      } else {
-        codec.Encode(dim, rows, codes);
-        codec.Decode(dim, codes, rows);
-      }
-      fewer += shape_->page_bytes() - shape_->page_bytes(form);
-    }
-  }
-  return fewer;
 }
 
 void LaneTable::DropBefore(int layer, int64_t position) {
@@ -371,7 +311,7 @@ void LaneTable::DropBefore(int layer, int64_t position) {
     for (int64_t page = 0; page < whole; ++page) {
       Lane::Page& at = lane.pages[static_cast<size_t>(page)];
       if (lane.positions[static_cast<size_t>((page + 1) * kPageTokens - 1)] >= position) break;
-      if (at.own != nullptr) source_->Return(std::exchange(at.own, nullptr));
+      if (at.own != nullptr) SourceOf(lane, static_cast<size_t>(page)).Return(std::exchange(at.own, nullptr));
       at.gone = true;
     }
   }
@@ -392,8 +332,11 @@ std::span<float> LaneTable::Scores(int layer, int kv_head) {
 }
 
 void LaneTable::Load(int layer, int kv_head, int64_t entry, float* k, float* v) const {
-  LARDER_CHECK(entry >= 0 && entry < At(layer, kv_head).length);
-  const KvPage page = Stored(layer, kv_head, entry / kPageTokens);
+  const Lane& lane = At(layer, kv_head);
+  LARDER_CHECK(entry >= 0 && entry < lane.length);
+  AlignedBuffer tile;
+  if (entry / kPageTokens < lane.coded) tile = NewTile();
+  const KvPage page = Stored(layer, kv_head, entry / kPageTokens, tile.data());
   LARDER_CHECK(page.k != nullptr);
   LoadKvRow(shape_->type(), shape_->head_dim(), static_cast<const std::byte*>(page.k),
             static_cast<int>(entry % kPageTokens), k, v);
@@ -406,6 +349,12 @@ void LaneTable::SetLogitBias(int layer, int kv_head, int64_t entry, float bias) 
   lane.logit_bias[static_cast<size_t>(entry)] = bias;
 }
 
+float LaneTable::LogitBias(int layer, int kv_head, int64_t entry) const {
+  const Lane& lane = At(layer, kv_head);
+  LARDER_CHECK(entry >= 0 && entry < lane.length);
+  return lane.logit_bias.empty() ? 0 : lane.logit_bias[static_cast<size_t>(entry)];
+}
+
 int64_t LaneTable::Pages(int layer, int kv_head) const {
   return std::ranges::count(At(layer, kv_head).pages, false, &Lane::Page::gone);
 }
@@ -413,7 +362,8 @@ int64_t LaneTable::Pages(int layer, int kv_head) const {
 uint64_t LaneTable::bytes() const {
   uint64_t sum = sizeof(*this) + lanes_.capacity() * sizeof(lanes_[0]) + lanes_.size() * sizeof(Lane);
   for (const auto& lane : lanes_) {
-    for (const Lane::Page& page : lane->pages) sum += page.own != nullptr ? shape_->page_bytes() : 0;
+    for (size_t i = 0; i < lane->pages.size(); ++i)
+      sum += lane->pages[i].own != nullptr ? PageBytesOf(*lane, i) : 0;
     sum += lane->pages.capacity() * sizeof(Lane::Page) + lane->positions.capacity() * sizeof(int32_t) +
            (lane->scores.capacity() + lane->logit_bias.capacity()) * sizeof(float);
   }
@@ -431,9 +381,14 @@ uint64_t LaneTable::borrowed_bytes() const {
 
 int64_t LaneTable::Entries(int layer, int kv_head) const { return At(layer, kv_head).length + reserved_; }
 
-// As it lies in memory; k null: let go of.
-KvPage LaneTable::Stored(int layer, int kv_head, int64_t page) const {
-  const Lane::Page& at = At(layer, kv_head).pages[static_cast<size_t>(page)];
+// Rows as they lie in memory, codes decoded into `tile`; k null: let go of.
+KvPage LaneTable::Stored(int layer, int kv_head, int64_t page, std::byte* tile) const {
+  const Lane& lane = At(layer, kv_head);
+  const Lane::Page& at = lane.pages[static_cast<size_t>(page)];
+  if (at.own != nullptr && page < lane.coded) {
+    codec()->Decode(shape_->head_dim(), at.own, tile);
+    return StoredPage(shape_->type(), shape_->head_dim(), tile);
+  }
   if (at.own != nullptr) return StoredPage(shape_->type(), shape_->head_dim(), at.own);
   return at.gone ? KvPage{} : prefix_->Page(layer, kv_head, page, nullptr);
 }
@@ -441,11 +396,11 @@ KvPage LaneTable::Stored(int layer, int kv_head, int64_t page) const {
 KvPage LaneTable::Page(int layer, int kv_head, int64_t page, std::byte* scratch) const {
   const Lane& lane = At(layer, kv_head);
   const size_t first = static_cast<size_t>(page * kPageTokens);
-  KvPage out = Stored(layer, kv_head, page);
+  KvPage out = Stored(layer, kv_head, page, scratch);
   if (out.k == nullptr) return out;
   out.entries =
       static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.length + reserved_ - page * kPageTokens));
-  if (MakesTiles()) {
+  if (mode_ == PositionMode::kCompact) {
     RotateInto(static_cast<const std::byte*>(out.k), first, out.entries, scratch);
     const int32_t entries = out.entries;
     out = StoredPage(shape_->type(), shape_->head_dim(), scratch);

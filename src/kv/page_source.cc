@@ -17,7 +17,7 @@ constexpr uint64_t kTablesPerRun = 64 + kRunPages * LaneTable::kTableBytesPerPag
 
 }  // namespace
 
-RunPageSource::RunPageSource(size_t page_bytes, std::unique_ptr<RunBudget> budget)
+RunPageSource::RunPageSource(size_t page_bytes, std::shared_ptr<RunBudget> budget)
     : page_bytes_(page_bytes), budget_(std::move(budget)) {}
 
 RunPageSource::~RunPageSource() { LARDER_CHECK(runs_ == 0); }
@@ -77,6 +77,14 @@ void RunPageSource::Return(std::byte* page) {
     pool_.reset();
     budget_->Refund(RunCost() + kPoolCost);
   }
+}
+
+PageSource& RunPageSource::OfSize(size_t page_bytes) {
+  if (page_bytes == page_bytes_) return *this;
+  for (const auto& other : others_) {
+    if (other->page_bytes_ == page_bytes) return *other;
+  }
+  return *others_.emplace_back(std::make_unique<RunPageSource>(page_bytes, budget_));
 }
 
 }  // namespace larder

@@ -24,22 +24,24 @@ class RunBudget {
 
 class RunPageSource final : public PageSource {
  public:
-  RunPageSource(size_t page_bytes, std::unique_ptr<RunBudget> budget);
+  RunPageSource(size_t page_bytes, std::shared_ptr<RunBudget> budget);
   ~RunPageSource() override;  // REQUIRES: every page was returned
 
   Result<std::byte*> Take() override;
   void Return(std::byte* page) override;
+  PageSource& OfSize(size_t page_bytes) override;
 
  private:
   uint64_t RunCost() const;
   Status NewRun();
 
   const size_t page_bytes_;
-  std::unique_ptr<RunBudget> budget_;
+  const std::shared_ptr<RunBudget> budget_;
   std::unique_ptr<ObjectPool<>> pool_;  // of runs; null while no page is taken
   std::vector<uint16_t> free_;          // by run: bit i: its page i is not taken
   std::vector<uint32_t> open_;          // runs with free pages
   size_t runs_ = 0;
+  std::vector<std::unique_ptr<RunPageSource>> others_;  // of other sizes
 };
 
 }  // namespace larder

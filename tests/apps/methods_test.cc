@@ -43,8 +43,9 @@ TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
   const auto model = testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()),
                                         MathMode::kFast, KvType::kI16, 2);
   const bool windows = std::string_view(GetParam()) == "tiny-gemma3.gguf";
-  const std::string methods = std::string("snapkv:window=8+kernel=3,h2o,streaming,keynorm,random,oracle") +
-                              (windows ? "" : ",lacache:span=1");
+  const std::string methods =
+      std::string("snapkv:window=8+kernel=3,h2o,streaming,keynorm,random,oracle,kvmerger") +
+      (windows ? "" : ",lacache:span=1");
   const auto whole = PlanArms(methods, "100000", 4, 8, *model);
   ASSERT_TRUE(whole) << whole.error().message;
   const auto cut = PlanArms(methods, "0.25", 4, 8, *model);
@@ -68,6 +69,8 @@ TEST_P(MethodArms, AreHeldAgainstTheFullCache) {
     }
     EXPECT_GT(KlOf((*dropped)[arm]), 1e-7) << name;
     EXPECT_LE((*dropped)[arm].entries, 50) << name;
+    for (const double entries : (*dropped)[arm].layer_entries) EXPECT_LE(entries, 50) << name;
+    EXPECT_FALSE((*dropped)[arm].layer_entries.empty()) << name;
     EXPECT_GT((*dropped)[arm].private_bytes, 0u);
   }
   // A second document starts anew.
@@ -211,7 +214,7 @@ TEST(ArmRunner, RunsArmsByThemselves) {
   for (size_t arm = 0; arm < arms->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*forked)[arm]));
 }
 
-// What a method has left, rounded to codes: worse than either alone, and smaller than both.
+// What a method has left, as codes: worse than either alone, and smaller than both.
 TEST(ArmRunner, HasMethodsTogetherWithCodecs) {
   const auto load = [](const std::string& codec) {
     return testing::LoadModel(testing::DataPath("models/tiny-llama.gguf"), MathMode::kFast, KvType::kI16, 2,
@@ -219,7 +222,8 @@ TEST(ArmRunner, HasMethodsTogetherWithCodecs) {
   };
   const auto model = load("");
   const auto arms = PlanArms(
-      "q4_0,streaming,streaming@q4_0,h2o,h2o@q8_0,snapkv:window=8,snapkv:window=8@q4_0", "128", 4, 8, *model);
+      "q4_0,keynorm,keynorm@q4_0,h2o:decode=false,h2o:decode=false@q8_0,snapkv:window=8,snapkv:window=8@q4_0",
+      "128", 4, 8, *model);
   ASSERT_TRUE(arms) << arms.error().message;
   EXPECT_EQ(CodecsOf(*arms), (std::vector<std::string>{"q4_0", "q8_0"}));
   EXPECT_EQ((*arms)[6].spec, "snapkv:budget=128,sinks=4,last=8,window=8");
@@ -249,7 +253,9 @@ TEST(ArmRunner, HasMethodsTogetherWithCodecs) {
   for (size_t arm = 0; arm < arms->size(); ++arm) EXPECT_EQ(KlOf((*again)[arm]), KlOf((*out)[arm]));
   EXPECT_FALSE(PlanArms("oracle@q4_0", "0.5", 4, 8, *model));
   EXPECT_FALSE(PlanArms("lacache:span=1@q4_0", "0.5", 4, 8, *model)) << "keys by rank are not rotated";
-  EXPECT_FALSE(PlanArms("streaming@nosuch", "0.5", 4, 8, *model));
+  EXPECT_FALSE(PlanArms("snapkv@nosuch", "0.5", 4, 8, *model));
+  for (const char* rows : {"streaming@q4_0", "h2o@q4_0", "mikv@q4_0"})
+    EXPECT_FALSE(PlanArms(rows, "0.5", 4, 8, *model)) << rows;
 }
 
 TEST(ArmRunner, GreedyTextIsTheFullCachesOwn) {
@@ -415,6 +421,7 @@ TEST(Summarise, TakesMeansOverDocuments) {
     d.tokens = {{.kl = kl, .base_nll = 1, .candidate_nll = 1 + kl, .same_top = top},
                 {.kl = kl, .base_nll = 1, .candidate_nll = 1 + kl, .same_top = true}};
     d.private_bytes = bytes;
+    d.layer_entries = {static_cast<double>(bytes), 7};
     return d;
   };
   const auto out = Summarise({{"a", "0.5", ""}}, {{document(0.1, true, 100)}, {document(0.3, false, 300)}},
@@ -424,10 +431,15 @@ TEST(Summarise, TakesMeansOverDocuments) {
   EXPECT_NEAR(out[0].text.same_top, 0.75, 1e-12);
   EXPECT_NEAR(out[0].text.perplexity_ratio, std::exp(0.2), 1e-12);
   EXPECT_NEAR(out[0].private_bytes, 200, 1e-9);
+  ASSERT_EQ(out[0].layers.size(), 2u);
+  EXPECT_NEAR(out[0].layers[0].mean, 200, 1e-9);
+  EXPECT_NEAR(out[0].layers[0].variation, std::sqrt(2) * 100 / 200, 1e-9) << "of 100 and 300";
+  EXPECT_EQ(out[0].layers[1].variation, 0);
   EXPECT_GE(out[0].text.kl_low, 0.1 - 1e-12);
   EXPECT_LE(out[0].text.kl_high, 0.3 + 1e-12);
   EXPECT_NEAR(out[0].greedy.kl_mean, 0.4, 1e-12);
   MethodsResult result{.model = "m", .greedy_documents = 1, .full_bytes = 1000, .arms = out};
+  EXPECT_NE(MethodsJson(result).find("\"layers\":[{\"entries\":200"), std::string::npos);
   EXPECT_NE(MethodsJson(result).find("\"greedy\":{\"kl_mean\":0.4"), std::string::npos);
   EXPECT_NE(MethodsHtml(result).find("<svg"), std::string::npos);
 }

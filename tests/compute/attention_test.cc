@@ -91,7 +91,7 @@ class Sequence : public TileProvider {
   }
   TileSource Source(int, int kv_head, int64_t page) const override {
     const Slot& slot = lanes[static_cast<size_t>(kv_head)][static_cast<size_t>(page)];
-    if (slot.coded != nullptr) return {slot.coded->data(), true};
+    if (slot.coded != nullptr) return {slot.coded->data(), true, static_cast<int32_t>(page * kPageTokens)};
     return {slot.memory ? slot.memory->data() : nullptr, false};
   }
 

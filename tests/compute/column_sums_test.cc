@@ -1,11 +1,12 @@
 // The score tap equals its plain reference to the last bit, on every instruction set and for any split of the
-// rows; each row adds one to its lane in all; the sums are those of the exact softmax.
+// rows; each row adds one to its lane in all; sums, squares and entropies are those of the exact softmax.
 #include "compute/column_sums.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -23,6 +24,7 @@ class Lanes final : public TileProvider {
       : type_(type), dim_(head_dim), entries_(entries), bias_(static_cast<size_t>(entries + kPageTokens)) {
     std::normal_distribution<float> normal;
     for (float& x : bias_) x = 0.1f * normal(random);
+    bias_[7] = -std::numeric_limits<float>::infinity();  // masked
     keys_.resize(kKvHeads);
     for (int head = 0; head < kKvHeads; ++head) {
       for (int64_t i = 0; i < entries; ++i) {
@@ -67,13 +69,16 @@ class Lanes final : public TileProvider {
 
 struct Sums {
   explicit Sums(size_t rows, int64_t entries)
-      : values(rows, std::vector<float>(static_cast<size_t>((entries + 63) / 64 * 64))), squares(values) {
+      : values(rows, std::vector<float>(static_cast<size_t>((entries + 63) / 64 * 64))),
+        squares(values),
+        entropies(values) {
     for (auto& row : values) sums_at.push_back(row.data());
     for (auto& row : squares) squares_at.push_back(row.data());
+    for (auto& row : entropies) entropies_at.push_back(row.data());
   }
-  ColumnTarget target() const { return {sums_at, squares_at}; }
-  std::vector<std::vector<float>> values, squares;
-  std::vector<float*> sums_at, squares_at;
+  ColumnTarget target() const { return {sums_at, squares_at, entropies_at}; }
+  std::vector<std::vector<float>> values, squares, entropies;
+  std::vector<float*> sums_at, squares_at, entropies_at;
 };
 
 class ColumnSumsTest : public ::testing::TestWithParam<KvType> {};
@@ -90,6 +95,7 @@ TEST_P(ColumnSumsTest, EqualTheReferenceAndTheExactSoftmax) {
     for (float& x : q) x = normal(random);
     std::vector<float> lse(positions.size() * kHeads);
     std::vector<std::vector<double>> exact(kHeads, std::vector<double>(static_cast<size_t>(entries)));
+    std::vector<std::vector<double>> exact_squares(exact), exact_entropies(exact);
     std::vector<TapRow> rows;
     for (size_t r = 0; r < positions.size(); ++r) {
       const float* row_q = q.data() + r * static_cast<size_t>(kHeads * dim);
@@ -99,8 +105,12 @@ TEST_P(ColumnSumsTest, EqualTheReferenceAndTheExactSoftmax) {
         double sum = 0;
         const auto score = [&](int64_t i) { return lanes.Score(h / 3, i, row_q + h * dim, shape.scale); };
         for (int64_t i = first; i <= last; ++i) sum += std::exp(score(i));
-        for (int64_t i = first; i <= last; ++i)
-          exact[static_cast<size_t>(h)][static_cast<size_t>(i)] += std::exp(score(i)) / sum;
+        for (int64_t i = first; i <= last; ++i) {
+          const double p = std::exp(score(i)) / sum;
+          exact[static_cast<size_t>(h)][static_cast<size_t>(i)] += p;
+          exact_squares[static_cast<size_t>(h)][static_cast<size_t>(i)] += p * p;
+          exact_entropies[static_cast<size_t>(h)][static_cast<size_t>(i)] -= p > 0 ? p * std::log(p) : 0;
+        }
         lse[r * kHeads + static_cast<size_t>(h)] = static_cast<float>(std::log(sum));
       }
       rows.push_back({row_q, lse.data() + r * kHeads, positions[r]});
@@ -112,24 +122,34 @@ TEST_P(ColumnSumsTest, EqualTheReferenceAndTheExactSoftmax) {
       double total = 0;
       for (size_t i = 0; i < static_cast<size_t>(entries); ++i) {
         EXPECT_NEAR(heads.values[h][i], exact[h][i], 2e-5) << "head " << h << " entry " << i;
+        EXPECT_NEAR(heads.squares[h][i], exact_squares[h][i], 2e-5) << "head " << h << " entry " << i;
+        EXPECT_NEAR(heads.entropies[h][i], exact_entropies[h][i], 2e-5) << "head " << h << " entry " << i;
         total += heads.values[h][i];
       }
       EXPECT_NEAR(total, static_cast<double>(rows.size()), 1e-3);
     }
-    for (size_t i = 0; i < static_cast<size_t>(entries); ++i)
+    for (size_t i = 0; i < static_cast<size_t>(entries); ++i) {
       EXPECT_NEAR(groups.values[1][i], (exact[3][i] + exact[4][i] + exact[5][i]) / 3, 2e-5);
+      EXPECT_NEAR(groups.entropies[1][i],
+                  (exact_entropies[3][i] + exact_entropies[4][i] + exact_entropies[5][i]) / 3, 2e-5);
+    }
     ForEachSimdTarget([&] {
       for (const int threads : {1, 3}) {
         ThreadPool pool(threads);
         ColumnScratch scratch;
-        Sums whole(kHeads, entries), parts(kHeads, entries), mean(kKvHeads, entries);
+        Sums whole(kHeads, entries), parts(kHeads, entries), mean(kKvHeads, entries), only(kHeads, entries);
         ColumnSums(pool, scratch, shape, lanes, rows, whole.target());
         for (const TapRow& row : rows) ColumnSums(pool, scratch, shape, lanes, {&row, 1}, parts.target());
         ColumnSums(pool, scratch, shape, lanes, rows, mean.target());
+        ColumnSums(pool, scratch, shape, lanes, rows, {only.sums_at, {}, only.entropies_at});
         EXPECT_EQ(whole.values, heads.values);
         EXPECT_EQ(whole.squares, heads.squares);
+        EXPECT_EQ(whole.entropies, heads.entropies);
         EXPECT_EQ(parts.values, heads.values);
+        EXPECT_EQ(parts.entropies, heads.entropies);
         EXPECT_EQ(mean.values, groups.values);
+        EXPECT_EQ(mean.entropies, groups.entropies);
+        EXPECT_EQ(only.entropies, heads.entropies);
       }
     });
   }

@@ -21,9 +21,12 @@ class EvictStateTest : public testing::CoreTest {
                                         "streaming:budget=33",
                                         "snapkv:budget=48,window=16",
                                         "adakv:budget=48,window=16",
+                                        "cake:budget=48,window=16",
                                         "h2o:budget=0.3,decode=false",
                                         "keynorm:budget=0.3,sinks=2",
-                                        "random:budget=50,last=4"};
+                                        "random:budget=50,last=4",
+                                        "kvmerger:budget=48",
+                                        "mikv:budget=48,window=16"};
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1");
     if (!HasWindows()) methods.push_back("streaming:budget=33,positions=rank");
     return methods;
@@ -73,7 +76,7 @@ TEST_P(EvictStateTest, GoingOnIsOneGenerationWithoutABreak) {
       ExpectSameEnd(*next, *whole, answer_.size(), method);
       const int64_t rows = std::ssize(first_) + std::ssize(reply_) - 1;  // the last token has not run
       EXPECT_EQ(next->report.state.rows, rows) << method;
-      EXPECT_LT(next->report.state.entries, rows) << method;
+      EXPECT_EQ(next->report.state.entries < rows, !method.starts_with("mikv")) << method;
       EXPECT_EQ(next->report.read_memory, 0);
       EXPECT_EQ(next->report.outcome.reason, MissReason::kNone) << method;
       EXPECT_EQ(next->usage.cached_tokens, rows);
@@ -338,16 +341,27 @@ TEST_P(EvictStateTest, WhatIsLargerThanTheRoomIsRefused) {
   }
 }
 
+// Pages that fill while a reply is written and while the next prompt is read become codes at the same rows.
 TEST_P(EvictStateTest, BesideACodecAndWithChoices) {
-  const auto model = Load(2, KvType::kI16, "t4:center=0");
-  const std::string method = "snapkv:budget=48,window=16";
-  const auto whole = Run(*Start(*model), Forced(first_, method, reply_ + question_ + answer_));
-  const auto core = Start(*model);
-  Run(*core, Forced(first_, method, reply_));
-  Request second = Forced(first_ + reply_ + question_, method, answer_);
-  ExpectSameEnd(*Run(*core, second), *whole, answer_.size(), "with a codec");
-  second.n = 2;
-  EXPECT_EQ(Run(*core, second)->report.state.rows, std::ssize(first_ + reply_) - 1);
+  const Tokens answer = Text(4, 100);
+  for (const char* codec : {"t4:center=0", "q4_0"}) {
+    const auto model = Load(2, KvType::kI16, codec);
+    for (const std::string method : {"snapkv:budget=120,window=16", "adakv:budget=48,window=16",
+                                     "h2o:budget=0.6,decode=false", "mikv:budget=70,window=16"}) {
+      const auto whole = Run(*Start(*model), Forced(first_, method, reply_ + question_ + answer));
+      const auto core = Start(*model);
+      Run(*core, Forced(first_, method, reply_));
+      Request second = Forced(first_ + reply_ + question_, method, answer);
+      ExpectSameEnd(*Run(*core, second), *whole, answer.size(), method + " with a codec");
+      EngineOptions options;
+      options.max_batch_rows = 7;
+      const auto slow = Start(*model, options);
+      Run(*slow, Forced(first_, method, reply_));
+      ExpectSameEnd(*Run(*slow, second), *whole, answer.size(), method + " in other chunks");
+      second.n = 2;
+      EXPECT_EQ(Run(*core, second)->report.state.rows, std::ssize(first_ + reply_) - 1);
+    }
+  }
 }
 
 TEST_P(EvictStateTest, NeedsAMethod) {

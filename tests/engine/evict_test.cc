@@ -13,14 +13,26 @@ class EvictTest : public testing::CoreTest {
   bool HasWindows() const { return std::string_view(GetParam()) == "tiny-gemma3.gguf"; }
   // Methods with budgets that bite on prompts of 150 rows and more.
   std::vector<std::string> Methods() const {
-    std::vector<std::string> methods = {"snapkv:budget=48,window=16", "h2o:budget=40",
-                                        "streaming:budget=33",        "keynorm:budget=0.3,sinks=2",
-                                        "random:budget=50,last=4",    "adakv:budget=48,window=16"};
+    std::vector<std::string> methods = {"snapkv:budget=48,window=16",
+                                        "h2o:budget=40",
+                                        "streaming:budget=33",
+                                        "keynorm:budget=0.3,sinks=2",
+                                        "random:budget=50,last=4",
+                                        "adakv:budget=48,window=16",
+                                        "cake:budget=40,window=16",
+                                        "mikv:budget=48,window=16",
+                                        "kvmerger:budget=48",
+                                        "kvmerger:budget=48,attention=none",
+                                        "kvmerger:budget=48,attention=last,window=16"};
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1");
     if (!HasWindows()) methods.push_back("lacache:budget=24,span=1,chunk=50");
     if (!HasWindows()) methods.push_back("streaming:budget=33,positions=rank,chunk=50");
     if (!HasWindows()) methods.push_back("streaming:budget=33,chunk=50");
     return methods;
+  }
+  static bool ReadsNoPrefix(const std::string& method) {
+    return method.starts_with("h2o") || method.starts_with("lacache") || method == "kvmerger:budget=48" ||
+           method.find("chunk=") != std::string::npos;
   }
   std::shared_ptr<Answer> Add(EngineCore& core, std::vector<int32_t> prompt, const std::string& evict,
                               int64_t tokens = 20) {
@@ -41,8 +53,10 @@ TEST_P(EvictTest, ABudgetThatCoversEverythingChangesNothing) {
   for (const int64_t length : {1, 20, 64, 130, 333}) {
     const auto prompt = Text(static_cast<uint32_t>(length), length);
     const auto full = Ask(*Start(*model), prompt, "none");
-    for (const std::string method : {"snapkv", "adakv", "h2o", "streaming", "keynorm", "random"})
+    for (const std::string method :
+         {"snapkv", "adakv", "cake", "h2o", "streaming", "keynorm", "random", "kvmerger", "mikv"})
       ExpectSame(*Ask(*Start(*model), prompt, method + ":budget=100000"), *full, method);
+    ExpectSame(*Ask(*Start(*model), prompt, "kvmerger:eps=1"), *full, "nothing is similar enough");
   }
 }
 
@@ -63,7 +77,8 @@ TEST_P(EvictTest, ChunksAndThreadsDoNotMatter) {
   for (const std::string& method : Methods()) {
     const auto expected = Ask(*Start(*two), prompt, method);
     EXPECT_GT(expected->report.held.private_bytes, 0u) << method;
-    EXPECT_LT(expected->report.held.entries, 120) << method;
+    // MiKV drops nothing.
+    EXPECT_EQ(expected->report.held.entries < 120, !method.starts_with("mikv")) << method;
     ExpectSame(*Ask(*Start(*one), prompt, method), *expected, method + " one thread");
     for (const int64_t rows : {1, 7, 64}) {
       EngineOptions options;
@@ -88,9 +103,7 @@ TEST_P(EvictTest, WarmEqualsColdAndNothingIsPublished) {
       const uint64_t before = core->cache().used_bytes();
       const auto warm = Ask(*core, prompt, method);
       ExpectSame(*warm, *cold, method);
-      const bool reads = !method.starts_with("h2o") && !method.starts_with("lacache") &&
-                         method.find("chunk=") == std::string::npos;
-      EXPECT_EQ(warm->report.read_memory > 0, reads) << method << " after " << shared;
+      EXPECT_EQ(warm->report.read_memory > 0, !ReadsNoPrefix(method)) << method << " after " << shared;
       EXPECT_GE(warm->report.held.peak_private_bytes, warm->report.held.private_bytes) << method;
       EXPECT_LE(core->cache().used_bytes(), before + 256) << method;
     }
@@ -108,8 +121,7 @@ TEST_P(EvictTest, AMethodThatReadsNoPrefixIsTheReason) {
     EXPECT_EQ(Ask(*core, prompt, method)->report.outcome.token, 0) << method;
     Ask(*core, prompt, "none", 1);
     const CacheOutcome outcome = Ask(*core, prompt, method)->report.outcome;
-    const bool reads_none = method.starts_with("h2o") || method.starts_with("lacache") ||
-                            method.find("chunk=") != std::string::npos;
+    const bool reads_none = ReadsNoPrefix(method);
     // A window layer does not hold what the observation rows look back at.
     const bool reads_less = HasWindows() && method.find("window=") != std::string::npos;
     EXPECT_EQ(outcome.reason, reads_none || reads_less ? MissReason::kMethod : MissReason::kNone) << method;
@@ -189,31 +201,54 @@ TEST_P(EvictTest, AMethodWithoutRoomWaitsAndTakesNobodysLogits) {
   EXPECT_GT(waited, 0);
 }
 
-// Beside a codec a method's own pages hold rows with turned keys; it reads no codes.
+// Beside a codec a method reads no codes. What chooses once leaves codes where pages are full, and pages that
+// fill later are encoded too, at the same rows however they are cut into steps.
 TEST_P(EvictTest, RunsBesideACodec) {
-  const auto load = [&](int threads) {
+  const auto load = [&](int threads, const char* codec) {
     return testing::LoadModel(testing::DataPath(std::string("models/") + GetParam()), MathMode::kFast,
-                              KvType::kI16, threads, "t4:center=0");
+                              KvType::kI16, threads, codec);
   };
-  const auto two = load(2), one = load(1);
-  const auto prompt = Text(8, 210);
-  for (const std::string method : {"snapkv:budget=48,window=16", "h2o:budget=40", "keynorm:budget=0.3"}) {
-    const auto core = Start(*two);
-    const auto expected = Ask(*core, prompt, method);
-    const auto full = Ask(*core, prompt, "none");
-    EngineOptions options;
-    options.max_batch_rows = 7;
-    ExpectSame(*Ask(*Start(*one, options), prompt, method), *expected, method);
-    const auto again = Ask(*core, prompt, method);  // beside the full cache's codes
-    ExpectSame(*again, *expected, method);
-    EXPECT_EQ(again->report.read_memory, 0);
-    EXPECT_EQ(again->report.outcome.reason, MissReason::kMethod) << method;
-    ExpectSame(*Ask(*core, prompt, "none"), *full, "full beside " + method);
+  const auto prompt = Text(8, 330);
+  for (const char* codec : {"t4:center=0", "q4_0"}) {
+    const auto two = load(2, codec), one = load(1, codec);
+    for (const std::string method :
+         {"snapkv:budget=150,window=16", "adakv:budget=150,window=16", "cake:budget=150,window=16",
+          "h2o:budget=40", "keynorm:budget=0.6", "h2o:budget=150,decode=false", "kvmerger:budget=150",
+          "mikv:budget=100,window=16"}) {
+      const auto core = Start(*two);
+      const auto expected = Ask(*core, prompt, method, 100);
+      const auto full = Ask(*core, prompt, "none", 100);
+      EngineOptions options;
+      options.max_batch_rows = 7;
+      ExpectSame(*Ask(*Start(*one, options), prompt, method, 100), *expected, method);
+      const auto again = Ask(*core, prompt, method, 100);  // beside the full cache's codes
+      ExpectSame(*again, *expected, method);
+      EXPECT_EQ(again->report.read_memory, 0);
+      EXPECT_EQ(again->report.outcome.reason, MissReason::kMethod) << method;
+      ExpectSame(*Ask(*core, prompt, "none", 100), *full, "full beside " + method);
+    }
   }
   Request r;
   r.prompt = {1, 2, 3};
   r.evict = "lacache:budget=100,span=1";
-  EXPECT_FALSE(Start(*two)->Validate(r));
+  EXPECT_FALSE(Start(*load(1, "t4:center=0"))->Validate(r));
+}
+
+// The explain object's bytes fall with the codes.
+TEST_P(EvictTest, CodesAreCountedAsWhatTheyTake) {
+  const auto model = Load(2), coded = Load(2, KvType::kI16, "q4_0");
+  const auto prompt = Text(8, 330);
+  const auto lanes = static_cast<uint64_t>(std::ranges::count(model->spec().layers, 0, &LayerSpec::window)) *
+                     static_cast<uint64_t>(model->spec().kv_heads);
+  const uint64_t saved = model->kv_shape().page_bytes() - coded->kv_shape().page_bytes(KvForm::kCodes);
+  const auto held = [&](Model& m, const char* method) {
+    return Ask(*Start(m), prompt, method, 1)->report.held.private_bytes;
+  };
+  // 150 entries are two full pages; 230 of 330 beyond the budget are three.
+  EXPECT_GE(held(*model, "snapkv:budget=150") - held(*coded, "snapkv:budget=150"), 2 * lanes * saved);
+  EXPECT_GE(held(*model, "snapkv:budget=100000") - held(*model, "mikv:budget=100"), 3 * lanes * saved);
+  // What decides for every token stays rows.
+  EXPECT_EQ(held(*model, "h2o:budget=150"), held(*coded, "h2o:budget=150"));
 }
 
 TEST_P(EvictTest, RefusesWhatCannotBe) {

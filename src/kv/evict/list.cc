@@ -9,9 +9,12 @@ namespace larder {
 // One line a method: the function in its file that describes it.
 #define LARDER_EVICT_METHODS(METHOD) \
   METHOD(AdaKvMethod)                \
+  METHOD(CakeMethod)                 \
   METHOD(H2oMethod)                  \
   METHOD(KeyNormMethod)              \
+  METHOD(KvMergerMethod)             \
   METHOD(LaCacheMethod)              \
+  METHOD(MikvMethod)                 \
   METHOD(RandomMethod)               \
   METHOD(SnapKvMethod)               \
   METHOD(StreamingMethod)

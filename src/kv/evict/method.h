@@ -6,8 +6,9 @@
 //   numbers
 //            beside the entries that follow them when they move (LaneTable::Scores); the keys themselves
 //   budget   a share of the prompt, entries per lane, or bytes; sinks, window and newcomer included
-//   trigger  end of the prompt, end of a chunk of it, every token
-//   action   LaneTable::Keep, Remove, SetLogitBias
+//   trigger  end of a layer in the pass that scores a prompt, end of the prompt, end of a chunk of it, every
+//            token
+//   action   LaneTable::Keep, Remove, Merge, SetLogitBias, Demote
 #pragma once
 
 #include <cstdint>
@@ -55,14 +56,26 @@ struct EvictNeeds {
   PositionMode positions = PositionMode::kKeep;
   bool every_token = false;  // AfterToken is called
   int64_t chunk = 0;         // AfterChunk is called at every multiple of this many prompt rows; 0: never
+  // With kLastRows.
+  bool each_layer = false;  // AfterLayer is called, and a layer's column scores are gone behind it
+  bool entropies = false;   // ColumnScores have them
+  bool own_codes = false;   // it says itself what becomes codes
+  // Whether what it leaves becomes codes beside a cache with a codec: full pages at the end of the prompt,
+  // and at each later multiple of 64 rows. What decides for every token would take pages of codes apart
+  // again, and keys that are rotated when they are read are no codes.
+  bool BecomesCodes() const {
+    return positions == PositionMode::kKeep && !every_token && chunk == 0 && !own_codes;
+  }
 };
 
 // Column sums of one layer's last prompt rows: [heads][stride], one number for each entry of the head's lane.
 struct ColumnScores {
   std::vector<float> sums, squares;
+  std::vector<float> entropies;  // sums of -p log p; empty: not asked for
   int64_t stride = 0;
   std::span<const float> Sums(int head) const { return Of(sums, head); }
   std::span<const float> Squares(int head) const { return Of(squares, head); }
+  std::span<const float> Entropies(int head) const { return Of(entropies, head); }
 
  private:
   std::span<const float> Of(const std::vector<float>& all, int head) const {
@@ -78,7 +91,7 @@ struct EvictView {
   int64_t prompt_rows;          // all of the prompt's
   int64_t rows;                 // so far, whether their entries are still here or not
   LaneTable& lanes;
-  std::span<const ColumnScores> column_scores;  // [model layer], at the end of the prompt with kLastRows
+  std::span<const ColumnScores> column_scores;  // [model layer], with kLastRows when the prompt has ended
 
   int lane_count() const { return static_cast<int>(layers.size()) * shape.kv_heads(); }
 };
@@ -91,6 +104,10 @@ class EvictMethod {
   virtual std::unique_ptr<EvictMethod> Copy() const = 0;
   // All rows of the prompt are here. Once, before the first AfterToken.
   virtual Status AfterPrompt(EvictView& view) = 0;
+  // Before AfterPrompt, with each_layer: the pass over the prompt's last rows has this layer's column scores.
+  // For each of view.layers in their order. This one and those before it may be evicted from: the pass has
+  // read them.
+  virtual Status AfterLayer(EvictView& view, int layer) { return {}; }
   // A chunk of the prompt is here, and it is not the last.
   virtual Status AfterChunk(EvictView& view) { return {}; }
   // A token after the prompt has been processed; with kAllRows, Scores have grown by its attention.
@@ -107,6 +124,8 @@ struct EvictModel {
   int layers = 0;                 // of the model
   bool windows = false;           // some of them see a window only
   bool transformed_keys = false;  // a codec turns keys after they are rotated
+  int head_dim = 0;
+  KvType kv_type = KvType::kI16;
 };
 
 struct EvictMethodEntry {

@@ -9,14 +9,6 @@ struct RandomParams : EvictCommon {
   int64_t seed = 1;
 };
 
-// In [0, 1), from SplitMix64 (Steele, Lea, Flood 2014).
-float Noise(uint64_t key) {
-  key += 0x9E3779B97F4A7C15u;
-  key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9u;
-  key = (key ^ (key >> 27)) * 0x94D049BB133111EBu;
-  return static_cast<float>((key ^ (key >> 31)) >> 40) * 0x1p-24f;
-}
-
 class Random final : public EvictMethod {
  public:
   explicit Random(RandomParams params) : params_(std::move(params)) {}

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace larder {
 
@@ -55,13 +56,45 @@ Status WindowScoring::Check(const Params& params) const {
   return Fail(ErrorKind::kInvalid, "{}: kernel is {}; it must be odd", params.owner(), kernel);
 }
 
-std::vector<float> WindowScoring::Scores(const EvictView& view, int layer, int kv_head) const {
+std::vector<float> WindowScoring::Scores(const EvictView& view, const ColumnScores& columns,
+                                         int kv_head) const {
   const int queries = view.heads / view.shape.kv_heads();
-  const std::vector<float> summed = ReduceGroup(view.column_scores[static_cast<size_t>(layer)],
-                                                kv_head * queries, queries, view.prompt_rows - window, group);
+  const std::vector<float> summed =
+      ReduceGroup(columns, kv_head * queries, queries, view.prompt_rows - window, group);
   std::vector<float> scores = pooling == "max" ? PoolMax(summed, kernel) : PoolMean(summed, kernel);
   scores.resize(static_cast<size_t>(view.prompt_rows));
   return scores;
+}
+
+std::vector<int64_t> DivideEntries(int64_t total, std::span<const double> weights, int64_t cap) {
+  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+  const bool proportional = std::isfinite(sum) && sum > 0;
+  std::vector<int64_t> shares;
+  int64_t capped = 0, left = total;
+  for (const double weight : weights) {
+    const double part = proportional ? weight / sum : 1 / static_cast<double>(weights.size());
+    const auto share = static_cast<int64_t>(part * static_cast<double>(total));
+    left -= share;
+    capped += std::max<int64_t>(0, share - cap);
+    shares.push_back(std::min(share, cap));
+  }
+  const auto spread = [&](int64_t more) {
+    while (more > 0) {
+      const auto open = std::ranges::count_if(shares, [&](int64_t share) { return share < cap; });
+      if (open == 0) return;
+      const int64_t each = more / open;
+      int64_t remainder = more % open;
+      for (int64_t& share : shares) {
+        if (share >= cap) continue;
+        const int64_t added = std::min(cap - share, each + (remainder-- > 0 ? 1 : 0));
+        share += added;
+        more -= added;
+      }
+    }
+  };
+  spread(capped);
+  spread(left);
+  return shares;
 }
 
 std::vector<float> PoolMean(std::span<const float> scores, int64_t width) {
@@ -86,6 +119,14 @@ std::vector<float> PoolMax(std::span<const float> scores, int64_t width) {
     out[static_cast<size_t>(i)] = largest;
   }
   return out;
+}
+
+// SplitMix64 (Steele, Lea, Flood 2014).
+float Noise(uint64_t key) {
+  key += 0x9E3779B97F4A7C15u;
+  key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9u;
+  key = (key ^ (key >> 27)) * 0x94D049BB133111EBu;
+  return static_cast<float>((key ^ (key >> 31)) >> 40) * 0x1p-24f;
 }
 
 }  // namespace larder

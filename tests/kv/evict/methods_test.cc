@@ -59,10 +59,13 @@ class Twin {
   void AfterPrompt() {
     prompt_ = rows_;
     std::vector<ColumnScores> scores(layers_.size());
-    if (method_->needs().tap == ScoreTap::kLastRows) {
-      for (const int layer : layers_) scores[static_cast<size_t>(layer)] = LastRows(layer);
-    }
     EvictView view{shape_, kHeads, layers_, prompt_, rows_, kept_, scores};
+    if (method_->needs().tap == ScoreTap::kLastRows) {
+      for (const int layer : layers_) {
+        scores[static_cast<size_t>(layer)] = LastRows(layer);
+        ASSERT_TRUE(method_->AfterLayer(view, layer));
+      }
+    }
     ASSERT_TRUE(method_->AfterPrompt(view));
   }
   void AfterToken() {
@@ -167,17 +170,19 @@ class Twin {
     scores.stride = (rows_ + 63) / 64 * 64;
     scores.sums.resize(static_cast<size_t>(kHeads * scores.stride));
     scores.squares.resize(scores.sums.size());
-    std::vector<float*> sums, squares;
+    scores.entropies.resize(scores.sums.size());
+    std::vector<float*> sums, squares, entropies;
     for (int h = 0; h < kHeads; ++h) {
       sums.push_back(scores.sums.data() + h * scores.stride);
       squares.push_back(scores.squares.data() + h * scores.stride);
+      entropies.push_back(scores.entropies.data() + h * scores.stride);
     }
     for (int64_t at = std::max<int64_t>(0, rows_ - method_->needs().rows); at < rows_; ++at) {
       const auto& q = queries_[static_cast<size_t>(layer)][static_cast<size_t>(at)];
       std::vector<float> out(q.size()), lse(kHeads);
       Attend(kept_, layer, q, static_cast<int32_t>(at), out, lse);
       const TapRow row{q.data(), lse.data(), static_cast<int32_t>(at)};
-      ColumnSums(pool_, scratch_, ShapeOf(layer), kept_, {&row, 1}, {sums, squares});
+      ColumnSums(pool_, scratch_, ShapeOf(layer), kept_, {&row, 1}, {sums, squares, entropies});
     }
     return scores;
   }
@@ -210,8 +215,8 @@ TEST_P(EvictedIsMasked, AtEveryStep) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, EvictedIsMasked,
-                         ::testing::Values("adakv:budget=0.3,window=16", "h2o:budget=40",
-                                           "h2o:budget=0.5,sinks=4,decode=false",
+                         ::testing::Values("adakv:budget=0.3,window=16", "cake:budget=0.3,window=16",
+                                           "h2o:budget=40", "h2o:budget=0.5,sinks=4,decode=false",
                                            "snapkv:budget=0.3,window=16,kernel=5", "streaming:budget=70",
                                            "random:budget=64,last=8", "keynorm:budget=0.4,sinks=4"));
 
