@@ -48,15 +48,35 @@ def fidelity(result, title="Fidelity"):
         notes += (" Budgets in parentheses are entries, lowered so that all methods of a budget have equally many pages of 64 "
                   "with room for the next token.")
     if "its parts" in bases:
-        notes += (" Behind @: what the method has left is rounded to codes where pages are full, and the bytes are those of codes; "
-                  "peak and speed are of rows. Its parts: the method and the codec alone, added up.")
+        notes += (" Behind @: full pages of what the method has left become codes, and later ones when they are full. Its parts: "
+                  "the method and the codec alone, added up.")
     if alone:
         head += ["peak", "tokens/s"]
         notes += " Peak and tokens/s: each by itself on the first document, from its first token on, continued token by token."
+    if result.get("evicting_layers", 0) < result.get("layers", 0):
+        notes += (f" Methods drop from {result['evicting_layers']} of {result['layers']} layers, which hold "
+                  f"{100 * result['evicting_bytes'] / full:.0f} % of the full cache; the others see a window.")
     return (f"### {title}\n\n{result['model']}, {result['documents']} documents of {result['prompt_tokens']} + "
             f"{result['scored_tokens']} tokens of `scripts/eval_text`; greedy: the full cache's own continuation before it "
             f"repeats 16 tokens, {result['greedy_tokens']:.0f} tokens in each of {result['greedy_documents']} documents. Full "
-            f"cache {full / 2**20:.1f} MiB; bytes are shares of it.{notes}\n\n{command(result)}\n\n{table(head, rows)}")
+            f"cache {full / 2**20:.1f} MiB; bytes are shares of it.{notes}\n\n{command(result)}\n\n{table(head, rows)}"
+            f"{refused(result)}{equal_loss(result)}")
+
+
+def refused(result):
+    """What the model cannot have, a sentence each."""
+    return "".join(f"\n\nNot measured: {method}: {reason}." for method, reason in result.get("refused", {}).items())
+
+
+def equal_loss(result):
+    """The survey's table: leaf, method, bytes at one divergence, time, memory class."""
+    if "at_equal_loss" not in result:
+        return ""
+    rows = [[at["leaf"], at["method"], at["memory"], at["shown"], f"{100 * (1 - at['bytes']):.0f} %" if at["reached"] else "",
+             f"{at['ms_per_token']:.1f}"] for at in result["at_equal_loss"]["methods"]]
+    return (f"\n\nBytes at a mean KL of {result['at_equal_loss']['kl']}, between the budgets above on logarithmic axes; time is that "
+            f"of the smallest measured budget within it, else of the largest:\n\n"
+            f"{table(['leaf', 'method', 'memory', 'bytes', 'saved', 'ms a token'], rows)}")
 
 
 def score(cell, which, admitted):
@@ -80,7 +100,48 @@ def retrieval(result, title):
     note = ("\n\nMean log-probability of the right answer instead of right answers, because the model does not solve the task: "
             + ", ".join(left_out) + ".") if left_out else ""
     return (f"### {title}\n\n{result['model']}, {result['sessions']} sessions a task, contexts of {result['tokens']} tokens, "
-            f"{result['turns']} questions each.\n\n{command(result)}\n\n{table(head, rows)}{note}")
+            f"{result['turns']} questions each.\n\n{command(result)}\n\n{table(head, rows)}{note}{prefill(result)}{refused(result)}")
+
+
+def prefill(result):
+    tokens = result.get("prefill_tokens", {})
+    if not tokens.get("shared"):
+        return ""
+    return (f"\n\nPrompt tokens of all questions: {tokens['shared']} with each context computed once, {tokens['again']} with it again "
+            f"for every question: {tokens['again'] / tokens['shared']:.2f} times as many.")
+
+
+def passkeys(results):
+    """A fact at depths of contexts of several lengths, each length a result: seen / hidden, right answers."""
+    rows = []
+    for result in results:
+        cells = [cell for cell in result["cells"] if "depth" in cell]
+        depths = sorted({cell["depth"] for cell in cells})
+        full = {cell["depth"]: cell["hidden"]["right"] for cell in cells if cell["method"] == "full"}
+        for method, budget in dict.fromkeys((cell["method"], cell["budget"]) for cell in cells):
+            row = [cell for cell in cells if (cell["method"], cell["budget"]) == (method, budget)]
+            rows.append([str(result["tokens"]), method, budget or "-", f"{100 * row[0]['bytes']:.0f} %"])
+            for cell in sorted(row, key=lambda cell: cell["depth"]):
+                admitted = full.get(cell["depth"], 0) >= result["admitted"]
+                rows[-1].append(f"{score(cell, 'first', admitted)} / {score(cell, 'hidden', admitted)}")
+    first = results[0]
+    return (f"### Pass keys\n\n{first['model']}, {first['sessions']} contexts of one fact and filler at each depth, from 0 (at the "
+            f"beginning) to 1 (at the end). Right answers, question seen / hidden; where the full cache solves less than "
+            f"{100 * first['admitted']:.0f} %, the mean log-probability of the right one.\n\n{command(first)}\n\n"
+            f"{table(['tokens', 'method', 'budget', 'bytes', *[f'depth {d:g}' for d in depths]], rows)}{refused(first)}")
+
+
+def copies(result):
+    """Of a stream with strings that come again."""
+    gaps = [score["gap"] for score in result["passes"][0]["copies"]["gaps"]]
+    rows = [[p["method"], p["budget"] or "-", f"{p['copies']['first_time']:.2f}",
+             *[f"{g['log_probability']['mean']:.2f}, {interval(g['more_than_first'], 'mean', 2)}" for g in p["copies"]["gaps"]]]
+            for p in result["passes"]]
+    counts = ", ".join(str(g["copies"]) for g in result["passes"][0]["copies"]["gaps"])
+    return (f"### Copies in a stream\n\n{result['model']}, {result['tokens']} tokens with strings of 16 in them that come again: mean "
+            f"log-probability of a token the first time and after each gap, and what that is above the first method's of the same "
+            f"budget (95 %). {counts} copies.\n\n{command(result)}\n\n"
+            f"{table(['method', 'budget', 'first time', *[f'after {gap}' for gap in gaps]], rows)}")
 
 
 def stream(result):
@@ -103,7 +164,7 @@ def stream(result):
 
 SECTIONS = {"fidelity": fidelity, "compositions": lambda r: fidelity(r, "Methods together with codecs"),
             "retrieval": lambda r: retrieval(r, "Retrieval: a constructed model that only looks up"),
-            "sentences": lambda r: retrieval(r, "Retrieval: a real model"), "stream": stream}
+            "sentences": lambda r: retrieval(r, "Retrieval: a real model"), "stream": stream, "copies": copies}
 
 
 def main():
@@ -112,6 +173,9 @@ def main():
     for name, write in SECTIONS.items():
         if (folder / f"{name}.json").exists():
             parts.append(write(json.loads((folder / f"{name}.json").read_text())))
+    keys = [json.loads(path.read_text()) for path in sorted(folder.glob("passkeys-*.json"))]
+    if keys:
+        parts.append(passkeys(keys))
     if not parts:
         sys.exit(f"{folder} has no results; run scripts/methods_report without --only-write")
     before, begin, rest = page.read_text().partition(BEGIN)

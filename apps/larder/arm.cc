@@ -11,6 +11,9 @@
 namespace larder {
 namespace {
 
+// Of "name:a=1+b=2".
+std::string_view NameOf(std::string_view text) { return text.substr(0, text.find(':')); }
+
 bool IsCodec(std::string_view name) {
   return std::ranges::any_of(KvCodecs(), [&](const KvCodecEntry& entry) { return entry.info.name == name; });
 }
@@ -97,26 +100,68 @@ std::vector<std::string> Split(const std::string& text, char separator) {
 }
 
 Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
-                                  int64_t last, const Model& model) {
+                                  int64_t last, const Model& model, Refusals* refused) {
   std::vector<Arm> arms;
+  Refusals left_out;
+  // False: the method is left out, whatever the budget.
+  const auto add = [&](const std::string& text, Result<Arm> arm) -> Result<bool> {
+    if (!arm && (refused == nullptr || arm.error().kind != ErrorKind::kUnsupported))
+      return std::unexpected(arm.error());
+    if (!arm) {
+      left_out[text] = arm.error().message;
+    } else {
+      arms.push_back(*std::move(arm));
+    }
+    return arm.has_value();
+  };
   // A comma between methods; inside one, semicolons would be unusual, so "name:a=1" may have one parameter,
   // or more with '+': "name:a=1+b=2".
   for (const std::string& text : Split(methods, ',')) {
-    if (IsCodec(text.substr(0, text.find(':')))) {
-      LARDER_ASSIGN(Arm arm, CodecArm(text, model));
-      arms.push_back(std::move(arm));
+    if (IsCodec(NameOf(text))) {
+      LARDER_TRY(add(text, CodecArm(text, model)));
     } else if (text == "full") {
       arms.push_back({text, "", "", ArmKind::kFull});
     } else {
       for (const std::string& budget : Split(budgets, ',')) {
-        LARDER_ASSIGN(Arm arm, EvictArm(text, budget, {sinks, last}, model));
-        arms.push_back(std::move(arm));
+        LARDER_ASSIGN(const bool added, add(text, EvictArm(text, budget, {sinks, last}, model)));
+        if (!added) break;
       }
     }
   }
+  if (arms.empty() && !left_out.empty()) return Fail(ErrorKind::kUnsupported, "{}", left_out.begin()->second);
   if (arms.empty())
     return Fail(ErrorKind::kInvalid, "no methods or no budgets; add --methods snapkv,h2o --budgets 0.25");
+  if (refused != nullptr) *refused = std::move(left_out);
   return arms;
+}
+
+std::string DefaultMethods(std::initializer_list<std::string_view> variants,
+                           std::initializer_list<std::string_view> without) {
+  std::vector<std::string_view> names;
+  for (const EvictMethodEntry& entry : EvictMethods()) names.push_back(entry.info.name);
+  names.push_back("oracle");
+  for (const KvCodecEntry& entry : KvCodecs()) names.push_back(entry.info.name);
+  std::vector<std::string_view> list;
+  for (const std::string_view name : names) {
+    for (const std::string_view variant : variants) {
+      if (NameOf(variant) == name) list.push_back(variant);
+    }
+    if (std::ranges::find(without, name) == without.end()) list.push_back(name);
+  }
+  return fmt::format("{}", fmt::join(list, ","));
+}
+
+std::vector<MethodInfo> InfosOf(const Arm& arm) {
+  std::vector<MethodInfo> infos;
+  for (const std::string& part : Split(arm.method, '@')) {
+    for (const EvictMethodEntry& entry : EvictMethods()) {
+      if (entry.info.name == NameOf(part)) infos.push_back(entry.info);
+    }
+    for (const KvCodecEntry& entry : KvCodecs()) {
+      if (entry.info.name == NameOf(part)) infos.push_back(entry.info);
+    }
+  }
+  return infos;
 }
 
 }  // namespace larder

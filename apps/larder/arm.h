@@ -2,11 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "kv/method_info.h"
 #include "model/model.h"
 
 namespace larder {
@@ -23,12 +26,27 @@ struct Arm {
   int64_t entries = 0;     // of a lane, that the spec says instead of the budget; 0: it says the budget
 };
 
+// Methods that are left out, with why: the model cannot give what they need.
+using Refusals = std::map<std::string, std::string>;
+
 // Every eviction method of `methods` ("h2o,snapkv:window=16+kernel=5,t4:center=0") at every budget of
 // `budgets`; each keeps `sinks` first and `last` newest tokens, unless it says something else itself or knows
 // better. "oracle" scores by the attention that will really come; codecs, and "full", are one arm each.
 // "snapkv@t4": full pages of what the method has left become codes. kInvalid names what is wrong.
+// kUnsupported: what the model cannot give; with `refused` such methods go there and the others are planned,
+// if there are any.
 Result<std::vector<Arm>> PlanArms(const std::string& methods, const std::string& budgets, int64_t sinks,
-                                  int64_t last, const Model& model);
+                                  int64_t last, const Model& model, Refusals* refused = nullptr);
+
+// What a comparison has where nothing is said, as `methods` of PlanArms: every eviction method and every
+// codec of the lists in kv, and the oracle, but for those that `without` names. Each comes behind the
+// `variants` of it that are worth a line of their own: "h2o:decode=false".
+std::string DefaultMethods(std::initializer_list<std::string_view> variants,
+                           std::initializer_list<std::string_view> without);
+
+// What an arm is made of says of itself: of a method, a codec, or both ("snapkv@t4"); none of the oracle and
+// the full cache.
+std::vector<MethodInfo> InfosOf(const Arm& arm);
 
 // The codecs of all arms, each once, in their order.
 std::vector<std::string> CodecsOf(const std::vector<Arm>& arms);

@@ -39,6 +39,10 @@ class Bench final : public Command {
                   "ones that suit what is measured");
     params.String("other-kv-type", &other_kv_type_,
                   "prefill, decode, batch: measure Larder with this cache, too (as --kv-type); empty: no");
+    params.String("methods", &settings_.methods,
+                  "decode: eviction methods to measure beside the full cache, separated by commas, each with "
+                  "parameters joined by '+': h2o:budget=256,snapkv:budget=256+window=16; all go on from one "
+                  "prompt, round after round; empty: none");
     params.Int("rounds", &settings_.rounds, 1, 1000,
                "measurements of every engine at every length, interleaved");
     params.Int("tokens", &settings_.tokens, 1, 4096,
@@ -78,7 +82,9 @@ class Bench final : public Command {
                   "'{}' is not known; write prefill, decode, batch, serve, load, attention, matmul, "
                   "schedule, pool, memory, restore, overlap, turns, blend, store or neighbour",
                   what);
-    return MeasureEngines(what);
+    if (settings_.methods.empty()) return MeasureEngines(what);
+    if (what == "decode" && other_kv_type_.empty()) return BenchMethods(settings_);
+    return Fail(ErrorKind::kInvalid, "--methods is of decode, and goes without --other-kv-type");
   }
 
  private:

@@ -50,6 +50,12 @@ Result<std::vector<std::unique_ptr<Model>>> LoadCodecs(const ModelFlags& flags,
   return models;
 }
 
+std::string RefusalLines(const Refusals& refused) {
+  std::string lines;
+  for (const auto& [method, reason] : refused) lines += fmt::format("not measured: {}: {}\n", method, reason);
+  return lines;
+}
+
 Status WriteText(const std::string& where, const std::string& text) {
   if (where != "-") return WriteFileAtomically(where, text + "\n");
   fmt::print("{}\n", text);

@@ -35,6 +35,9 @@ Result<std::unique_ptr<Model>> LoadBase(const ModelFlags& flags);
 // The model again, once for each codec of the arms. Packed weights are mapped and shared.
 Result<std::vector<std::unique_ptr<Model>>> LoadCodecs(const ModelFlags& flags, const std::vector<Arm>& arms);
 
+// A line each: "not measured: lacache: ...".
+std::string RefusalLines(const Refusals& refused);
+
 // Text to standard output ("-") or into a file.
 Status WriteText(const std::string& where, const std::string& text);
 

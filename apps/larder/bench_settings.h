@@ -20,6 +20,7 @@ struct BenchSettings {
   int64_t blocks = 256;                        // store
   int64_t turns = 8;                           // turns: of each conversation
   std::string redis;                           // restore: URL of a server to measure with; "": none
+  std::string methods;                         // decode: eviction methods beside the full cache; "": none
   bool json = false;
 
   // The lengths asked for, else `otherwise`; "end" is the longest context that leaves room for `reserve`
@@ -30,6 +31,7 @@ struct BenchSettings {
 // Each loads the model, measures and prints.
 Status BenchMatMul(const BenchSettings& settings);     // matrix products of the model's shapes
 Status BenchAttention(const BenchSettings& settings);  // attention of the model's shape
+Status BenchMethods(const BenchSettings& settings);    // decoding behind what methods have left
 Status BenchServe(const BenchSettings& settings);      // through HTTP, beside engine and model
 Status BenchSchedule(const BenchSettings& settings);   // a step without the model
 Status BenchLoad(const BenchSettings& settings);       // from nothing to a server that listens

@@ -89,6 +89,7 @@ class Eval final : public Command {
     bench_.Declare(params);
     methods_.Declare(params);
     tasks_.Declare(params);
+    stream_.Declare(params);
     attention_.Declare(params);
     blend_.Declare(params);
   }

@@ -20,9 +20,6 @@ struct Form {
 };
 constexpr Form kTable[] = {
     {2, 96, 24, "0.5"}, {32, 512, 96, "0.5,0.25,0.2,0.125"}, {64, 1024, 128, "0.5,0.25,0.2,0.125,0.0625"}};
-constexpr const char* kMethods =
-    "random,streaming:sinks=0,streaming,keynorm,h2o:decode=false,h2o,snapkv,adakv,lacache,oracle,q8_0,q4_0,"
-    "t4:center=0";
 constexpr const char* kBases = "streaming,snapkv";
 constexpr int64_t kGram = 16;  // tokens that, once repeated, end a greedy text: small models loop
 
@@ -35,6 +32,7 @@ double MeanKl(const std::vector<Divergence>& tokens) {
 void PrintTable(const MethodsResult& r) {
   fmt::print("{} on {}: {} documents of {} + {} tokens, sinks {}, last {}; full cache {}\n", r.model, r.text,
              r.documents, r.prompt_tokens, r.scored_tokens, r.sinks, r.last, FormatSize(r.full_bytes));
+  if (r.evicting_layers < r.layers) fmt::print("{}\n", WindowsNote(r));
   fmt::print(
       "greedy: what the full cache chooses, before it repeats itself: {} documents, {:.0f} tokens each\n\n",
       r.greedy_documents, r.greedy_tokens);
@@ -61,6 +59,7 @@ void PrintTable(const MethodsResult& r) {
     }
     fmt::print("\n");
   }
+  fmt::print("{}", RefusalLines(r.refused));
 }
 
 // Documents of `each` tokens spread over the whole text, so that more of its subjects are seen.
@@ -255,10 +254,14 @@ Status MethodsEval::Run(const ModelFlags& flags, const BenchFlags& bench, const 
   if (prompt_tokens_ == 0) prompt_tokens_ = form.prompt;
   if (scored_tokens_ == 0) scored_tokens_ = form.scored;
   if (documents_ == 0) documents_ = form.documents;
-  const std::string methods = bench.methods.empty() ? kMethods : bench.methods;
+  const std::string methods = bench.methods.empty()
+                                  ? DefaultMethods({"h2o:decode=false", "streaming:sinks=0", "t4:center=0"},
+                                                   {"t4"})  // key means have to be there
+                                  : bench.methods;
   const std::string budgets = bench.budgets.empty() ? form.budgets : bench.budgets;
   LARDER_ASSIGN(auto model, LoadBase(flags));
-  LARDER_ASSIGN(std::vector<Arm> arms, PlanArms(methods, budgets, bench.sinks, bench.last, *model));
+  Refusals refused;
+  LARDER_ASSIGN(std::vector<Arm> arms, PlanArms(methods, budgets, bench.sinks, bench.last, *model, &refused));
   LARDER_ASSIGN(std::vector<std::string> bases, Bases(arms));
   LARDER_ASSIGN(const EvaluationText text,
                 ReadEvaluationText(text_path, model->tokenizer(), 2, 1, max_tokens));
@@ -272,6 +275,7 @@ Status MethodsEval::Run(const ModelFlags& flags, const BenchFlags& bench, const 
   LARDER_ASSIGN(auto codecs, LoadCodecs(flags, arms));
   LARDER_ASSIGN(auto runner, ArmRunner::Create(*model, std::move(arms), std::move(codecs),
                                                prompt_tokens_ + scored_tokens_ + 1));
+  const int64_t evicting = std::ranges::count(model->spec().layers, 0, &LayerSpec::window);
   MethodsResult result{
       .model = model->name(),
       .weights = model->weights_digest().Hex(),
@@ -283,6 +287,12 @@ Status MethodsEval::Run(const ModelFlags& flags, const BenchFlags& bench, const 
                       methods, budgets, prompt_tokens_, scored_tokens_, count, bench.sinks, bench.last,
                       nominal_ ? " --nominal" : "", bases_.empty() ? "" : " --bases " + bases_),
       .bases = std::move(bases),
+      .refused = std::move(refused),
+      .layers = std::ssize(model->spec().layers),
+      .evicting_layers = evicting,
+      .evicting_bytes = static_cast<uint64_t>(evicting * model->spec().kv_heads *
+                                              ((prompt_tokens_ + kPageTokens - 1) / kPageTokens)) *
+                        model->kv_shape().page_bytes(),
       .documents = count,
       .prompt_tokens = prompt_tokens_,
       .scored_tokens = scored_tokens_,

@@ -43,6 +43,11 @@ struct ArmSummary {
 struct MethodsResult {
   std::string model, weights, text, form, command;
   std::vector<std::string> bases;  // methods that others are held against
+  Refusals refused;
+  // Of the model, and how many of its layers see everything: methods drop from these alone. What they hold of
+  // the full cache.
+  int64_t layers = 0, evicting_layers = 0;
+  uint64_t evicting_bytes = 0;
   int64_t documents = 0, prompt_tokens = 0, scored_tokens = 0, sinks = 0, last = 0;
   int64_t greedy_documents = 0;  // of which anything was left
   double greedy_tokens = 0;      // scored of each of these
@@ -80,6 +85,8 @@ class MethodsEval {
   bool nominal_ = false;
 };
 
+// Of a model with windows: how much of the cache methods work on.
+std::string WindowsNote(const MethodsResult& result);
 std::string MethodsJson(const MethodsResult& result);
 // A page that needs nothing else: what was done, plots of quality against bytes with a line a method, the
 // table.

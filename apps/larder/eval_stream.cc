@@ -30,6 +30,18 @@ nlohmann::ordered_json EstimateJson(const Estimate& e) {
   return {{"mean", e.mean}, {"low", e.interval.low}, {"high", e.interval.high}};
 }
 
+nlohmann::ordered_json CopiesJson(const StreamLine& line) {
+  nlohmann::ordered_json json = {{"first_time", line.copies_first},
+                                 {"gaps", nlohmann::ordered_json::array()}};
+  for (const CopyScore& score : line.copies) {
+    json["gaps"].push_back({{"gap", score.gap},
+                            {"copies", score.copies},
+                            {"log_probability", EstimateJson(score.second)},
+                            {"more_than_first", EstimateJson(score.more)}});
+  }
+  return json;
+}
+
 Result<int64_t> EntriesOf(const std::string& budget) {
   int64_t entries = 0;
   const auto [end, error] = std::from_chars(budget.data(), budget.data() + budget.size(), entries);
@@ -96,6 +108,24 @@ void TakeCommonTokens(std::vector<StreamPass>& passes) {
   }
 }
 
+// A line a pass, a column a gap.
+void PrintCopies(const StreamResult& r) {
+  if (r.lines.front().copies.empty()) return;
+  fmt::print(
+      "\nstrings of {} tokens and their copies: mean log-probability of a token; less that of the first "
+      "method\n{:<40} {:>7} {:>10}",
+      kCopyTokens, "method", "budget", "first time");
+  for (const CopyScore& score : r.lines.front().copies)
+    fmt::print("  {:>30}", fmt::format("after {} ({} copies)", score.gap, score.copies));
+  fmt::print("\n");
+  for (const StreamLine& line : r.lines) {
+    fmt::print("{:<40} {:>7} {:>10.3f}", line.pass.method, line.pass.budget, line.copies_first);
+    for (const CopyScore& score : line.copies)
+      fmt::print("  {:>30}", fmt::format("{:.3f} ({})", score.second.mean, Shown(score.more)));
+    fmt::print("\n");
+  }
+}
+
 void PrintTable(const StreamResult& r) {
   fmt::print(
       "{} on {}: a stream of {} tokens, scored from token {} on\n\n{:<40} {:>7} {:>10} {:>28} {:>28} {:>28} "
@@ -113,6 +143,8 @@ void PrintTable(const StreamResult& r) {
     if (p.bytes_low != p.bytes_high)
       fmt::print("  its memory was not constant: between {} and {} bytes\n", p.bytes_low, p.bytes_high);
   }
+  PrintCopies(r);
+  fmt::print("{}", RefusalLines(r.refused));
 }
 
 }  // namespace
@@ -180,7 +212,7 @@ Result<StreamPass> RunFull(Subject& subject, const EvaluationText& text) {
   return out;
 }
 
-std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes) {
+std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes, std::span<const Copy> copies) {
   TakeCommonTokens(passes);
   const auto find = [&](const auto& is) {
     const auto pass = std::ranges::find_if(passes, is);
@@ -203,6 +235,11 @@ std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes) {
     const size_t n = pass.nll.size();
     for (size_t i = 0; i < kParts && n >= kParts; ++i)
       line.parts.push_back(std::exp(MeanOfRange(pass.nll, i * n / kParts, (i + 1) * n / kParts)));
+    if (!copies.empty()) {
+      const CopyLogProbabilities own = ScoreCopies(pass.nll, pass.first, copies);
+      line.copies_first = MeanOf(own.first).mean;
+      line.copies = CopiesByGap(copies, own.second, ScoreCopies(first->nll, first->first, copies).second);
+    }
     out.push_back(std::move(line));
   }
   for (size_t i = 0; i < out.size(); ++i) out[i].pass = std::move(passes[i]);
@@ -210,9 +247,9 @@ std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes) {
 }
 
 std::string StreamJson(const StreamResult& r) {
-  nlohmann::ordered_json json = {{"eval", "stream"},   {"model", r.model},      {"weights", r.weights},
-                                 {"text", r.text},     {"form", r.form},        {"command", r.command},
-                                 {"tokens", r.tokens}, {"scored_from", r.first}};
+  nlohmann::ordered_json json = {{"eval", "stream"},   {"model", r.model},       {"weights", r.weights},
+                                 {"text", r.text},     {"form", r.form},         {"command", r.command},
+                                 {"tokens", r.tokens}, {"scored_from", r.first}, {"refused", r.refused}};
   json["passes"] = nlohmann::ordered_json::array();
   for (const StreamLine& line : r.lines) {
     const StreamPass& p = line.pass;
@@ -229,9 +266,25 @@ std::string StreamJson(const StreamResult& r) {
                                   {"tokens_per_s", static_cast<double>(r.tokens) / p.seconds}};
     if (line.below_windows) one["less_than_windows"] = EstimateJson(*line.below_windows);
     if (line.excess) one["excess_of_first"] = EstimateJson(*line.excess);
+    if (!line.copies.empty()) one["copies"] = CopiesJson(line);
     json["passes"].push_back(std::move(one));
   }
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+void StreamEval::Declare(Params& params) {
+  params.String("copy-gaps", &copy_gaps_,
+                "stream: puts strings into the text that come again after so many tokens (128,512,2048), and "
+                "shows how likely their second time is; empty: the text as it is");
+}
+
+Result<std::vector<Copy>> StreamEval::Plant(std::vector<int32_t>& tokens) const {
+  if (copy_gaps_.empty()) return std::vector<Copy>();
+  LARDER_ASSIGN(const std::vector<int64_t> gaps, ParseNumbers(copy_gaps_, 1, 1 << 20));
+  std::vector<Copy> copies = PlantCopies(tokens, gaps);
+  if (!copies.empty()) return copies;
+  return Fail(ErrorKind::kInvalid, "no string comes again within {} tokens; give smaller --copy-gaps",
+              tokens.size());
 }
 
 Status StreamEval::Run(const ModelFlags& flags, const BenchFlags& bench, const std::string& text_path,
@@ -246,13 +299,15 @@ Status StreamEval::Run(const ModelFlags& flags, const BenchFlags& bench, const s
     most = std::max(most, entries);
   }
   LARDER_ASSIGN(auto model, LoadBase(flags));
-  LARDER_ASSIGN(const std::vector<Arm> arms, PlanArms(methods, budgets, bench.sinks, bench.last, *model));
-  LARDER_ASSIGN(const EvaluationText text,
-                ReadEvaluationText(text_path, model->tokenizer(), 2, 1, max_tokens));
+  Refusals refused;
+  LARDER_ASSIGN(const std::vector<Arm> arms,
+                PlanArms(methods, budgets, bench.sinks, bench.last, *model, &refused));
+  LARDER_ASSIGN(EvaluationText text, ReadEvaluationText(text_path, model->tokenizer(), 2, 1, max_tokens));
   if (std::ssize(text.tokens) <= 2 * most) {
     return Fail(ErrorKind::kInvalid, "{} tokens are no stream for a budget of {}; give a longer text",
                 text.tokens.size(), most);
   }
+  LARDER_ASSIGN(const std::vector<Copy> copies, Plant(text.tokens));
   LARDER_ASSIGN(
       auto session,
       Session::Create(*model, std::min<int64_t>(most + Session::kChunkRows, model->spec().context), 2));
@@ -265,10 +320,12 @@ Status StreamEval::Run(const ModelFlags& flags, const BenchFlags& bench, const s
                       .weights = model->weights_digest().Hex(),
                       .text = text_path,
                       .form = bench.form,
-                      .command = fmt::format("larder eval stream --methods {} --budgets {} --max-tokens {} "
+                      .command = fmt::format("larder eval stream --methods {} --budgets {} --max-tokens {}{} "
                                              "--model FILE --text FILE",
-                                             methods, budgets, max_tokens),
-                      .tokens = std::ssize(text.tokens)};
+                                             methods, budgets, max_tokens,
+                                             copy_gaps_.empty() ? "" : " --copy-gaps " + copy_gaps_),
+                      .tokens = std::ssize(text.tokens),
+                      .refused = std::move(refused)};
   session.reset();
   const int64_t whole = std::ssize(text.tokens) - (text.bos ? 0 : 1);  // rows
   const bool fits = whole <= model->spec().context;
@@ -283,7 +340,7 @@ Status StreamEval::Run(const ModelFlags& flags, const BenchFlags& bench, const s
     LARDER_ASSIGN(auto pass, RunFull(windows, text));
     passes.push_back(std::move(pass));
   }
-  result.lines = SummariseStream(std::move(passes));
+  result.lines = SummariseStream(std::move(passes), copies);
   result.first = result.lines.front().pass.first;
   if (!json.empty()) return WriteText(json, StreamJson(result));
   PrintTable(result);

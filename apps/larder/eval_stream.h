@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "larder/bench_form.h"
+#include "larder/copy_probe.h"
 #include "larder/evaluation.h"
 
 namespace larder {
@@ -41,19 +42,29 @@ struct StreamLine {
   std::optional<Estimate> below_windows;  // the same below windows of the same budget
   // Log-perplexity above the full cache's, as a share of what the first pass of the same budget is above it.
   std::optional<Estimate> excess;
+  // With copies: the mean log-probability of their first time, and the second one's beside the first pass of
+  // the same budget.
+  double copies_first = 0;
+  std::vector<CopyScore> copies;
 };
 struct StreamResult {
   std::string model, weights, text, form, command;
   int64_t tokens = 0, first = 0;  // scored from this one on
+  Refusals refused;
   std::vector<StreamLine> lines;
 };
-std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes);
+std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes, std::span<const Copy> copies = {});
 std::string StreamJson(const StreamResult& result);
 
 class StreamEval {
  public:
+  void Declare(Params& params);
   Status Run(const ModelFlags& model, const BenchFlags& bench, const std::string& text_path,
              int64_t max_tokens, const std::string& json);
+
+ private:
+  Result<std::vector<Copy>> Plant(std::vector<int32_t>& tokens) const;
+  std::string copy_gaps_;
 };
 
 }  // namespace larder

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,22 +28,34 @@ struct TaskAnswer {
 struct SessionScore {
   std::vector<TaskAnswer> directed, hidden;  // [turn]
   uint64_t resident_bytes = 0, full_bytes = 0;
+  int64_t context_tokens = 0, question_tokens = 0;  // the latter of all questions
 };
 
 struct TaskScore {
   double right = 0, low = 0, high = 0;  // share of answers, 95 % of the draws of sessions
   double log_probability = 0;           // of an answer, mean
+  int64_t answers = 0;                  // 0: there is no such question
 };
 struct TaskCell {
   Arm arm;
   std::string task;
+  std::optional<double> depth;     // passkey: of the fact
   TaskScore first, later, hidden;  // directed: the turn that the method has seen, and those after it
   double bytes = 0;                // resident at the first question's end, share of the full cache
+};
+// Prompt tokens of sessions with several questions: the context computed once, or again for each of them.
+struct PrefillCost {
+  int64_t shared = 0, again = 0;
+
+  void Add(const SessionScore& session);
+  std::string Shown() const;  // a sentence; "": there is no such session
 };
 struct TasksResult {
   std::string model, weights, style, form, command;
   int64_t sessions = 0, turns = 0, tokens = 0;
   double seconds = 0;
+  Refusals refused;
+  PrefillCost prefill;
   std::vector<TaskCell> cells;  // task by task
   // What the full cache can do: below this share of right answers only probabilities say anything.
   static constexpr double kAdmitted = 0.8;
@@ -61,6 +74,8 @@ class TasksEval {
   Status Run(const ModelFlags& model, const BenchFlags& bench, const std::string& json);
 
  private:
+  Status Ask(ArmRunner& runner, const Tokenizer& tokenizer, const std::vector<std::string>& tasks,
+             TasksResult& result);
   std::string tasks_ = "kv,multi,vt", style_ = "sentences";
   int64_t sessions_ = 0, turns_ = 0, tokens_ = 0, seed_ = 1;
 };

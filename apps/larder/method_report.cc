@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "larder/equal_loss.h"
 #include "larder/eval_methods.h"
 #include "larder/plot.h"
 
@@ -65,6 +66,37 @@ std::string Table(const MethodsResult& result) {
   return html + "</table>\n";
 }
 
+// The survey's table: what a method is and what it takes, all of them at one loss.
+std::string EqualLossTable(const MethodsResult& result) {
+  std::string html = fmt::format(
+      "<h2>Bytes at a divergence of {}</h2><p>Between the budgets that were measured, both axes logarithmic, "
+      "on the text that really follows; the share of the full cache's bytes. Time is that of the smallest "
+      "measured budget within the divergence, else of the largest.</p>\n<table><tr><th>leaf<th>method"
+      "<th>memory<th>bytes<th>ms a token</tr>\n",
+      kEqualKl);
+  for (const EqualLoss& at : AtEqualLoss(result, kEqualKl)) {
+    html += fmt::format("<tr><td>{}<td>{}<td>{}<td>{}<td>{:.2f}</tr>\n", at.leaf, EscapeHtml(at.method),
+                        EscapeHtml(at.memory), ShownBytes(at), at.ms_per_token);
+  }
+  return html + "</table>\n";
+}
+
+Json EqualLossJson(const MethodsResult& result) {
+  Json json = {{"kl", kEqualKl}, {"methods", Json::array()}};
+  for (const EqualLoss& at : AtEqualLoss(result, kEqualKl)) {
+    json["methods"].push_back({{"method", at.method},
+                               {"leaf", at.leaf},
+                               {"memory", at.memory},
+                               {"shown", ShownBytes(at)},
+                               {"reached", at.reach != EqualLoss::Reach::kNot},
+                               {"at_most", at.reach == EqualLoss::Reach::kAtMost},
+                               {"bytes", at.bytes},
+                               {"kl", at.kl},
+                               {"ms_per_token", at.ms_per_token}});
+  }
+  return json;
+}
+
 Json FidelityJson(const Fidelity& f) {
   Json json = {{"kl_mean", f.kl_mean},
                {"kl_low", f.kl_low},
@@ -84,6 +116,13 @@ Json FidelityJson(const Fidelity& f) {
 
 }  // namespace
 
+std::string WindowsNote(const MethodsResult& result) {
+  return fmt::format(
+      "methods drop from {} of {} layers, which hold {:.0f} % of the full cache; the others see a window",
+      result.evicting_layers, result.layers,
+      100 * static_cast<double>(result.evicting_bytes) / static_cast<double>(result.full_bytes));
+}
+
 std::string MethodsJson(const MethodsResult& result) {
   Json json = {{"eval", "methods"},
                {"model", result.model},
@@ -100,7 +139,12 @@ std::string MethodsJson(const MethodsResult& result) {
                {"sinks", result.sinks},
                {"last", result.last},
                {"full_bytes", result.full_bytes},
+               {"layers", result.layers},
+               {"evicting_layers", result.evicting_layers},
+               {"evicting_bytes", result.evicting_bytes},
+               {"refused", result.refused},
                {"seconds", result.seconds},
+               {"at_equal_loss", EqualLossJson(result)},
                {"arms", Json::array()}};
   for (const ArmSummary& s : result.arms) {
     json["arms"].push_back({{"method", s.arm.method},
@@ -140,6 +184,8 @@ std::string MethodsHtml(const MethodsResult& result) {
       "document by document. "
       "<em>oracle</em> knows what will be looked at, and is the bound of methods that choose once.</p>\n",
       result.documents, result.prompt_tokens, result.scored_tokens, result.sinks, result.last);
+  if (result.evicting_layers < result.layers) html += "<p>Windows: " + WindowsNote(result) + ".</p>\n";
+  html += fmt::format("<p>{}</p>\n", EscapeHtml(RefusalLines(result.refused)));
   if (std::ranges::count(result.bases, kParts) > 0) {
     html +=
         "<p>A method with a codec behind @: full pages of what it has left become codes, and later ones when "
@@ -152,7 +198,7 @@ std::string MethodsHtml(const MethodsResult& result) {
       "earlier ones: {:.0f} tokens in each of {} documents.</p>\n",
       result.greedy_tokens, result.greedy_documents);
   if (result.greedy_documents > 0) html += PlotSvg(PlotOf(result, &ArmSummary::greedy));
-  html += Table(result);
+  html += Table(result) + EqualLossTable(result);
   html += fmt::format(
       "<p>Bytes are of pages and tables that the allocator counted when scoring began, beside the full "
       "cache's {} bytes at the prompt's end. <em>By itself</em>: the first document alone, computed from its "

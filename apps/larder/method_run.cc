@@ -4,7 +4,45 @@
 #include <utility>
 #include <vector>
 
+#include "larder/measure.h"
+
 namespace larder {
+namespace {
+
+// Hooks, and the time that they take.
+class TimedHooks final : public ForwardHooks {
+ public:
+  TimedHooks(ForwardHooks& hooks, double& seconds) : hooks_(hooks), seconds_(seconds) {}
+  void BeforeLayer(int layer, std::span<const Row> rows, float* x) override {
+    Time([&] { hooks_.BeforeLayer(layer, rows, x); });
+  }
+  void BeforeRotation(int layer, std::span<const Row> rows, const float* k, const float* v) override {
+    Time([&] { hooks_.BeforeRotation(layer, rows, k, v); });
+  }
+  void AfterQkv(int layer, std::span<const Row> rows, float* q, float* k, float* v) override {
+    Time([&] { hooks_.AfterQkv(layer, rows, q, k, v); });
+  }
+  bool MayDismiss(int layer) const override { return hooks_.MayDismiss(layer); }
+  void Dismiss(int layer, std::span<const Row> rows, std::span<uint8_t> leaves) override {
+    Time([&] { hooks_.Dismiss(layer, rows, leaves); });
+  }
+  void AfterAttention(int layer, std::span<const Row> rows, const float* lse) override {
+    Time([&] { hooks_.AfterAttention(layer, rows, lse); });
+  }
+  bool WantsLse(int layer) const override { return hooks_.WantsLse(layer); }
+
+ private:
+  template <class Call>
+  void Time(const Call& call) {
+    const Stopwatch watch;
+    call();
+    seconds_ += watch.WallSeconds();
+  }
+  ForwardHooks& hooks_;
+  double& seconds_;
+};
+
+}  // namespace
 
 MethodRun::MethodRun(EvictResources& resources, std::unique_ptr<EvictMethod> method, int64_t prompt_rows)
     : resources_(resources), driver_(resources, std::move(method), prompt_rows), prompt_rows_(prompt_rows) {}
@@ -32,9 +70,16 @@ Result<int64_t> MethodRun::Advance(int64_t from, int64_t end, std::span<const in
     wanted += rows.back().wants_hidden;
   }
   std::vector<float> hidden(static_cast<size_t>(wanted) * static_cast<size_t>(spec.width));
-  resources_.model.Forward(rows, hidden.data(), driver_.HooksFor(from));
+  if (ForwardHooks* const hooks = driver_.HooksFor(from); hooks != nullptr) {
+    TimedHooks timed(*hooks, method_s_);
+    resources_.model.Forward(rows, hidden.data(), &timed);
+  } else {
+    resources_.model.Forward(rows, hidden.data());
+  }
   if (wanted > 0) on_rows(end - wanted, wanted, hidden.data());
+  const Stopwatch watch;
   LARDER_TRY(driver_.AfterRows(end, tokens));
+  method_s_ += watch.WallSeconds();
   return end;
 }
 

@@ -30,12 +30,16 @@ class MethodRun {
   Row RowAt(int64_t row, int32_t token);
   EvictDriver& driver() { return driver_; }
   bool read_prefix() const { return read_prefix_; }
+  // What the method itself has taken so far: its part of a step, the rows it runs again, its choices. Not
+  // what attention does more for it.
+  double method_seconds() const { return method_s_; }
 
  private:
   EvictResources& resources_;
   EvictDriver driver_;
   const int64_t prompt_rows_;
   bool read_prefix_ = false;
+  double method_s_ = 0;
 };
 
 }  // namespace larder

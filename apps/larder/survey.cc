@@ -5,6 +5,9 @@
 namespace larder {
 namespace {
 
+// Looked at one by one: A12 has a place where it would be one file, but nothing is written; A13, B2, B3 and
+// B4 need weights that somebody has trained, B5 another kind of model, C8 another kind of machine. What the
+// tree does have is not filed here: batches of every step and one read of a shared page are C6 on one device.
 constexpr bool kOutside = true;
 constexpr SurveyLeaf kLeaves[] = {
     {"A1", "selection, once at the end of the prompt", "", "", false,
@@ -26,14 +29,18 @@ constexpr SurveyLeaf kLeaves[] = {
     {"A11", "low rank, singular values", "",
      "no weights are factorised, and pages hold whole keys and values", false, "XQuant"},
     {"A12", "low rank, tensor decomposition", "",
-     "each block would be decomposed when it is full, and put together again whenever it is read", kOutside},
-    {"A13", "low rank, learned", "", "projections would have to be trained, and this program trains nothing",
+     "a codec could decompose each page when it is full and put it together whenever it is read; none does",
+     kOutside},
+    {"A13", "low rank, learned", "",
+     "projections, or the remainder that LESS keeps of what went, would have to be trained, and this program "
+     "trains nothing",
      kOutside, "Cache-to-Cache, differentiable cache augmentation"},
 
     {"B1", "heads share keys and values", "models with grouped queries, or with one KV head, as they are",
      ""},
-    {"B2", "layers share keys and values", "", "models are trained for it, and none that is read was",
-     kOutside, "Stochastic KV Routing"},
+    {"B2", "layers share keys and values", "",
+     "models are trained for it, and none that is read was; no layer can name another one's pages", kOutside,
+     "Stochastic KV Routing"},
     {"B3", "other attention", "", "latent keys come with their own weights, which no model that is read has",
      kOutside},
     {"B4", "augmented architectures", "", "a second network beside the model would have to be trained",
@@ -53,9 +60,10 @@ constexpr SurveyLeaf kLeaves[] = {
     {"C5", "scheduling: layers, hierarchies",
      "memory, disk and Redis; a step may begin with the first layers' rows", "", false,
      "LMCache, Tutti, CAKE"},
-    {"C6", "several devices", "",
-     "one process on the cores of one machine; servers share what is below memory", kOutside,
-     "APEX, BatchLLM"},
+    {"C6", "one and several devices",
+     "one device: every step is a new batch of rows of all requests, and a page that they share is read once "
+     "for them; several: servers that share what is below memory, nothing else",
+     "", false, "APEX, BatchLLM"},
     {"C7", "reading or computing",
      "attention by spans of pages; of rows below memory the faster of reading and computing", "", false,
      "XQuant, CacheGen"},

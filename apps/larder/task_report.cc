@@ -34,17 +34,25 @@ Plot PlotOf(const TasksResult& result, const std::string& task, TaskScore TaskCe
   return plot;
 }
 
+bool HasDepths(const TasksResult& result, const std::string& task) {
+  return std::ranges::any_of(result.cells,
+                             [&](const TaskCell& cell) { return cell.task == task && cell.depth; });
+}
+
 std::string Table(const TasksResult& result, const std::string& task) {
-  std::string html =
-      "<table><tr><th>method<th>budget<th>bytes<th>seen question<th>log p<th>later questions<th>log p"
-      "<th>hidden questions<th>log p</tr>\n";
+  std::string html = fmt::format(
+      "<table><tr><th>method<th>budget{}<th>bytes<th>seen question<th>log p<th>later questions<th>log p"
+      "<th>hidden questions<th>log p</tr>\n",
+      HasDepths(result, task) ? "<th>depth" : "");
   for (const TaskCell& cell : result.cells) {
     if (cell.task != task) continue;
-    html += fmt::format("<tr><td>{}<td>{}<td>{:.1f} %", EscapeHtml(cell.arm.method),
-                        EscapeHtml(cell.arm.budget), 100 * cell.bytes);
+    html += fmt::format("<tr><td>{}<td>{}{}<td>{:.1f} %", EscapeHtml(cell.arm.method),
+                        EscapeHtml(cell.arm.budget), cell.depth ? fmt::format("<td>{}", *cell.depth) : "",
+                        100 * cell.bytes);
     for (const TaskScore* s : {&cell.first, &cell.later, &cell.hidden}) {
-      html += fmt::format("<td>{:.1f} % ({:.1f} .. {:.1f})<td>{:.3f}", 100 * s->right, 100 * s->low,
-                          100 * s->high, s->log_probability);
+      html += s->answers == 0 ? "<td><td>"
+                              : fmt::format("<td>{:.1f} % ({:.1f} .. {:.1f})<td>{:.3f}", 100 * s->right,
+                                            100 * s->low, 100 * s->high, s->log_probability);
     }
     html += "</tr>\n";
   }
@@ -52,6 +60,7 @@ std::string Table(const TasksResult& result, const std::string& task) {
 }
 
 Json ScoreJson(const TaskScore& s) {
+  if (s.answers == 0) return nullptr;
   return {{"right", s.right}, {"low", s.low}, {"high", s.high}, {"log_probability", s.log_probability}};
 }
 
@@ -69,6 +78,8 @@ std::string TasksJson(const TasksResult& result) {
                {"tokens", result.tokens},
                {"admitted", TasksResult::kAdmitted},
                {"seconds", result.seconds},
+               {"refused", result.refused},
+               {"prefill_tokens", {{"shared", result.prefill.shared}, {"again", result.prefill.again}}},
                {"cells", Json::array()}};
   for (const TaskCell& cell : result.cells) {
     json["cells"].push_back({{"task", cell.task},
@@ -78,6 +89,7 @@ std::string TasksJson(const TasksResult& result) {
                              {"first", ScoreJson(cell.first)},
                              {"later", ScoreJson(cell.later)},
                              {"hidden", ScoreJson(cell.hidden)}});
+    if (cell.depth) json["cells"].back()["depth"] = *cell.depth;
   }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -95,7 +107,16 @@ std::string TasksHtml(const TasksResult& result) {
       "right in less than {:.0f} % of the answers, only the probabilities (log p, mean of an answer) say "
       "anything about methods. Bars are 95 % of 1,000 draws of the sessions.</p>\n",
       result.sessions, result.tokens, result.turns, 100 * TasksResult::kAdmitted);
+  html +=
+      fmt::format("<p>{}</p>\n<p>{}</p>\n", result.prefill.Shown(), EscapeHtml(RefusalLines(result.refused)));
   for (const std::string& task : TasksOf(result)) {
+    if (HasDepths(result, task)) {
+      html += fmt::format(
+          "<h2>{}</h2>\n<p>One fact, its depth from 0 (at the context's beginning) to 1 (at its "
+          "end).</p>\n{}",
+          EscapeHtml(task), Table(result, task));
+      continue;
+    }
     html += fmt::format("<h2>{}</h2>\n<h3>Seen question</h3>\n{}<h3>Hidden questions</h3>\n{}{}",
                         EscapeHtml(task), PlotSvg(PlotOf(result, task, &TaskCell::first)),
                         PlotSvg(PlotOf(result, task, &TaskCell::hidden)), Table(result, task));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <random>
 #include <span>
 
@@ -133,17 +134,23 @@ std::unique_ptr<Style> StyleOf(std::string_view name) {
   return std::make_unique<Sentences>();
 }
 
-// Chains of distinct keys that end in a value: `chains` of them, or, for multi, as many as fit into `tokens`.
+// How many questions a session has.
+int64_t TurnsOf(std::string_view task, const TaskOptions& options) {
+  return task == "passkey" ? 1 : options.turns;
+}
+
+// Chains of distinct keys that end in a value: a few of them, or, for multi, as many as fit into `tokens`.
 std::vector<Names> DrawChains(std::string_view task, const TaskOptions& options, const Style& style,
                               Random& random, const std::function<int64_t(std::string_view)>& count) {
   constexpr int64_t kFewFacts = 8;
+  const int64_t most = task == "passkey" ? 1 : std::max(kFewFacts, options.turns);
   Names keys = style.keys();
   random.Shuffle(keys);
   const size_t links = task == "vt" ? 2 : 1;
   std::vector<Names> chains;
   int64_t room = options.tokens;
   for (size_t at = 0; at + links <= keys.size(); at += links) {
-    if (task != "multi" && std::ssize(chains) >= std::max(kFewFacts, options.turns)) break;
+    if (task != "multi" && std::ssize(chains) >= most) break;
     Names chain(keys.begin() + static_cast<ptrdiff_t>(at), keys.begin() + static_cast<ptrdiff_t>(at + links));
     chain.push_back(style.Value(random));
     room -= count(style.Fact(chain.front(), chain.back(), false));
@@ -161,11 +168,12 @@ Result<TaskSession> MakeTaskSession(std::string_view task, const TaskOptions& op
   Random random(options.seed * 0x9e3779b97f4a7c15u + index * 0x100000001b3u +
                 static_cast<uint64_t>(std::ranges::find(kTasks, task) - std::begin(kTasks)));
   const std::vector<Names> chains = DrawChains(task, options, *style, random, count);
-  if (std::ssize(chains) < options.turns) {
+  const int64_t turns = TurnsOf(task, options);
+  if (std::ssize(chains) < turns) {
     return Fail(ErrorKind::kInvalid,
                 "{} tokens have room for {} facts, and {} are asked for; give more "
                 "--task-tokens or fewer --turns",
-                options.tokens, chains.size(), options.turns);
+                options.tokens, chains.size(), turns);
   }
   std::vector<std::string> items;
   int64_t room = options.tokens;
@@ -185,10 +193,15 @@ Result<TaskSession> MakeTaskSession(std::string_view task, const TaskOptions& op
     if (room < 0) break;
     items.push_back(std::move(filler));
   }
-  random.Shuffle(items);
+  if (task == "passkey") {
+    const auto before = std::lround(options.depth * static_cast<double>(items.size() - 1));
+    std::rotate(items.begin(), items.begin() + 1, items.begin() + 1 + before);
+  } else {
+    random.Shuffle(items);
+  }
   TaskSession session;
   for (const std::string& item : items) session.context += item;
-  for (int64_t turn = 0; turn < options.turns; ++turn)
+  for (int64_t turn = 0; turn < turns; ++turn)
     session.turns.push_back(style->Turn(chains[static_cast<size_t>(turn)]));
   session.separator = ".";
   return session;

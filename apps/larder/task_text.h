@@ -7,6 +7,7 @@
 //   kv         some facts among filler
 //   multi      nothing but facts: which of them is asked for
 //   vt         chains of two facts among filler; the answer is the rest of the chain
+//   passkey    one fact at a given depth of filler, asked for once
 #pragma once
 
 #include <cstdint>
@@ -31,11 +32,13 @@ struct TaskSession {
 struct TaskOptions {
   std::string style = "sentences";
   int64_t tokens = 1024;  // of the context, at most
-  int64_t turns = 5;
+  int64_t turns = 5;      // passkey: 1, whatever this says
   uint64_t seed = 1;
+  double depth = 0.5;  // passkey: filler before the fact, as a share of all; nothing else depends on it
 };
 
-inline constexpr std::string_view kTasks[] = {"kv", "multi", "vt"};
+inline constexpr std::string_view kTasks[] = {"kv", "multi", "vt", "passkey"};
+inline constexpr double kPasskeyDepths[] = {0, 0.25, 0.5, 0.75, 1};
 
 // The session `index` of a task. `count`: how many tokens a text has. kInvalid: the turns' facts do not fit
 // into the context.

@@ -62,6 +62,9 @@ void LaneTable::Shrink(Lane& lane, int64_t entries) {
   }
   if (wanted < lane.pages.size()) lane.Resize(wanted);
   lane.coded = std::min(lane.coded, std::ssize(lane.pages));
+  // When most of a lane has gone, as at a prompt's end, so does the memory of its tables. What comes and goes
+  // around a page's border moves nothing.
+  if (lane.pages.capacity() > 2 * (wanted + 1)) lane.ShrinkToFit();
 }
 
 Status LaneTable::Borrow(const TileProvider* prefix, int64_t rows) {

@@ -7,6 +7,9 @@
 #include <numeric>
 #include <random>
 
+#include "kv/codec/codec.h"
+#include "kv/evict/method.h"
+#include "larder/equal_loss.h"
 #include "larder/eval_methods.h"
 #include "tests/testing/model_session.h"
 
@@ -295,6 +298,76 @@ TEST(PlanArms, SaysWhatIsWrong) {
   EXPECT_EQ((*arms)[3].spec, "snapkv:budget=64,sinks=4,last=32,window=8");
   EXPECT_EQ(WithEntries((*arms)[2], 63).spec, "snapkv:budget=63,sinks=4,last=32,window=8");
   EXPECT_EQ(WithEntries((*arms)[2], 63).budget, "0.5");
+}
+
+// What a model cannot have is a line of the report; everything else runs.
+TEST(PlanArms, LeavesOutWhatTheModelCannotGive) {
+  const auto model =
+      testing::LoadModel(testing::DataPath("models/tiny-gemma3.gguf"), MathMode::kFast, KvType::kI16, 1);
+  Refusals refused;
+  const auto arms = PlanArms("snapkv:window=8,lacache,h2o", "0.5,0.25", 4, 8, *model, &refused);
+  ASSERT_TRUE(arms) << arms.error().message;
+  EXPECT_EQ(arms->size(), 4u);
+  ASSERT_EQ(refused.size(), 1u);
+  EXPECT_NE(refused["lacache"].find("window"), std::string::npos) << refused["lacache"];
+  EXPECT_EQ(RefusalLines(refused), "not measured: lacache: " + refused["lacache"] + "\n");
+  EXPECT_FALSE(PlanArms("snapkv:window=8,lacache", "0.5", 4, 8, *model)) << "nobody asked for them";
+  const auto none = PlanArms("lacache", "0.5", 4, 8, *model, &refused);
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().kind, ErrorKind::kUnsupported);
+  const auto wrong = PlanArms("lacache,nosuch", "0.5", 4, 8, *model, &refused);
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().kind, ErrorKind::kInvalid);
+}
+
+// A new method is compared by its line in the list.
+TEST(DefaultMethods, AreAllThatThereAre) {
+  const auto plain = Split(DefaultMethods({}, {}), ',');
+  std::vector<std::string> names;
+  for (const EvictMethodEntry& entry : EvictMethods()) names.emplace_back(entry.info.name);
+  names.emplace_back("oracle");
+  for (const KvCodecEntry& entry : KvCodecs()) names.emplace_back(entry.info.name);
+  EXPECT_EQ(plain, names);
+  const auto some = Split(DefaultMethods({"t4:center=0", "h2o:decode=false"}, {"t4"}), ',');
+  EXPECT_EQ(some.size(), names.size() + 1);
+  EXPECT_EQ(std::ranges::count(some, "t4"), 0);
+  const auto h2o = std::ranges::find(some, "h2o:decode=false");
+  ASSERT_LT(h2o + 1, some.end());
+  EXPECT_EQ(*(h2o + 1), "h2o");
+  EXPECT_EQ(InfosOf({.method = "snapkv:window=8@q4_0", .budget = "0.5", .spec = ""}).size(), 2u);
+  EXPECT_TRUE(InfosOf({.method = "oracle", .budget = "0.5", .spec = ""}).empty());
+}
+
+TEST(EqualLoss, LiesBetweenTheBudgets) {
+  const auto arm = [](std::string method, std::string budget, double bytes, double kl) {
+    ArmSummary s{.arm = {std::move(method), std::move(budget), ""}, .text = {}, .greedy = {}};
+    s.text.kl_mean = kl, s.resident_bytes = bytes;
+    s.alone.tokens_per_s = bytes;  // the time tells which arm is taken
+    return s;
+  };
+  const MethodsResult result{.model = "m",
+                             .full_bytes = 1000,
+                             .arms = {arm("h2o", "0.2", 200, 0.1), arm("h2o", "0.8", 800, 0.025),
+                                      arm("snapkv", "0.5", 500, 0.01), arm("snapkv", "0.1", 100, 0.04),
+                                      arm("random", "0.5", 500, 0.3), arm("random", "0.1", 100, 0.02),
+                                      arm("snapkv@q4_0", "0.1", 100, 0.5), arm("oracle", "0.9", 900, 0)}};
+  const auto at = AtEqualLoss(result, 0.05);
+  ASSERT_EQ(at.size(), 5u);
+  // Half of the way from 0.025 to 0.1, and from 800 to 200, on logarithmic axes.
+  EXPECT_EQ(at[0].reach, EqualLoss::Reach::kBetween);
+  EXPECT_NEAR(at[0].bytes, 0.4, 1e-9);
+  EXPECT_NEAR(at[0].ms_per_token, 1e3 / 800, 1e-9);
+  EXPECT_EQ(at[0].leaf, "A2");
+  EXPECT_EQ(ShownBytes(at[0]), "40 %");
+  EXPECT_EQ(at[1].reach, EqualLoss::Reach::kAtMost);
+  EXPECT_EQ(ShownBytes(at[1]), "at most 10 %");
+  // A lucky small budget behind a worse large one proves nothing.
+  EXPECT_EQ(at[2].reach, EqualLoss::Reach::kNot);
+  EXPECT_EQ(ShownBytes(at[2]), "not reached: 0.3000 with 50 %");
+  EXPECT_EQ(at[3].leaf, "A1 A8");
+  EXPECT_EQ(at[4].leaf, "");
+  EXPECT_NE(MethodsHtml(result).find("<td>at most 10 %<td>10.00"), std::string::npos);
+  EXPECT_NE(MethodsJson(result).find("\"at_equal_loss\":{\"kl\":0.05"), std::string::npos);
 }
 
 TEST(PairedFigures, AreTakenTextByText) {

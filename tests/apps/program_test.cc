@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -148,6 +149,17 @@ TEST(Program, EvalMeasuresBehindAMethod) {
   }
 }
 
+// Those that `larder methods` lists.
+std::set<std::string> EvictMethodNames() {
+  std::istringstream lines(Program("methods --json").out);
+  std::set<std::string> names;
+  for (std::string line; std::getline(lines, line);) {
+    const json method = json::parse(line);
+    if (method["kind"] == "evict") names.insert(method["name"].get<std::string>());
+  }
+  return names;
+}
+
 // The quick forms of all comparisons, as CI runs them.
 TEST(Program, EvalComparesMethodsInItsQuickForm) {
   const TextFile text(LongText());
@@ -156,8 +168,13 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   const Outcome methods = Program("eval methods" + quick + ModelPath("tiny-llama-q4_1.gguf"));
   ASSERT_EQ(methods.code, 0) << methods.out;
   const json fidelity = json::parse(methods.out);
-  EXPECT_EQ(fidelity["arms"].size(), 13u);
+  // All methods; two variants, the oracle and three codecs.
+  const std::set<std::string> evict = EvictMethodNames();
+  EXPECT_EQ(fidelity["arms"].size(), evict.size() + 6);
+  EXPECT_TRUE(fidelity["refused"].empty());
+  std::set<std::string> compared;
   for (const json& arm : fidelity["arms"]) {
+    compared.insert(arm["method"].get<std::string>());
     EXPECT_GT(arm["text"]["kl_mean"].get<double>(), 0) << arm["method"];
     EXPECT_EQ(arm["text"]["kl_documents"].size(), 2u);
     EXPECT_GT(arm["tokens_per_s"].get<double>(), 0);
@@ -165,16 +182,40 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
     const bool codec = arm["budget"] == "", base = arm["method"] == "streaming" || arm["method"] == "snapkv";
     EXPECT_EQ(arm["text"]["differences"].size(), codec ? 0u : base ? 1u : 2u) << arm["method"];
   }
+  EXPECT_TRUE(std::ranges::includes(compared, evict));
+  EXPECT_EQ(fidelity["at_equal_loss"]["methods"].size(), fidelity["arms"].size()) << "one budget each";
   EXPECT_TRUE(std::filesystem::exists(report));
+
+  // A model with windows: what it cannot have is told, and the others run.
+  const Outcome windows = Program("eval methods" + quick + ModelPath("tiny-gemma3.gguf"));
+  ASSERT_EQ(windows.code, 0) << windows.out;
+  const json cut = json::parse(windows.out);
+  EXPECT_EQ(cut["refused"].size(), 1u);
+  EXPECT_TRUE(cut["refused"].contains("lacache"));
+  EXPECT_EQ(cut["arms"].size(), evict.size() + 5);
+  EXPECT_EQ(cut["layers"], 7);
+  EXPECT_LT(cut["evicting_bytes"].get<double>(), cut["full_bytes"].get<double>());
 
   const Outcome tasks = Program("eval tasks --style symbols" + quick + retrieval);
   ASSERT_EQ(tasks.code, 0) << tasks.out;
   const json cells = json::parse(tasks.out)["cells"];
-  EXPECT_EQ(cells.size(), 3u * 13);
+  EXPECT_EQ(cells.size(), 3 * (evict.size() + 6));
   for (const json& cell : cells) {
     if (cell["method"] != "full") continue;
     EXPECT_EQ(cell["hidden"]["right"], 1) << cell["task"];
   }
+  const json prefill = json::parse(tasks.out)["prefill_tokens"];
+  EXPECT_GT(prefill["again"].get<double>(), 1.8 * prefill["shared"].get<double>())
+      << "two questions a context";
+  const Outcome keys =
+      Program("eval tasks --style symbols --tasks passkey --methods full,streaming" + quick + retrieval);
+  ASSERT_EQ(keys.code, 0) << keys.out;
+  std::vector<double> depths;
+  const json key_cells = json::parse(keys.out)["cells"];
+  for (const json& cell : key_cells) {
+    if (cell["method"] == "full") depths.push_back(cell["depth"]);
+  }
+  EXPECT_EQ(depths, (std::vector<double>{0, 0.25, 0.5, 0.75, 1}));
   const Outcome stream = Program(
       "eval stream --max-tokens 700 --methods streaming:positions=rank+chunk=64,"
       "lacache:chunk=64+span=1" +
@@ -185,6 +226,18 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   for (const json& pass : passes) EXPECT_EQ(pass["bytes_low"], pass["bytes_high"]) << pass["method"];
   EXPECT_EQ(passes[3]["method"], "full");
   EXPECT_TRUE(passes[1].contains("excess_of_first") && passes[1].contains("less_than_windows"));
+  EXPECT_FALSE(passes[1].contains("copies"));
+  const Outcome copies = Program(
+      "eval stream --max-tokens 700 --methods streaming:positions=rank+chunk=64 "
+      "--copy-gaps 64,300" +
+      quick + ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(copies.code, 0) << copies.out;
+  const json copying = json::parse(copies.out)["passes"];
+  ASSERT_EQ(copying.size(), 3u);
+  for (const json& pass : copying) {
+    EXPECT_EQ(pass["copies"]["gaps"].size(), 2u) << pass["method"];
+    EXPECT_LT(pass["copies"]["first_time"].get<double>(), 0);
+  }
   std::filesystem::remove(report);
   const Outcome blend = Program(
       "eval blend --json --chunks 4 --chunk-tokens 64 --tail-tokens 8 --answer-tokens 4 --prompts 2 "
@@ -206,6 +259,7 @@ TEST(Program, EvalComparesMethodsInItsQuickForm) {
   }
   EXPECT_EQ(Program("eval tasks --tasks nosuch --model " + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --evict snapkv --model " + retrieval).code, 1);
+  EXPECT_EQ(Program("eval stream --max-tokens 700 --copy-gaps 5000" + quick + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --bases nosuch" + quick + retrieval).code, 1);
   EXPECT_EQ(Program("eval methods --kv-type q8_0 --model " + retrieval).code, 1);
 }
@@ -269,6 +323,41 @@ TEST(Program, BenchReportsEachLength) {
   EXPECT_EQ(
       Program("bench prefill --peers none --lengths 9999999 --model " + ModelPath("tiny-llama.gguf")).code,
       1);
+}
+
+// The full cache and two methods behind one prompt; the bounded ones read and hold less, and stay so.
+TEST(Program, BenchDecodeMeasuresBehindMethods) {
+  const Outcome outcome = Program(
+      "bench decode --json --methods h2o:budget=64,snapkv:budget=64+window=16 --lengths 400 --rounds 2 "
+      "--tokens 8 --model " +
+      ModelPath("tiny-llama-q4_1.gguf"));
+  ASSERT_EQ(outcome.code, 0) << outcome.out;
+  std::istringstream lines(outcome.out);
+  std::vector<json> rows;
+  for (std::string line; std::getline(lines, line);) rows.push_back(json::parse(line));
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_EQ(rows[0]["method"], "full");
+  EXPECT_EQ(rows[0]["entries"], 400 + 3 * 8);
+  EXPECT_EQ(rows[0]["of_full"], 1);
+  EXPECT_EQ(rows[0]["method_pct"], 0);
+  EXPECT_EQ(rows[1]["entries"], 64) << "one goes for every one that comes";
+  EXPECT_EQ(rows[2]["entries"], 64 + 3 * 8) << "it chooses once";
+  for (const json& row : rows) {
+    EXPECT_EQ(row["length"], 400);
+    EXPECT_GT(row["ms_per_token"]["median"].get<double>(), 0);
+    EXPECT_GT(row["attention_ms"]["median"].get<double>(), 0);
+    if (row["method"] == "full") continue;
+    EXPECT_GT(row["method_pct"].get<double>() + row["prompt_method_pct"].get<double>(), 0);
+    EXPECT_GT(row["cache_x_less"].get<double>(), 3);
+    EXPECT_LT(row["pages_per_token"].get<double>(), rows[0]["pages_per_token"].get<double>() / 3);
+  }
+  for (const char* wrong :
+       {"prefill --methods h2o", "decode --methods nosuch", "decode --methods h2o --other-kv-type q8_0",
+        "decode --methods h2o --lengths 99999"}) {
+    EXPECT_EQ(Program("bench " + std::string(wrong) + " --model " + ModelPath("tiny-llama-q4_1.gguf")).code,
+              1)
+        << wrong;
+  }
 }
 
 // Rows of JSON whose figures are positive; how many there are.

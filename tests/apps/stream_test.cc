@@ -121,5 +121,65 @@ TEST(StreamSummary, ComparesWithWindowsAndTheFullCache) {
             std::string::npos);
 }
 
+TEST(CopyProbe, PutsStringsIntoTheTextTwice) {
+  std::vector<int32_t> text(3000);
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<int32_t>(i);
+  const std::vector<int32_t> before = text;
+  const std::vector<int64_t> gaps = {100, 1000};
+  const auto copies = PlantCopies(text, gaps);
+  ASSERT_EQ(text.size(), before.size());
+  ASSERT_GT(copies.size(), 20u);
+  std::vector<bool> planted(text.size());
+  for (const Copy& copy : copies) {
+    const auto at = [&](int64_t begin) {
+      return std::span(text).subspan(static_cast<size_t>(begin), kCopyTokens);
+    };
+    EXPECT_TRUE(std::ranges::equal(at(copy.first), at(copy.second)));
+    EXPECT_GE(copy.second - copy.first - kCopyTokens, copy.gap);
+    EXPECT_LE(copy.second - copy.first - kCopyTokens, copy.gap + 3 * kCopyTokens);
+    EXPECT_LE(copy.second + kCopyTokens, std::ssize(text));
+    for (const int64_t begin : {copy.first, copy.second}) {
+      for (int64_t i = begin; i < begin + kCopyTokens; ++i) {
+        EXPECT_FALSE(planted[static_cast<size_t>(i)]) << "one string lies in another";
+        planted[static_cast<size_t>(i)] = true;
+      }
+    }
+  }
+  EXPECT_NEAR(static_cast<double>(std::ranges::count(copies, 100, &Copy::gap)),
+              static_cast<double>(std::ranges::count(copies, 1000, &Copy::gap)), 10);
+  std::vector<int32_t> again = before, shorter(before.begin(), before.begin() + 100);
+  PlantCopies(again, gaps);
+  EXPECT_EQ(again, text);
+  EXPECT_TRUE(PlantCopies(shorter, gaps).empty());
+}
+
+TEST(CopyProbe, IsScoredByGap) {
+  const std::vector<Copy> copies = {{10, 40, 14}, {60, 90, 14}, {120, 200, 64}};
+  StreamPass one{
+      .method = "one", .budget = "8", .first = 1, .nll = std::vector<double>(300, 5.0), .seconds = 1};
+  StreamPass other = one;
+  other.method = "other";
+  const auto set = [](StreamPass& pass, int64_t begin, double nll) {
+    for (int64_t i = begin + 1; i < begin + kCopyTokens; ++i)
+      pass.nll[static_cast<size_t>(i - pass.first)] = nll;
+  };
+  set(one, 40, 2), set(one, 90, 4), set(one, 200, 4.5);
+  set(other, 40, 1), set(other, 90, 3), set(other, 200, 4.5);
+  const auto lines = SummariseStream({one, other}, copies);
+  ASSERT_EQ(lines[1].copies.size(), 2u);
+  EXPECT_NEAR(lines[1].copies_first, -5, 1e-12);
+  const CopyScore &near = lines[1].copies[0], &far = lines[1].copies[1];
+  EXPECT_EQ(near.gap, 14);
+  EXPECT_EQ(near.copies, 2);
+  EXPECT_NEAR(near.second.mean, -2, 1e-12);
+  EXPECT_NEAR(near.more.mean, 1, 1e-12);
+  EXPECT_NEAR(near.more.interval.low, 1, 1e-12);
+  EXPECT_NEAR(far.second.mean, -4.5, 1e-12);
+  EXPECT_NEAR(far.more.mean, 0, 1e-12);
+  EXPECT_NEAR(lines[0].copies[0].second.mean, -3, 1e-12);
+  EXPECT_NE(StreamJson({.model = "m", .lines = lines}).find("\"copies\":{\"first_time\":-5.0"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace larder
