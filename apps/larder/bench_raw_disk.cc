@@ -69,7 +69,7 @@ Result<double> RawFile::Read(std::span<const RawRead> reads, size_t depth) const
       batch.push_back({file_.get(), reads[next].offset, {reads[next].to, reads[next].bytes}, next});
     queue->Start(batch);
     std::vector<IoDone> arrived;
-    queue->Wait(-1, arrived);
+    queue->Wait(-1, 1, arrived);
     for (const IoDone& one : arrived) {
       if (!one.bytes) status = std::unexpected(one.bytes.error());
       ++done;

@@ -67,6 +67,9 @@ class AlignedBuffer {
 // Bytes of this process that are in physical memory now, as the operating system counts them; 0 if it does
 // not say.
 uint64_t ResidentBytes();
+// What the process has from the allocator and has not given back, by the allocator's own count; memory of the
+// operating system's taken past it is not in it.
+uint64_t AllocatedBytes();
 // Bytes that can still be taken without swapping, as the operating system and the cgroup see it.
 uint64_t AvailableBytes();
 

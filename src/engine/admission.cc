@@ -4,6 +4,7 @@
 
 #include "engine/blend_driver.h"
 #include "engine/core_state.h"
+#include "kv/tiers.h"
 
 namespace larder {
 
@@ -133,7 +134,8 @@ void EngineCore::ReportRead(Choice& choice, const CacheOutcome& outcome) {
     report.read_memory -= rows;
   }
   const bool explained = outcome.reason == MissReason::kNone || outcome.reason == MissReason::kDiverged;
-  const bool slow = choice.layers_failed || (choice.restore != nullptr && choice.restore->slow());
+  const bool slow = choice.layers_failed || choice.live->lists_late ||
+                    (choice.restore != nullptr && choice.restore->slow());
   if (!explained && slow) report.outcome.reason = MissReason::kSlow;
   // A state stands for rows that its method does not read.
   const bool reads_all = choice.own == nullptr || choice.state != nullptr ||
@@ -166,6 +168,22 @@ bool EngineCore::Reserve(ScheduledSequence& sequence, int64_t rows) {
     }
   }
   return any && reserve().has_value();
+}
+
+// What is being written holds memory. Whoever waits for that hurries the tiers, and waits for no longer than
+// computing it again would take; then what is not on its way to a tier yet is given up.
+bool EngineCore::RoomComing() {
+  if (!cache_->RoomComing() && (chunk_tiers_ == nullptr || !chunk_tiers_->busy())) return false;
+  no_room_ = true;
+  const int64_t now_ns = clock_->NowNs();
+  if (!no_room_since_ns_) no_room_since_ns_ = now_ns;
+  const int64_t rows = cache_->RowsBeingWritten() + (chunk_tiers_ ? chunk_tiers_->rows_being_written() : 0);
+  const auto most_ns = static_cast<int64_t>(std::max(RecomputeMs(rows), kLeastWaitMs) * 1e6);
+  const bool over = now_ns - *no_room_since_ns_ >= most_ns;
+  for (Tier* tier : options_.tiers) over ? tier->DropPending() : tier->Hurry();
+  if (over) no_room_since_ns_ = now_ns;
+  WakeBy(*no_room_since_ns_ + most_ns);
+  return true;
 }
 
 void EngineCore::Release(ScheduledSequence& sequence) {

@@ -87,10 +87,6 @@ void EngineCore::SetSpace(const std::string& tenant, const SpaceId& space) {
   if (chunk_tiers_->SetSpace(tenant, space)) ForgetDerived(tenant);
 }
 
-bool EngineCore::RoomComing() {
-  return cache_->RoomComing() || (chunk_tiers_ != nullptr && chunk_tiers_->busy());
-}
-
 void EngineCore::Forget(const std::string& tenant) {
   cache_->Forget(tenant);
   if (chunk_tiers_ != nullptr) chunk_tiers_->Forget(tenant);
@@ -100,6 +96,11 @@ void EngineCore::Forget(const std::string& tenant) {
 void EngineCore::ForgetDerived(const std::string& tenant) {
   LetWaitingGo(tenant, true);
   derived_->Forget(tenant);
+}
+
+// What computing so many rows of a prompt takes, for who may wait that long instead.
+double EngineCore::RecomputeMs(int64_t rows) const {
+  return options_.always_restore ? 1e9 : scheduler_->PredictMs(0, rows);
 }
 
 // Parts that nobody has stored or is storing are computed alone, behind what the tokenizer begins every text
@@ -137,9 +138,21 @@ void EngineCore::StoreParts(Live& live) {
 
 bool EngineCore::PartsStored(Live& live) {
   std::erase_if(live.waits_for, [&](Engine::RequestId id) { return !requests_.contains(id); });
-  if (chunk_tiers_ != nullptr && live.reuse != nullptr && !chunk_tiers_->Listed(live.request.tenant))
+  return live.waits_for.empty() && ChunksListed(live);
+}
+
+// Chunks that nobody knows yet spare at most the computing of the whole prompt.
+bool EngineCore::ChunksListed(Live& live) {
+  if (chunk_tiers_ == nullptr || live.reuse == nullptr || live.listed) return true;
+  const std::string& tenant = live.request.tenant;
+  const auto until = chunk_tiers_->WaitForLists(tenant, RecomputeMs(std::ssize(live.request.prompt)));
+  if (until) {
+    WakeBy(*until);
     return false;
-  return live.waits_for.empty();
+  }
+  live.listed = true;
+  live.lists_late = !chunk_tiers_->Listed(tenant);
+  return true;
 }
 
 // Finds the chunks in the prompt and begins to read those that are not in memory, behind what the prompt
@@ -167,8 +180,7 @@ bool EngineCore::FetchSpans(Choice& choice, std::span<const int32_t> wanted) {
     return !reads;
   });
   if (chunk_tiers_ != nullptr) {
-    const auto rows = static_cast<int64_t>(choice.live->request.prompt.size());
-    chunk_tiers_->ReadWanted(options_.always_restore ? 1e9 : scheduler_->PredictMs(0, rows));
+    chunk_tiers_->ReadWanted(RecomputeMs(std::ssize(choice.live->request.prompt)));
   }
   return !coming;
 }

@@ -37,8 +37,10 @@ class EngineCore final : private SchedulerCache {
   void Add(Engine::RequestId id, Request request, std::shared_ptr<RequestSink> sink);
   void Cancel(Engine::RequestId id);
   // One step of the model over whatever the scheduler chose. false: there is nothing to do, until something
-  // is added or on_tiers was called.
+  // is added or on_tiers was called, or wake_ns() is over.
   bool Step();
+  // When the next step has something to do though nobody says so, by the clock; INT64_MAX: never.
+  int64_t wake_ns() const { return wake_ns_; }
 
   int64_t context() const { return context_; }
   int64_t unfinished() const { return static_cast<int64_t>(requests_.size()); }
@@ -97,6 +99,9 @@ class EngineCore final : private SchedulerCache {
   void FinishCapture(Choice& choice);
   void StoreParts(Live& live);
   bool PartsStored(Live& live);
+  bool ChunksListed(Live& live);
+  double RecomputeMs(int64_t rows) const;
+  void WakeBy(int64_t ns) { wake_ns_ = std::min(wake_ns_, ns); }
   bool FetchSpans(Choice& choice, std::span<const int32_t> wanted);
   void ReportBlend(Choice& choice);
   Digest ChunkName(const Request& request) const;
@@ -168,6 +173,10 @@ class EngineCore final : private SchedulerCache {
   // Requests of its own have ids that nobody else gives.
   Engine::RequestId next_own_request_ = Engine::RequestId{1} << 63;
   EngineStats stats_;
+  int64_t wake_ns_ = INT64_MAX;
+  // Since when there is no room because of what is being written; whether that was so in this step.
+  std::optional<int64_t> no_room_since_ns_;
+  bool no_room_ = false;
   std::array<uint64_t, 16> misses_{};  // by MissReason
   // Scratch of a step; grows to the largest one, so that a steady state allocates nothing.
   std::vector<Row> rows_;

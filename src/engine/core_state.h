@@ -58,6 +58,8 @@ struct EngineCore::Live {
   bool prompt_reported = false;
   bool answered = false;      // one of its choices, to its end
   bool miss_counted = false;  // in EngineCore::misses_
+  // It has waited for what the tiers have of its tenant, and went on without knowing all of it.
+  bool listed = false, lists_late = false;
   CacheReport report;
   Usage usage;
   int64_t arrival_ns, admitted_ns = 0, first_token_ns = 0;

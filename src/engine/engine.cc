@@ -49,6 +49,7 @@ struct Engine::Impl {
 
   std::optional<SpaceId> SpaceOf(const std::string& tenant);
   void Loop();
+  void WaitForWork(std::unique_lock<std::mutex>& lock);
   void PublishStats();
   void SaveLeases(bool busy);
   void TellOfEvents(uint64_t written);
@@ -68,6 +69,14 @@ std::optional<SpaceId> Engine::Impl::SpaceOf(const std::string& tenant) {
   return std::nullopt;
 }
 
+void Engine::Impl::WaitForWork(std::unique_lock<std::mutex>& lock) {
+  const auto any = [this] { return stopping || poked || !inbox.empty(); };
+  const int64_t wake_ns = core->wake_ns();
+  if (wake_ns == INT64_MAX) return wake.wait(lock, any);
+  const int64_t left_ns = std::max<int64_t>(wake_ns - clock->NowNs(), 0);
+  wake.wait_for(lock, std::chrono::nanoseconds(left_ns), any);
+}
+
 void Engine::Impl::Loop() {
   bool busy = false;
   std::vector<std::function<void()>> work;  // keeps its memory, as `now`
@@ -75,7 +84,7 @@ void Engine::Impl::Loop() {
     bool ending;
     {
       std::unique_lock lock(mutex);
-      if (!busy) wake.wait(lock, [&] { return stopping || poked || !inbox.empty(); });
+      if (!busy) WaitForWork(lock);
       poked = false;
       ending = stopping;
       work.swap(inbox);

@@ -175,6 +175,9 @@ int64_t KvCache::Extend(KvSequence& sequence, KvRestore& restore) {
 }
 bool KvCache::PollTiers() { return impl_->tiers != nullptr && impl_->tiers->Poll(); }
 bool KvCache::RoomComing() const { return impl_->tiers != nullptr && impl_->tiers->RoomComing(); }
+int64_t KvCache::RowsBeingWritten() const {
+  return impl_->tiers == nullptr ? 0 : impl_->tiers->RowsBeingWritten();
+}
 void KvCache::FlushTiers() {
   if (impl_->tiers != nullptr) impl_->tiers->Flush();
 }

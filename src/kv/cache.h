@@ -212,7 +212,8 @@ class KvCache {
   bool PollTiers();
   // Whether room will come without anybody closing anything: PollTiers will bring it.
   bool RoomComing() const;
-  void FlushTiers();  // what was put before is written or given up when it returns
+  int64_t RowsBeingWritten() const;  // whose memory is held until tiers have them
+  void FlushTiers();                 // what was put before is written or given up when it returns
 
   KvStats stats() const;
   HeldBlocks Held(const KvSequence& sequence) const;

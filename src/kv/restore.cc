@@ -1,6 +1,7 @@
 #include "kv/restore.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "base/log.h"
@@ -183,20 +184,40 @@ void KvTiers::AskTails(const Restore& restore) {
             const Restore found = weak.lock();
             if (found == nullptr) return;
             tiers.TailsFound(found, tier, children);
-            if (tiers.LastAnswer(*found, at_ns)) tiers.AskTailWindows(found);
+            if (tiers.LastAnswer(*found, at_ns)) tiers.AskOlderTails(found);
           });
         });
   }
 }
 
+// The tail that is best so far stands behind the full blocks.
+size_t KvTiers::FullBlocks(const KvRestore& restore) const {
+  return restore.blocks_.size() - !restore.tail_tokens_.empty();
+}
+
+// Rows behind the full blocks that are known of.
+int64_t KvTiers::TailRows(const KvRestore& restore) const {
+  const int64_t known = FullBlocks(restore) == restore.path_.size() ? restore.rows_after_path_ : 0;
+  return std::max(known, restore.tail_rows_);
+}
+
+void KvTiers::TakeTail(KvRestore& restore, size_t tier, const Digest& name, std::vector<int32_t> tokens,
+                       int64_t rows) const {
+  const size_t end = FullBlocks(restore);
+  restore.blocks_.resize(end + 1);
+  restore.blocks_[end].name = name;
+  restore.blocks_[end].tier[static_cast<size_t>(cache_.name_kind)] = static_cast<int8_t>(tier);
+  restore.tail_rows_ = rows;
+  restore.tail_tokens_ = std::move(tokens);
+}
+
 void KvTiers::TailsFound(const Restore& restore, size_t tier,
                          const Result<std::vector<RecordHeader>>& children) {
   if (!children) return;
-  // The tail that is best so far stands behind the full blocks.
-  const size_t end = restore->blocks_.size() - !restore->tail_tokens_.empty();
+  if (children->size() >= kChildren) restore->more_children_ |= static_cast<uint8_t>(1u << tier);
+  const size_t end = FullBlocks(*restore);
   const Digest parent = ParentName(*restore, end);
   const auto rest = std::span(restore->tokens_).subspan(end * kPageTokens);
-  const int64_t known = end == restore->path_.size() ? restore->rows_after_path_ : 0;
   for (const RecordHeader& child : *children) {
     if (child.kind != kKvBlockRecord || child.parent != parent) continue;
     auto tokens = DecodeBlockMetadata(child.metadata);
@@ -204,14 +225,51 @@ void KvTiers::TailsFound(const Restore& restore, size_t tier,
     // Of codes, only whole blocks are of use.
     if (cache_.shape.codec() != nullptr && tokens->size() == kPageTokens) continue;
     const int64_t rows = CommonPrefix(*tokens, rest);
-    if (rows <= std::max(known, restore->tail_rows_) || child.name != cache_.names.Block(parent, *tokens)) {
-      continue;
-    }
-    restore->blocks_.resize(end + 1);
-    restore->blocks_[end].name = child.name;
-    restore->blocks_[end].tier[static_cast<size_t>(cache_.name_kind)] = static_cast<int8_t>(tier);
-    restore->tail_rows_ = rows;
-    restore->tail_tokens_ = *std::move(tokens);
+    if (rows <= TailRows(*restore) || child.name != cache_.names.Block(parent, *tokens)) continue;
+    TakeTail(*restore, tier, child.name, *std::move(tokens), rows);
+  }
+}
+
+// A tier tells only the newest children of a block. An older one that this text goes on from whole has a name
+// that is known beforehand: one for each length that is longer than what was found.
+void KvTiers::AskOlderTails(const Restore& restore) {
+  const size_t end = FullBlocks(*restore);
+  const Digest parent = ParentName(*restore, end);
+  const auto rest = std::span(restore->tokens_).subspan(end * kPageTokens);
+  std::vector<Digest> names;  // by rows, from one more than those known on
+  for (int64_t rows = TailRows(*restore) + 1; rows <= std::min<int64_t>(RowsOf(rest), kPageTokens - 1);
+       ++rows)
+    names.push_back(cache_.names.Block(parent, rest.first(static_cast<size_t>(rows))));
+  if (restore->more_children_ == 0 || names.empty()) return AskTailWindows(restore);
+  Asked(*restore);
+  restore->answers_left_ = std::popcount(restore->more_children_);
+  const int64_t deadline_ns = AnswerBy(*restore, kMostFindMs);
+  for (size_t tier = 0; tier < options_.tiers.size(); ++tier) {
+    if ((restore->more_children_ >> tier & 1) == 0) continue;
+    options_.tiers[tier]->Find(
+        names, deadline_ns,
+        [inbox = inbox_, clock = cache_.clock, weak = std::weak_ptr(restore), tier,
+         names](Result<std::vector<bool>> here) {
+          inbox->Post([weak, tier, names, at_ns = clock->NowNs(), here = std::move(here)](KvTiers& tiers) {
+            const Restore found = weak.lock();
+            if (found == nullptr) return;
+            tiers.OlderTailsFound(*found, tier, names, here);
+            if (tiers.LastAnswer(*found, at_ns)) tiers.AskTailWindows(found);
+          });
+        });
+  }
+}
+
+void KvTiers::OlderTailsFound(KvRestore& restore, size_t tier, std::span<const Digest> names,
+                              const Result<std::vector<bool>>& here) const {
+  if (!here) return;
+  const auto rest = std::span(restore.tokens_).subspan(FullBlocks(restore) * kPageTokens);
+  const int64_t most = std::min<int64_t>(RowsOf(rest), kPageTokens - 1);
+  for (size_t i = names.size(); i-- > 0;) {
+    const int64_t rows = most - static_cast<int64_t>(names.size() - 1 - i);
+    if (!(*here)[i] || rows <= TailRows(restore)) continue;
+    const auto tokens = rest.first(static_cast<size_t>(rows));
+    return TakeTail(restore, tier, names[i], {tokens.begin(), tokens.end()}, rows);
   }
 }
 

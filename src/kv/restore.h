@@ -2,7 +2,8 @@
 // engine's thread.
 //
 //   finding   which blocks have the tiers? One question to each tier for all names.
-//   tails     what follows the last full block found? Its children, by their tokens.
+//   tails     what follows the last full block found? Its children, by their tokens; of a tier that has more
+//             than it tells, whole tails of this text by their names.
 //   windows   have the tiers the window blocks of that tail? Only for models with sliding windows.
 //   reading   into memory that is taken and charged for the purpose
 //   done      what arrived is in the prefix tree and held until this object ends; whoever opens the prompt
@@ -130,6 +131,7 @@ class KvRestore {
   std::vector<Block> blocks_;    // from block 0 of the text on; the last may be a tail
   std::vector<int32_t> tail_tokens_;           // of that tail; empty: there is none
   int64_t tail_rows_ = 0;                      // of them that the text has, too
+  uint8_t more_children_ = 0;                  // bit t: tier t may have more than it told
   std::vector<Digest> registered_;             // names in KvTiers::reading_
   std::vector<std::pair<size_t, int>> asked_;  // block and kind of each name in the question on its way
   int answers_left_ = 0;

@@ -268,6 +268,12 @@ bool KvTiers::RoomComing() const {
          std::ranges::any_of(open_reads_, [](const auto& read) { return read.use_count() == 1; });
 }
 
+int64_t KvTiers::RowsBeingWritten() const {
+  int64_t rows = 0;
+  for (const auto& [id, write] : writes_) rows += write.held ? write.node->rows : 0;
+  return rows;
+}
+
 void KvTiers::Flush() {
   for (Tier* tier : options_.tiers) tier->Flush();
   Poll();

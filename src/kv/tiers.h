@@ -82,6 +82,7 @@ class KvTiers {
   // Memory is held that becomes free as the tiers get on: by blocks being written, by reads that nobody waits
   // for any more.
   bool RoomComing() const;
+  int64_t RowsBeingWritten() const;
 
   const std::vector<Tier*>& tiers() const { return options_.tiers; }
   // The first tier from place `from` on that tells what goes, and so can be listed; tiers().size(): none.
@@ -144,6 +145,13 @@ class KvTiers {
   void Found(const Restore& restore, size_t tier, const Result<std::vector<bool>>& here);
   void AskTails(const Restore& restore);
   void TailsFound(const Restore& restore, size_t tier, const Result<std::vector<RecordHeader>>& children);
+  void AskOlderTails(const Restore& restore);
+  void OlderTailsFound(KvRestore& restore, size_t tier, std::span<const Digest> names,
+                       const Result<std::vector<bool>>& here) const;
+  size_t FullBlocks(const KvRestore& restore) const;
+  int64_t TailRows(const KvRestore& restore) const;
+  void TakeTail(KvRestore& restore, size_t tier, const Digest& name, std::vector<int32_t> tokens,
+                int64_t rows) const;
   void AskTailWindows(const Restore& restore);
   void Plan(const Restore& restore);
   int64_t Reachable(const KvRestore& restore) const;

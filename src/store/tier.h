@@ -121,6 +121,10 @@ class Tier {
   // (quota or pending bytes), kIo, kConflict (the name is here with another payload digest: an alarm, counted
   // and logged).
   virtual void Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) = 0;
+  // Somebody waits for the memory of what was put: it is written without delay.
+  virtual void Hurry() {}
+  // He has waited long enough: what was put and is not on its way yet is given up (kExhausted).
+  virtual void DropPending() {}
   // Used in a higher tier: these stay longer. In any order; who calls includes the ancestors.
   virtual void Touch(std::span<const Digest> names) = 0;
   // Not evicted for ttl_ms (monotonic; 0 ends a pin). Pins are soft: they end with the process.

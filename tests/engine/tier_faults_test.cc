@@ -218,5 +218,55 @@ TEST_F(LayersFail, WithAnEvictionMethod) {
   }
 }
 
+// What is being written holds memory that the next request needs: the tier is hurried, and what it has not
+// begun to write when computing it again would be over is given up.
+TEST(WritesHoldMemory, NoLongerThanComputingAgainTakes) {
+  const auto model = LoadModel(DataPath("models/tiny-llama6-q8_0.gguf"), MathMode::kFast, KvType::kF32, 2);
+  MemoryRecords records;
+  MemoryTier tier(&records);
+  ManualClock clock;
+  EngineOptions options;
+  options.tiers = {&tier};
+  // Room for one request and a little more.
+  const uint64_t block = model->kv_shape().BlockBytes(0);
+  const auto probe = EngineCore::Create(model.get(), {.cache = {.limit_bytes = 64 * block}}, &clock).value();
+  options.cache.limit_bytes = probe->Stats().kv.metadata_bytes + 11 * block;
+  const auto core = EngineCore::Create(model.get(), options, &clock).value();
+  uint64_t id = 1;
+  const auto ask = [&](uint32_t seed) {
+    Request r;
+    r.tenant = "t";
+    r.space = kSpace;
+    std::mt19937 random(seed);
+    for (int i = 0; i < 450; ++i) r.prompt.push_back(static_cast<int32_t>(random() % 200));
+    r.max_tokens = 2;
+    auto answer = std::make_shared<Answer>();
+    core->Add(id++, std::move(r), answer);
+    int64_t waited_ms = 0;
+    while (core->unfinished() > 0 && waited_ms < 10'000) {
+      if (core->Step() || tier.DeliverAll()) continue;
+      clock.AdvanceNs(1'000'000);
+      ++waited_ms;
+    }
+    EXPECT_TRUE(answer->finished) << answer->error;
+    return waited_ms;
+  };
+  tier.stalled = true;
+  ask(1);
+  EXPECT_EQ(tier.hurried, 0u) << "nobody waits";
+  EXPECT_LE(ask(2), 1000);
+  EXPECT_GT(tier.hurried, 0u);
+  EXPECT_GT(tier.dropped, 0u);
+  EXPECT_TRUE(records.by_name.empty());
+  tier.stalled = false;
+  tier.DeliverAll();
+  core->Step();
+  const uint64_t dropped = tier.dropped;
+  ask(3);
+  ask(4);
+  EXPECT_EQ(tier.dropped, dropped) << "it writes in time";
+  EXPECT_FALSE(records.by_name.empty());
+}
+
 }  // namespace
 }  // namespace larder::testing

@@ -27,7 +27,16 @@ bool MemoryTier::DeliverAll(std::mt19937* random) {
 
 void MemoryTier::Later(std::function<void()> answer, std::function<bool()> due) {
   const std::lock_guard lock(mutex_);
-  waiting_.push_back({std::move(answer), std::move(due)});
+  waiting_.push_back({std::move(answer), std::move(due), nullptr});
+}
+
+void MemoryTier::DropPending() {
+  const std::lock_guard lock(mutex_);
+  for (Waiting& one : waiting_) {
+    if (one.given_up == nullptr) continue;
+    one = {std::exchange(one.given_up, nullptr), nullptr, nullptr};
+    ++dropped;
+  }
 }
 
 std::function<bool()> MemoryTier::After(Clock* clock, int64_t deadline_ns) {
@@ -168,7 +177,11 @@ uint64_t MemoryTier::Get(std::vector<RecordRead> items, int64_t deadline_ns, Rea
 }
 
 void MemoryTier::Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) {
-  Later([this, header = std::move(header), payload = std::move(payload), done = std::move(done)] {
+  const std::lock_guard lock(mutex_);
+  auto& put = waiting_.emplace_back();
+  put.due = [this] { return !stalled; };
+  put.given_up = [done] { done(Fail(ErrorKind::kExhausted, "memory is wanted")); };
+  put.answer = [this, header = std::move(header), payload = std::move(payload), done = std::move(done)] {
     if (dead || full) return done(Fail(dead ? ErrorKind::kIo : ErrorKind::kExhausted, "refused"));
     MemoryRecords::Record record{header, {}, ++records_->next};
     for (const auto& group : payload.groups) {
@@ -182,7 +195,7 @@ void MemoryTier::Put(RecordHeader header, RecordPayload payload, std::function<v
       return done(Fail(ErrorKind::kConflict, "another payload"));
     }
     done({});
-  });
+  };
 }
 
 Status MemoryTier::Remove(std::span<const Digest> names) {

@@ -49,6 +49,8 @@ class MemoryTier final : public Tier {
   bool dead = false, full = false, slow = false;
   // With a clock: no answer comes before the deadline, and then it is kSlow.
   Clock* silent = nullptr;
+  bool stalled = false;  // puts are not answered, unless they are given up
+  uint64_t hurried = 0, dropped = 0;
   bool hanging = false;          // what was given up may still be written to: the end of a read does not come
   bool tells = true;             // what goes; set before the cache has it
   int64_t last_deadline_ns = 0;  // of a get; nothing else is done with it
@@ -63,6 +65,8 @@ class MemoryTier final : public Tier {
                GetCallbacks callbacks) override;
   void Cancel(uint64_t ticket) override;
   void Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) override;
+  void Hurry() override { ++hurried; }
+  void DropPending() override;
   void Touch(std::span<const Digest> names) override {
     touched.insert(touched.end(), names.begin(), names.end());
   }
@@ -83,7 +87,8 @@ class MemoryTier final : public Tier {
   struct Reading;
   struct Waiting {
     std::function<void()> answer;
-    std::function<bool()> due;  // null: always
+    std::function<bool()> due;       // null: always
+    std::function<void()> given_up;  // of a put: the answer if it is dropped
   };
   void Later(std::function<void()> answer, std::function<bool()> due = nullptr);
   // When the deadline is over by the clock of who is silent.

@@ -77,6 +77,39 @@ TEST(Tiers, TheLongestTailIsTaken) {
   EXPECT_EQ(second.Run("a", Text(1, 120)).length, 100);
 }
 
+// A tier tells only so many children; the longest tail may be an older one than these, in one tier or
+// another.
+TEST(Tiers, TheLongestTailOfManyIsTaken) {
+  MemoryRecords disk, redis;
+  const auto text = Text(1, 120);
+  const auto children_of_the_block = [&](uint32_t seed) {
+    Server old({&disk, &redis});
+    for (uint32_t i = 0; i < 80; ++i) {
+      const auto other = Join(First(text, 64 + i % 3), Text(seed + i, 9));
+      old.Run("a", other);
+    }
+  };
+  {
+    Server old({&redis});
+    old.Run("a", First(text, 100));
+  }
+  {
+    Server old({&disk});
+    old.Run("a", First(text, 90));
+  }
+  children_of_the_block(100);
+  ASSERT_GT(disk.by_name.size(), 80u);
+  {
+    Server server({&disk, &redis});
+    const auto seen = server.Run("a", text);
+    EXPECT_EQ(seen.length, 100);
+    EXPECT_EQ(seen.from_second, 36) << "the tail of the other tier is longer";
+  }
+  // The end of a text is one of its tails, too.
+  Server server({&disk});
+  EXPECT_EQ(server.Run("a", First(text, 90)).length, 90);
+}
+
 TEST(Tiers, TenantsAndSpacesDoNotMeet) {
   MemoryRecords records;
   const auto text = Text(1, 200);

@@ -2,19 +2,24 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <thread>
 #include <utility>
 
 #include "kv/reuse/chunk_record.h"
+#include "kv/tiers.h"
 
 namespace larder {
 namespace {
 
 constexpr size_t kMostListed = 4096;  // chunks of a tenant that a tier is asked for
+// A list may take that long, in the background; after a failure the next one is asked for no sooner.
 constexpr int64_t kListMs = 10'000;
+constexpr double kNewShare = 0.3;  // of a new measurement in the logarithm of what lists take
 // A read may take that long, however fast computing is, since a chunk that is given up is forgotten; and no
 // longer than that, however slow.
 constexpr double kLeastReadMs = 100, kMostReadMs = 60'000;
+constexpr double kLeastListMs = 0.05;  // of an estimate: two threads are woken
 
 // Names in a tier begin with the tenant's space, so that a wiped tenant begins anew.
 Digest InSpace(std::string_view what, const SpaceId& space, const Digest& of) {
@@ -46,7 +51,8 @@ ChunkTiers::ChunkTiers(const KvShape* shape, int64_t longest, ChunkStore* store,
       store_(store),
       tiers_(std::move(tiers)),
       group_bytes_(group_bytes),
-      clock_(clock) {
+      clock_(clock),
+      list_ms_(tiers_.size()) {
   inbox_->notify = std::move(notify);
 }
 
@@ -76,28 +82,31 @@ bool ChunkTiers::SetSpace(const std::string& tenant, const SpaceId& space) {
   const auto known = spaces_.find(tenant);
   if (known != spaces_.end() && known->second.id == space) return false;
   const bool another = known != spaces_.end();
-  spaces_[tenant] = {space, tiers_.size()};
-  List(tenant);
+  spaces_[tenant] = {space, std::vector<List>(tiers_.size())};
+  for (size_t tier = 0; tier < tiers_.size(); ++tier) AskList(tenant, tier);
   return another;
 }
 
-void ChunkTiers::List(const std::string& tenant) {
-  const SpaceId space = spaces_.at(tenant).id;
-  for (Tier* tier : tiers_) {
-    tier->Children(ListName(space), kMostListed, clock_->NowNs() + kListMs * 1'000'000,
-                   [inbox = inbox_, tenant, space](Result<std::vector<RecordHeader>> headers) {
-                     inbox->Post([tenant, space, headers = std::move(headers)](ChunkTiers& tiers) {
-                       tiers.TakeListed(tenant, space, headers);
-                     });
-                   });
-  }
+void ChunkTiers::AskList(const std::string& tenant, size_t tier) {
+  Space& of = spaces_.at(tenant);
+  of.lists[tier] = {.state = List::State::kAsked, .asked_ns = clock_->NowNs()};
+  tiers_[tier]->Children(
+      ListName(of.id), kMostListed, of.lists[tier].asked_ns + kListMs * 1'000'000,
+      [inbox = inbox_, clock = clock_, tenant, space = of.id,
+       tier](Result<std::vector<RecordHeader>> headers) {
+        inbox->Post([tenant, space, tier, at_ns = clock->NowNs(), headers = std::move(headers)](
+                        ChunkTiers& tiers) { tiers.TakeListed(tenant, space, tier, at_ns, headers); });
+      });
 }
 
-void ChunkTiers::TakeListed(const std::string& tenant, const SpaceId& space,
+void ChunkTiers::TakeListed(const std::string& tenant, const SpaceId& space, size_t tier, int64_t at_ns,
                             const Result<std::vector<RecordHeader>>& headers) {
   const auto known = spaces_.find(tenant);
   if (known == spaces_.end() || known->second.id != space) return;  // wiped meanwhile
-  --known->second.asked;
+  List& list = known->second.lists[tier];
+  list.state = headers ? List::State::kTold : List::State::kFailed;
+  if (headers || headers.error().kind == ErrorKind::kSlow)
+    LearnListTime(tier, static_cast<double>(at_ns - list.asked_ns) / 1e6, headers.has_value());
   if (!headers) return;
   for (const RecordHeader& header : *headers) {
     auto described = DecodeChunkMetadata(header.metadata);
@@ -110,7 +119,41 @@ void ChunkTiers::TakeListed(const std::string& tenant, const SpaceId& space,
 
 bool ChunkTiers::Listed(const std::string& tenant) const {
   const auto known = spaces_.find(tenant);
-  return known == spaces_.end() || known->second.asked == 0;
+  return known == spaces_.end() || std::ranges::none_of(known->second.lists, [](const List& list) {
+           return list.state == List::State::kAsked;
+         });
+}
+
+// Of a list that is still to come (not `whole`) only the least time is known.
+void ChunkTiers::LearnListTime(size_t tier, double ms, bool whole) {
+  double& estimate = list_ms_[tier];
+  ms = std::max(ms, kLeastListMs);
+  if (!whole || estimate == 0) {
+    estimate = std::max(estimate, ms);
+  } else {
+    estimate *= std::pow(ms / estimate, kNewShare);
+  }
+}
+
+std::optional<int64_t> ChunkTiers::WaitForLists(const std::string& tenant, double recompute_ms) {
+  const auto known = spaces_.find(tenant);
+  if (known == spaces_.end()) return std::nullopt;
+  const double limit_ms = std::clamp(recompute_ms, kLeastWaitMs, static_cast<double>(kListMs));
+  const int64_t now_ns = clock_->NowNs();
+  std::optional<int64_t> until_ns;
+  for (size_t tier = 0; tier < tiers_.size(); ++tier) {
+    List& list = known->second.lists[tier];
+    if (list.state == List::State::kFailed && now_ns - list.asked_ns >= kListMs * 1'000'000)
+      AskList(tenant, tier);
+    if (list.state != List::State::kAsked) continue;
+    const int64_t due_ns = list.asked_ns + static_cast<int64_t>(limit_ms * 1e6);
+    if (now_ns >= due_ns) {
+      LearnListTime(tier, static_cast<double>(now_ns - list.asked_ns) / 1e6, false);
+    } else if (list_ms_[tier] <= limit_ms) {
+      until_ns = std::max(until_ns.value_or(due_ns), due_ns);
+    }
+  }
+  return until_ns;
 }
 
 std::optional<Digest> ChunkTiers::RecordOf(const std::string& tenant, const Digest& name) const {
@@ -159,6 +202,12 @@ void ChunkTiers::Keep(const std::shared_ptr<StoredChunk>& chunk) {
       });
     });
   }
+}
+
+int64_t ChunkTiers::rows_being_written() const {
+  int64_t rows = 0;
+  for (const auto& [id, write] : writes_) rows += write.chunk->rows();
+  return rows;
 }
 
 // --- up

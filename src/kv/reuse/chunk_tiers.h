@@ -37,8 +37,12 @@ class ChunkTiers {
   bool SetSpace(const std::string& tenant, const SpaceId& space);
   // The tenant's space was wiped: nothing more is written to it or read from it.
   void Forget(const std::string& tenant) { spaces_.erase(tenant); }
-  // Whether the tiers have said what they have of the tenant.
+  // Whether no tier is being asked any more what it has of the tenant.
   bool Listed(const std::string& tenant) const;
+  // Until when a request of the tenant may wait for what the tiers have; nothing: it need not. Since they
+  // were asked no longer than computing would take (`recompute_ms`), and not for a tier whose lists are known
+  // to take longer. What comes later is known to later requests. A tier that failed is asked again.
+  std::optional<int64_t> WaitForLists(const std::string& tenant, double recompute_ms);
   // What the tenant's chunk of this name is called in the tiers; nothing: they have none of the tenant.
   std::optional<Digest> RecordOf(const std::string& tenant, const Digest& name) const;
   // Writes a chunk that is ready, if its tenant has a space.
@@ -52,6 +56,7 @@ class ChunkTiers {
   bool Poll();  // takes the tiers' answers; whether there were any
   // Memory is held that becomes free as the tiers get on.
   bool busy() const { return !writes_.empty() || !reads_.empty(); }
+  int64_t rows_being_written() const;
 
  private:
   struct Inbox {
@@ -60,9 +65,14 @@ class ChunkTiers {
     std::function<void()> notify;
     void Post(std::function<void(ChunkTiers&)> answer);
   };
+  // What a tier has of a tenant.
+  struct List {
+    enum class State : uint8_t { kAsked, kTold, kFailed } state = State::kAsked;
+    int64_t asked_ns = 0;
+  };
   struct Space {
     SpaceId id{};
-    size_t asked = 0;  // tiers that have not answered
+    std::vector<List> lists;  // by tier
   };
   struct Write {
     std::shared_ptr<StoredChunk> chunk;
@@ -76,9 +86,10 @@ class ChunkTiers {
   };
 
   RecordHeader HeaderOf(const StoredChunk& chunk, const SpaceId& space) const;
-  void List(const std::string& tenant);
-  void TakeListed(const std::string& tenant, const SpaceId& space,
+  void AskList(const std::string& tenant, size_t tier);
+  void TakeListed(const std::string& tenant, const SpaceId& space, size_t tier, int64_t at_ns,
                   const Result<std::vector<RecordHeader>>& headers);
+  void LearnListTime(size_t tier, double ms, bool whole);
   void StartReading(const std::vector<Digest>& names, size_t tier);
   void ReadOver(const Digest& name, bool good);
 
@@ -90,6 +101,7 @@ class ChunkTiers {
   Clock* clock_;
   std::shared_ptr<Inbox> inbox_ = std::make_shared<Inbox>();
   std::map<std::string, Space> spaces_;  // by tenant
+  std::vector<double> list_ms_;          // by tier: what its lists take; 0: not known
   std::map<uint64_t, Write> writes_;
   std::map<Digest, Reading> reads_;  // by the chunk's name
   std::vector<Digest> wanted_;       // of reads_, those that have not begun

@@ -26,13 +26,15 @@ struct IoDone {
 
 class IoQueue {
  public:
+  static constexpr size_t kMostAtLeast = 16;
   virtual ~IoQueue() = default;      // REQUIRES: nothing is in flight
   virtual size_t depth() const = 0;  // at most so many may be in flight
   // They are on their way in the next Wait at the latest.
   virtual void Start(std::span<const IoRead> reads) = 0;
-  // With one system call, or none. Appends what is done. Waits until something is, or Wake was called, or
-  // `timeout_ns` is over (negative: no timeout, 0: only looks).
-  virtual void Wait(int64_t timeout_ns, std::vector<IoDone>& done) = 0;
+  // With one system call, or none. Appends what is done. Waits until `at_least` are, or Wake was called, or
+  // `timeout_ns` is over (negative: no timeout, 0: only looks). REQUIRES: at_least is in [1, kMostAtLeast];
+  // with more than one, as many are in flight.
+  virtual void Wait(int64_t timeout_ns, size_t at_least, std::vector<IoDone>& done) = 0;
   virtual void Wake() = 0;
   virtual uint64_t system_calls() const = 0;
   virtual std::string_view name() const = 0;

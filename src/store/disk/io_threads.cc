@@ -36,12 +36,12 @@ class ThreadQueue final : public IoQueue {
     work_.notify_all();
   }
 
-  void Wait(int64_t timeout_ns, std::vector<IoDone>& done) override {
+  void Wait(int64_t timeout_ns, size_t at_least, std::vector<IoDone>& done) override {
     std::unique_lock lock(mutex_);
     if (threads_.empty()) {
       while (!waiting_.empty()) DoOne(lock);
     }
-    const auto ready = [this] { return !done_.empty() || woken_; };
+    const auto ready = [&] { return done_.size() >= at_least || woken_; };
     if (timeout_ns < 0) {
       answered_.wait(lock, ready);
     } else if (timeout_ns > 0) {

@@ -1,8 +1,12 @@
-// Reads through io_uring: one system call hands over a batch and waits for the first answers.
+// Reads through io_uring: one system call hands over a batch and waits for as many answers as are wanted.
+//
+// The kernel waits for a number of completions, and a wake-up must be enough of them: so as many reads of an
+// event that counts down wait in the ring as answers may be waited for, and waking completes them all.
 #include <liburing.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -12,15 +16,16 @@
 namespace larder {
 namespace {
 
-constexpr uint64_t kWakeToken = UINT64_MAX;
+constexpr uint64_t kFirstWakeToken = UINT64_MAX - IoQueue::kMostAtLeast + 1;
 
 class UringQueue final : public IoQueue {
  public:
   static Result<std::unique_ptr<IoQueue>> Make(size_t depth) {
     auto queue = std::unique_ptr<UringQueue>(new UringQueue(depth));
     io_uring_params params{};
-    // One more for the event that wakes it, one for an old kernel's timeout.
-    const int made = io_uring_queue_init_params(static_cast<unsigned>(depth + 2), &queue->ring_, &params);
+    // The reads of the event besides, and one for an old kernel's timeout.
+    const auto entries = static_cast<unsigned>(depth + kMostAtLeast + 1);
+    const int made = io_uring_queue_init_params(entries, &queue->ring_, &params);
     if (made < 0) {
       return Fail(ErrorKind::kUnsupported, "the system refuses io_uring: {}", std::strerror(-made));
     }
@@ -29,9 +34,9 @@ class UringQueue final : public IoQueue {
     if ((params.features & IORING_FEAT_EXT_ARG) == 0 || (params.features & IORING_FEAT_NODROP) == 0) {
       return Fail(ErrorKind::kUnsupported, "the system's io_uring is too old");
     }
-    queue->event_ = eventfd(0, EFD_CLOEXEC);
+    queue->event_ = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
     if (queue->event_ < 0) return Fail(ErrorKind::kIo, "cannot make an event: {}", std::strerror(errno));
-    queue->Listen();
+    for (size_t i = 0; i < kMostAtLeast; ++i) queue->Listen(i);
     return queue;
   }
 
@@ -52,8 +57,11 @@ class UringQueue final : public IoQueue {
     }
   }
 
-  void Wait(int64_t timeout_ns, std::vector<IoDone>& done) override {
-    if (Reap(done) || timeout_ns == 0) {
+  void Wait(int64_t timeout_ns, size_t at_least, std::vector<IoDone>& done) override {
+    const size_t before = done.size();
+    const bool woken = Reap(done);
+    const size_t here = done.size() - before;
+    if (woken || here >= at_least || timeout_ns == 0) {
       // What was started goes, also if nobody has to wait. What cannot be taken now goes with the next call.
       if (io_uring_sq_ready(&ring_) == 0) return;
       io_uring_submit(&ring_);
@@ -61,19 +69,20 @@ class UringQueue final : public IoQueue {
       return;
     }
     io_uring_cqe* cqe = nullptr;
+    const auto missing = static_cast<unsigned>(at_least - here);
     if (timeout_ns < 0) {
-      io_uring_submit_and_wait(&ring_, 1);
+      io_uring_submit_and_wait(&ring_, missing);
     } else {
       __kernel_timespec timeout{.tv_sec = timeout_ns / 1'000'000'000, .tv_nsec = timeout_ns % 1'000'000'000};
-      io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &timeout, nullptr);
+      io_uring_submit_and_wait_timeout(&ring_, &cqe, missing, &timeout, nullptr);
     }
     ++calls_;
     Reap(done);
   }
 
   void Wake() override {
-    const uint64_t one = 1;
-    (void)!write(event_, &one, sizeof one);
+    const uint64_t all = kMostAtLeast;
+    (void)!write(event_, &all, sizeof all);
   }
 
   uint64_t system_calls() const override { return calls_; }
@@ -82,20 +91,21 @@ class UringQueue final : public IoQueue {
  private:
   explicit UringQueue(size_t depth) : depth_(depth) {}
 
-  void Listen() {
+  void Listen(size_t place) {
     io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    io_uring_prep_read(sqe, event_, &event_count_, sizeof event_count_, 0);
-    io_uring_sqe_set_data64(sqe, kWakeToken);
+    LARDER_CHECK(sqe != nullptr);
+    io_uring_prep_read(sqe, event_, &event_counts_[place], sizeof event_counts_[place], 0);
+    io_uring_sqe_set_data64(sqe, kFirstWakeToken + place);
   }
 
-  // Whether there was anything, also if it was only a wake-up.
+  // Whether it was woken.
   bool Reap(std::vector<IoDone>& done) {
-    bool woken = false, any = false;
+    bool woken = false;
+    std::array<bool, kMostAtLeast> heard{};
     io_uring_cqe* cqe = nullptr;
     while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
-      any = true;
-      if (cqe->user_data == kWakeToken) {
-        woken = true;
+      if (cqe->user_data >= kFirstWakeToken) {
+        heard[cqe->user_data - kFirstWakeToken] = woken = true;
       } else if (cqe->res < 0) {
         done.push_back({cqe->user_data, Fail(ErrorKind::kIo, "cannot read: {}", std::strerror(-cqe->res))});
       } else {
@@ -103,15 +113,17 @@ class UringQueue final : public IoQueue {
       }
       io_uring_cqe_seen(&ring_, cqe);
     }
-    if (woken) Listen();
-    return any;
+    for (size_t place = 0; place < heard.size(); ++place) {
+      if (heard[place]) Listen(place);
+    }
+    return woken;
   }
 
   const size_t depth_;
   io_uring ring_{};
   bool ready_ = false;
   int event_ = -1;
-  uint64_t event_count_ = 0;
+  std::array<uint64_t, kMostAtLeast> event_counts_{};
   std::atomic<uint64_t> calls_ = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "store/disk/read_job.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace larder {
@@ -168,6 +169,14 @@ void ReadJob::Report() {
     ++next_report_;
   }
   if (next_report_ >= end_group_) ended_ = true;
+}
+
+size_t ReadJob::AnswersToWaitFor() const {
+  if (closed_ || ended_) return in_flight;
+  if (!planned_) return heads_left;
+  const std::vector<uint32_t>& left = groups_[next_report_ - first_group_].left;
+  const size_t pieces_left = std::accumulate(left.begin(), left.end(), size_t{0});
+  return pieces_left - pieces_left / 4;
 }
 
 void ReadJob::Close(const Error& why) {

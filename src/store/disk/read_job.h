@@ -56,6 +56,9 @@ class ReadJob {
   void Close(const Error& why);
   bool closed() const { return closed_; }
   bool heads_known() const { return planned_; }
+  // So many of its answers at least have to come before there is anything new to tell or to issue. The last
+  // of them are not waited for together, so that those before are verified meanwhile.
+  size_t AnswersToWaitFor() const;
   bool finished() const { return ended_ && in_flight == 0; }
   void Finish();  // the last callbacks
 

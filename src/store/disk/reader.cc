@@ -46,6 +46,12 @@ void DiskReader::Find(std::vector<bool> here, int64_t deadline_ns, Tier::FindDon
   Post(std::move(job));
 }
 
+void DiskReader::Run(std::function<void()> work) {
+  auto job = std::make_unique<ReadJob>(core_, INT64_MAX, ReadPriority::kPrefetch);
+  job->answer = [work = std::move(work)](const Result<bool>&) { work(); };
+  Post(std::move(job));
+}
+
 void DiskReader::Children(const Digest& parent, size_t limit, int64_t deadline_ns, Tier::ChildrenDone done) {
   auto job = std::make_unique<ReadJob>(core_, deadline_ns, ReadPriority::kRequest);
   job->children = std::move(done);
@@ -127,6 +133,15 @@ int64_t DiskReader::TimeoutNs() {
     least = least < 0 ? left : std::min(least, left);
   }
   return least;
+}
+
+size_t DiskReader::AnswersToWaitFor() const {
+  size_t least = IoQueue::kMostAtLeast;
+  for (const auto& job : jobs_) {
+    if (job->in_flight > 0) least = std::min(least, job->AnswersToWaitFor());
+  }
+  const size_t in_flight = operations_.size() - free_operations_.size();
+  return std::clamp<size_t>(std::min(least, in_flight), 1, operations_.size() / 2);
 }
 
 // --- issuing
@@ -248,7 +263,7 @@ void DiskReader::DropFinished() {
 
 void DiskReader::Round(int64_t timeout_ns) {
   std::vector<IoDone> done;
-  queue_->Wait(timeout_ns, done);
+  queue_->Wait(timeout_ns, AnswersToWaitFor(), done);
   // Before the answers: what arrived after the deadline is late.
   Expire();
   for (IoDone& one : done) Handle(one);

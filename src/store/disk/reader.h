@@ -2,6 +2,9 @@
 // records, then their groups, layer by layer over all records, in pieces of at most 1 MiB. Reads of requests
 // go first. What lies right in the destination is read straight into it, the rest through a few staging
 // buffers.
+//
+// A system call waits for as many answers as it takes to have something to tell, at most for half of those
+// that may be on their way: the disk has work while the others are verified.
 #pragma once
 
 #include <deque>
@@ -24,6 +27,7 @@ class DiskReader {
   ~DiskReader();  // what has not arrived is cancelled
 
   void Find(std::vector<bool> here, int64_t deadline_ns, Tier::FindDone done);
+  void Run(std::function<void()> work);  // soon, on the thread that answers
   void Children(const Digest& parent, size_t limit, int64_t deadline_ns, Tier::ChildrenDone done);
   uint64_t Get(std::vector<RecordRead> items, int64_t deadline_ns, ReadPriority priority,
                GetCallbacks callbacks);
@@ -51,6 +55,7 @@ class DiskReader {
   bool IssuePiece(ReadJob& job, std::vector<IoRead>& reads);
   void AddRead(File* file, uint64_t offset, Operation operation, std::vector<IoRead>& reads);
   int64_t TimeoutNs();
+  size_t AnswersToWaitFor() const;
   void Handle(IoDone& done);
   Status Complete(const Operation& operation, File* file, uint64_t offset, uint64_t needed, IoDone& done);
   void Round(int64_t timeout_ns);

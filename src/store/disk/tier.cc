@@ -34,6 +34,10 @@ class DiskTierImpl final : public DiskTier {
   void Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done) override {
     writer_.Put(std::move(header), std::move(payload), std::move(done));
   }
+  void Hurry() override { writer_.Hurry(); }
+  void DropPending() override {
+    writer_.DropPending([this](std::function<void()> told) { reader_.Run(std::move(told)); });
+  }
   void Touch(std::span<const Digest> names) override { core_->Touch(names); }
   Status Pin(const Digest& name, int64_t ttl_ms) override { return core_->Pin(name, ttl_ms); }
   Status Remove(std::span<const Digest> names) override {

@@ -12,6 +12,8 @@ constexpr uint64_t kBatchBytes = 32 << 20;         // becomes valid together; so
 constexpr int64_t kCheckpointNs = 10'000'000'000;  // last uses are on disk after this, at the latest
 constexpr uint64_t kKeptBuffer = 16 << 20;
 
+Status GiveUp() { return Fail(ErrorKind::kExhausted, "its memory is wanted before it could be written"); }
+
 }  // namespace
 
 DiskWriter::DiskWriter(DiskCore& core) : core_(core), checkpoint_ns_(core.clock->NowNs()) {
@@ -54,6 +56,39 @@ void DiskWriter::Put(RecordHeader header, RecordPayload payload, std::function<v
   wake_.notify_one();
 }
 
+void DiskWriter::Hurry() {
+  {
+    std::lock_guard lock(mutex_);
+    if (pending_.empty()) return;
+    hurried_ = true;
+  }
+  wake_.notify_one();
+}
+
+void DiskWriter::DropPending(const std::function<void(std::function<void()>)>& tell) {
+  auto dropped = std::make_shared<std::deque<Pending>>();
+  const uint64_t born = core_.NextSequence();
+  {
+    std::lock_guard lock(mutex_);
+    dropped->swap(pending_);
+    for (const Pending& put : *dropped) pending_bytes_ -= put.bytes;
+    dropped_born_ = born;
+  }
+  if (dropped->empty()) return;
+  core_.Count([&](TierStats& stats, DiskCounters&) { stats.dropped_writes += dropped->size(); });
+  core_.Complain(DiskCore::Trouble::kWrites, "writes are dropped: memory is wanted before they are done");
+  tell([dropped] {
+    for (Pending& put : *dropped) {
+      if (put.done) put.done(put.status ? GiveUp() : std::move(put.status));
+    }
+  });
+}
+
+bool DiskWriter::GivenUp(const Pending& put) {
+  std::lock_guard lock(mutex_);
+  return put.born <= dropped_born_;
+}
+
 void DiskWriter::Poke() {
   {
     std::lock_guard lock(mutex_);
@@ -69,7 +104,8 @@ uint64_t DiskWriter::pending_bytes() const {
 
 bool DiskWriter::Due() const {
   if (pending_.empty()) return false;
-  if (stopping_ || flushing_ > 0 || pending_bytes_ >= std::min(kBatchBytes, core_.options.pending_bytes / 2))
+  if (stopping_ || hurried_ || flushing_ > 0 ||
+      pending_bytes_ >= std::min(kBatchBytes, core_.options.pending_bytes / 2))
     return true;
   // A clock that went back does not keep a write waiting.
   const int64_t waited = core_.clock->NowNs() - pending_.front().arrived_ns;
@@ -161,6 +197,7 @@ std::vector<DiskWriter::Pending> DiskWriter::TakeBatch() {
     batch.push_back(std::move(pending_.front()));
     pending_.pop_front();
   }
+  if (pending_.empty()) hurried_ = false;
   return batch;
 }
 
@@ -186,7 +223,7 @@ bool DiskWriter::WriteBatch() {
 void DiskWriter::WriteRecords(std::vector<Pending>& batch, std::vector<NewRecord>& records) {
   Written written;
   for (Pending& put : batch) {
-    if (put.status) put.status = WriteRecord(put, records, written);
+    if (put.status) put.status = GivenUp(put) ? GiveUp() : WriteRecord(put, records, written);
     // Its bytes are on their way; the memory is the caller's again.
     put.payload = {};
   }

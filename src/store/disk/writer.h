@@ -20,6 +20,10 @@ class DiskWriter {
   ~DiskWriter();  // what waits is written first
 
   void Put(RecordHeader header, RecordPayload payload, std::function<void(Status)> done);
+  void Hurry();
+  // What waits is given up and told by `tell`, from a thread that no write holds up. What is being written is
+  // given up record by record as its turn comes.
+  void DropPending(const std::function<void(std::function<void()>)>& tell);
   void Flush();
   void Poke();  // there may be something to clean
   uint64_t pending_bytes() const;
@@ -43,6 +47,7 @@ class DiskWriter {
   int64_t WaitNs() const;  // REQUIRES mutex_
   void Loop();
   std::vector<Pending> TakeBatch();
+  bool GivenUp(const Pending& put);
   bool WriteBatch();
   void WriteRecords(std::vector<Pending>& batch, std::vector<NewRecord>& records);
   Status WriteRecord(Pending& put, std::vector<NewRecord>& records, Written& written);
@@ -59,7 +64,8 @@ class DiskWriter {
   std::condition_variable wake_, idle_;
   std::deque<Pending> pending_;  // guarded by mutex_, as all below
   uint64_t pending_bytes_ = 0;   // also of what is being written
-  bool stopping_ = false, busy_ = false, poked_ = false;
+  uint64_t dropped_born_ = 0;    // puts up to this one are given up if they are not written yet
+  bool stopping_ = false, busy_ = false, poked_ = false, hurried_ = false;
   int flushing_ = 0;
   std::thread thread_;
 };

@@ -37,7 +37,6 @@ void RedisCore::ReadRawHead(const Digest& name, RedisLane lane, std::shared_ptr<
                             std::function<void(Result<std::string>)> done) {
   const auto whole = [this, name, lane, abandoned, done = std::move(done)](Result<RespValue> answer) {
     if (!answer) return done(std::unexpected(std::move(answer).error()));
-    if (!answer->IsString()) return done(Fail(ErrorKind::kCorrupt, "not a record"));
     std::string first = std::move(answer->text);
     if (first.empty()) return done(Fail(ErrorKind::kNotFound, "no record {}", name.ShortHex()));
     const auto length = RecordHeadBytes(AsBytes(first));
@@ -47,6 +46,7 @@ void RedisCore::ReadRawHead(const Digest& name, RedisLane lane, std::shared_ptr<
     router.Submit(RedisHeadKey(name), {.text = RedisText("GETRANGE", RedisHeadKey(name), from, to),
                                        .max_reply_bytes = *length,
                                        .lane = lane,
+                                       .reply = RedisReply::kString,
                                        .abandoned = abandoned,
                                        .done = [first, done](Result<RespValue> rest) {
                                          if (!rest) return done(std::unexpected(std::move(rest).error()));
@@ -57,6 +57,7 @@ void RedisCore::ReadRawHead(const Digest& name, RedisLane lane, std::shared_ptr<
                                                        std::to_string(kRedisFirstReadBytes - 1)),
                                      .max_reply_bytes = kRedisFirstReadBytes,
                                      .lane = lane,
+                                     .reply = RedisReply::kString,
                                      .abandoned = abandoned,
                                      .done = whole});
 }
@@ -71,7 +72,10 @@ void RedisCore::ReadHead(const Digest& name, RedisLane lane, std::shared_ptr<con
 void RedisCore::Expect(const Digest& name, Result<std::string> raw,
                        const std::function<void(Result<RedisHead>)>& done) {
   const auto refuse = [&](const Error& error) {
-    if (error.kind == ErrorKind::kCorrupt) DeleteBadHead(name, raw ? *raw : "", error);
+    if (error.kind == ErrorKind::kCorrupt) {
+      DeleteBadHead(name, raw ? *raw : "", error);
+      router.AnsweredWrong(RedisHeadKey(name), error.message);
+    }
     done(std::unexpected(error));
   };
   if (!raw) return refuse(raw.error());

@@ -100,6 +100,7 @@ void RedisGet::ReadGroup(size_t index, uint32_t group) {
         key, {.text = RedisText("GETRANGE", key, std::to_string(first), std::to_string(last)),
               .max_reply_bytes = bytes,
               .lane = lane_,
+              .reply = RedisReply::kString,
               .abandoned = abandoned_,
               .done = [self = shared_from_this(), index, group, offset, bytes](Result<RespValue> answer) {
                 self->PieceArrived(index, group, offset, bytes, std::move(answer));
@@ -114,12 +115,12 @@ void RedisGet::PieceArrived(size_t index, uint32_t group, uint64_t offset, uint6
   if (finished_ || item.groups[group]) return;
   if (!answer) {
     item.groups[group] = std::unexpected(std::move(answer).error());
-  } else if (!answer->IsString() || answer->text.size() != bytes) {
+  } else if (answer->text.size() != bytes) {
     // Redis evicts keys and not records: without one of its parts the others are of no use.
-    const bool evicted = answer->IsString() && answer->text.empty();
+    const bool evicted = answer->text.empty();
     item.groups[group] = evicted ? Fail(ErrorKind::kNotFound, "a part of the record was evicted")
                                  : Fail(ErrorKind::kCorrupt, "a part of the record has another size");
-    Lose(item, evicted);
+    Lose(item, group, evicted);
   } else {
     std::memcpy(GroupBytes(item, group).data() + offset, answer->text.data(), bytes);
     if (--item.pieces_left[group] == 0) GroupArrived(item, group);
@@ -130,16 +131,26 @@ void RedisGet::PieceArrived(size_t index, uint32_t group, uint64_t offset, uint6
 void RedisGet::GroupArrived(Item& item, uint32_t group) {
   const Status status = DecodeGroup(item.found->head, group, GroupBytes(item, group), core_.sealer);
   item.groups[group] = status;
-  if (!status && status.error().kind == ErrorKind::kCorrupt) Lose(item, false);
+  if (!status && status.error().kind == ErrorKind::kCorrupt) Lose(item, group, false);
   if (status) {
+    core_.router.AnsweredRight(FirstKeyOf(item, group));
     const uint64_t bytes = item.found->head.groups[group].bytes;
     core_.Count([bytes](TierStats& stats) { stats.read_bytes += bytes; });
   }
 }
 
-void RedisGet::Lose(Item& item, bool evicted) {
+std::string RedisGet::FirstKeyOf(const Item& item, uint32_t group) {
+  const RedisPlace& place = item.found->place;
+  return RedisPartKey(place, (place.head_bytes + item.found->head.groups[group].offset) / kRedisPartBytes);
+}
+
+// A bad record is one wrong answer, however many of its groups do not verify.
+void RedisGet::Lose(Item& item, uint32_t group, bool evicted) {
   if (std::exchange(item.lost, true)) return;
-  if (!evicted) return core_.DeleteBad(item.found->place);
+  if (!evicted) {
+    core_.DeleteBad(item.found->place);
+    return core_.router.AnsweredWrong(FirstKeyOf(item, group), "a record that does not verify");
+  }
   core_.Count([](TierStats& stats) { ++stats.evicted_records; });
   core_.Delete(item.found->place, nullptr);
 }

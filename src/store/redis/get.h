@@ -37,7 +37,8 @@ class RedisGet : public std::enable_shared_from_this<RedisGet> {
   void ReadGroup(size_t index, uint32_t group);
   void PieceArrived(size_t index, uint32_t group, uint64_t offset, uint64_t bytes, Result<RespValue> answer);
   void GroupArrived(Item& item, uint32_t group);
-  void Lose(Item& item, bool evicted);
+  static std::string FirstKeyOf(const Item& item, uint32_t group);  // of its bytes
+  void Lose(Item& item, uint32_t group, bool evicted);
   void SetBounds();
   void Advance();
   void Finish();

@@ -21,6 +21,7 @@ void RedisFind::Start(int64_t deadline_ns) {
   for (size_t i = 0; i < names_.size(); ++i) {
     const std::string key = RedisHeadKey(names_[i]);
     core_.router.Submit(key, {.text = RedisText("EXISTS", key),
+                              .reply = RedisReply::kInteger,
                               .abandoned = abandoned_,
                               .done = [self = shared_from_this(), join, i](const Result<RespValue>& answer) {
                                 if (!answer) return join->Note(std::unexpected(answer.error()));
@@ -57,6 +58,7 @@ void RedisChildren::Start(int64_t deadline_ns) {
   const std::string key = RedisChildrenKey(parent_);
   core_.router.Submit(key, {.text = RedisText("ZREVRANGE", key, "0", std::to_string(limit_ - 1)),
                             .max_reply_bytes = limit_ * 256,
+                            .reply = RedisReply::kArray,
                             .abandoned = abandoned_,
                             .done = [self = shared_from_this()](Result<RespValue> answer) {
                               self->Named(std::move(answer));

@@ -181,7 +181,7 @@ void RedisNode::Received(std::string_view bytes) {
 void RedisNode::Answered(RespValue answer) {
   InFlight& front = in_flight_.front();
   failures_ = 0;
-  backoff_ms_ = 0;
+  if (wrong_ < context_.options.failures_to_open) backoff_ms_ = 0;
   if (!front.asking_answered) {
     front.asking_answered = true;
     return;
@@ -222,6 +222,22 @@ void RedisNode::Broken(Error error, bool connecting) {
   }
   Drop(error);
   if (!idle_close) context_.on_failure();
+}
+
+void RedisNode::AnsweredRight() {
+  wrong_ = 0;
+  backoff_ms_ = 0;
+}
+
+void RedisNode::AnsweredWrong(std::string_view what) {
+  ++wrong_;
+  if (state_ == State::kReady && wrong_ >= context_.options.failures_to_open) {
+    const Error error{ErrorKind::kUnavailable,
+                      fmt::format("the Redis server {} answers wrongly: {}", endpoint_.ToString(), what)};
+    OpenCircuit(error);
+    Drop(error);
+  }
+  context_.on_failure();
 }
 
 void RedisNode::Drop(const Error& error) {

@@ -1,6 +1,11 @@
 // One Redis server: a connection made when it is wanted, commands pipelined over it in order of urgency, and
 // a circuit breaker. All of it on the thread that runs the io_context; answers never come from inside a call.
 //
+// A server that answers and answers wrongly has failed, too: with another type than a command has, or with
+// bytes that do not verify. As many of these as of failures, with nothing right between them, open the
+// circuit, and after the back-off the first wrong one opens it again. Only bytes that were verified are
+// right.
+//
 // States: closed (no connection; the next command makes one), opening, ready. The circuit opens after a
 // failed attempt to connect or `failures_to_open` failures in a row; commands are then refused at once until
 // a back-off has passed. The next command after it is refused too, but starts an attempt, which closes the
@@ -45,7 +50,7 @@ struct RedisNodeContext {
   const RedisUrl& url;
   boost::asio::ssl::context* tls;  // null: plain
   Clock& clock;
-  std::function<void()> on_failure;  // a connection was lost or not made
+  std::function<void()> on_failure;  // a connection was lost or not made, or an answer was wrong
   std::atomic<int> open_circuits = 0;
 };
 
@@ -59,6 +64,8 @@ class RedisNode : public std::enable_shared_from_this<RedisNode> {
   bool healthy() const { return !circuit_open_; }
   bool idle() const { return in_flight_.empty() && QueueEmpty(); }
   void Submit(RedisCommand command);
+  void AnsweredRight();
+  void AnsweredWrong(std::string_view what);
   void Close();  // fails what is under way; for the end
 
  private:
@@ -96,6 +103,7 @@ class RedisNode : public std::enable_shared_from_this<RedisNode> {
 
   bool circuit_open_ = false;
   int failures_ = 0;  // in a row
+  int wrong_ = 0;     // answers since the last right one
   int64_t backoff_ms_ = 0, retry_at_ns_ = 0;
 };
 

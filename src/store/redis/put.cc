@@ -4,6 +4,7 @@
 #include <boost/asio/post.hpp>
 #include <utility>
 
+#include "base/log.h"
 #include "store/redis/put_op.h"
 
 namespace larder {
@@ -50,6 +51,17 @@ void RedisWriter::Drop(const Matches& matches, std::function<void()> then) {
     if (matches(put->header())) running.emplace_back(put);
   }
   Wait(std::move(running), std::move(then));
+}
+
+// A put that is on its way may still arrive; like one that was too slow.
+void RedisWriter::GiveUpAll() {
+  std::vector<std::shared_ptr<RedisPut>> all(active_.begin(), active_.end());
+  all.insert(all.end(), waiting_.begin(), waiting_.end());
+  if (all.empty()) return;
+  LogWarn("{} writes to Redis are dropped: memory is wanted before they are done", all.size());
+  waiting_.clear();
+  for (const auto& put : all)
+    put->End(Fail(ErrorKind::kExhausted, "its memory is wanted before it could be written"));
 }
 
 void RedisWriter::WhenDone(std::function<void()> then) {

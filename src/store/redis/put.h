@@ -25,6 +25,7 @@ class RedisWriter {
   // Drops what waits (kCancelled) and calls `then` when what is being written has ended, of what matches: so
   // that a removal is not undone by a write that was asked for before it.
   void Drop(const Matches& matches, std::function<void()> then);
+  void GiveUpAll();  // with kExhausted
   // Calls `then` when everything submitted before has ended.
   void WhenDone(std::function<void()> then);
 

@@ -11,7 +11,7 @@ namespace {
 
 Status Stored(const Result<RespValue>& answer) {
   if (!answer) return std::unexpected(answer.error());
-  if (!answer->IsStatus("OK")) return Fail(ErrorKind::kIo, "the Redis server answers SET with nonsense");
+  if (answer->IsNil()) return Fail(ErrorKind::kIo, "the Redis server did not take a part of the record");
   return {};
 }
 
@@ -106,6 +106,7 @@ void RedisPut::WriteParts() {
     core_.router.Submit(key,
                         {.text = SetCommand(key, value, false),
                          .lane = RedisLane::kWrite,
+                         .reply = RedisReply::kStored,
                          .abandoned = abandoned_,
                          .done = [join](const Result<RespValue>& answer) { join->Note(Stored(answer)); }});
   }
@@ -116,6 +117,7 @@ void RedisPut::WriteFirst() {
   core_.router.Submit(key,
                       {.text = SetCommand(key, std::string_view(stream_).substr(0, kRedisPartBytes), true),
                        .lane = RedisLane::kWrite,
+                       .reply = RedisReply::kStored,
                        .abandoned = abandoned_,
                        .done = [self = shared_from_this()](Result<RespValue> answer) {
                          self->FirstWritten(std::move(answer));

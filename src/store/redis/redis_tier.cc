@@ -102,6 +102,9 @@ class RedisTier final : public Tier {
     });
   }
 
+  void DropPending() override {
+    asio::post(core_.io, [this] { writer_.GiveUpAll(); });
+  }
   void Touch(std::span<const Digest> names) override {
     asio::post(core_.io, [this, names = std::vector(names.begin(), names.end())] {
       for (const Digest& name : names) TouchOne(name);

@@ -29,6 +29,22 @@ Error ServerError(const std::string& text, const RedisEndpoint& endpoint) {
   return {ErrorKind::kIo, fmt::format("the Redis server {} refuses: {}", endpoint.ToString(), shown)};
 }
 
+bool IsOf(RedisReply reply, const RespValue& value) {
+  switch (reply) {
+    case RedisReply::kAny:
+      return true;
+    case RedisReply::kInteger:
+      return value.type == RespValue::Type::kInteger;
+    case RedisReply::kString:
+      return value.IsString();
+    case RedisReply::kArray:
+      return value.type == RespValue::Type::kArray;
+    case RedisReply::kStored:
+      return value.IsStatus("OK") || value.IsNil();
+  }
+  return false;
+}
+
 }  // namespace
 
 RedisRouter::RedisRouter(boost::asio::io_context& io, const RedisOptions& options, const RedisUrl& url,
@@ -89,7 +105,13 @@ void RedisRouter::Answered(const std::shared_ptr<Routed>& routed, const Node& no
     if (answer.error().kind == ErrorKind::kUnavailable) RefreshSoon();
     return routed->request.done(std::move(answer));
   }
-  if (answer->type != RespValue::Type::kError) return routed->request.done(std::move(answer));
+  if (answer->type != RespValue::Type::kError) {
+    if (IsOf(routed->request.reply, *answer)) return routed->request.done(std::move(answer));
+    const char* what = "an answer of another type than the command has";
+    node->AnsweredWrong(what);
+    return routed->request.done(
+        Fail(ErrorKind::kUnavailable, "the Redis server {}: {}", node->endpoint().ToString(), what));
+  }
   if (cluster() && Follow(routed, node, answer->text)) return;
   routed->request.done(std::unexpected(ServerError(answer->text, node->endpoint())));
 }

@@ -16,10 +16,13 @@
 namespace larder {
 
 // What a command asks for, besides its text.
+enum class RedisReply : uint8_t { kAny, kInteger, kString, kArray, kStored };  // kStored: OK or nil
+
 struct RedisRequest {
   std::shared_ptr<const RespCommand> text;
   size_t max_reply_bytes = 512;
   RedisLane lane = RedisLane::kRequest;
+  RedisReply reply = RedisReply::kAny;  // another one is wrong, and `done` has kUnavailable
   std::shared_ptr<const bool> abandoned;
   // Exactly once, never from inside Submit. kExhausted: the server is out of memory; kUnavailable: see
   // RedisCommand; kIo: another error that the server answered.
@@ -36,6 +39,11 @@ class RedisRouter {
   void Start();  // connects
   void Submit(std::string_view key, RedisRequest request);
   void SubmitTo(const std::shared_ptr<RedisNode>& node, RedisRequest request);
+  // What came from under this key was verified, or was not what it has to be.
+  void AnsweredRight(std::string_view key) { slots_[RedisSlot(key)]->AnsweredRight(); }
+  void AnsweredWrong(std::string_view key, std::string_view what) {
+    slots_[RedisSlot(key)]->AnsweredWrong(what);
+  }
   // Fetches the map of the cluster; at once for a single node.
   void Refresh(std::function<void(Status)> done);
   std::vector<std::shared_ptr<RedisNode>> Masters() const;

@@ -396,6 +396,28 @@ TEST_F(DiskThreadsHeld, WritesLetReadsPass) {
   EXPECT_TRUE(GetAll(*tier_, {2}, ReadPriority::kRequest, true)[0]);
 }
 
+// A write that hangs keeps nobody from hearing that what waits behind it is given up.
+TEST_F(DiskThreadsHeld, WhatWaitsBehindAWriteThatHangsIsGivenUp) {
+  Open();
+  files_.SetHook([this](SimOp op, const std::string& path) {
+    if (op == SimOp::kWrite && path.find("seg-") != std::string::npos) {
+      reading_.Set(true);
+      (void)release_.Wait();
+    }
+    return Status();
+  });
+  const TestRecord records[] = {MakeTestRecord(2, {50'000}), MakeTestRecord(3, {50'000})};
+  Answer<Status> first, second;
+  tier_->Put(records[0].header, records[0].payload(), [&](Status status) { first.Set(std::move(status)); });
+  (void)reading_.Wait();  // here it is a write that hangs
+  tier_->Put(records[1].header, records[1].payload(), [&](Status status) { second.Set(std::move(status)); });
+  tier_->DropPending();
+  const Status given_up = second.Wait();
+  EXPECT_TRUE(!given_up && given_up.error().kind == ErrorKind::kExhausted);
+  LetReadsGo();
+  EXPECT_TRUE(first.Wait()) << "what had begun is finished";
+}
+
 TEST_F(DiskThreadsHeld, WritesThatDoNotYieldGoOn) {
   Open(false);
   const std::jthread get = ReadTheRecord();

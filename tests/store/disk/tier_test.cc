@@ -319,6 +319,37 @@ TEST(DiskTier, WritesStartAfterTheDelayAndNotBefore) {
   EXPECT_TRUE(committed);
 }
 
+TEST(DiskTier, WhoWaitsForTheMemoryOfWritesHurriesThemOrGivesThemUp) {
+  SimDisk disk;
+  ASSERT_TRUE(disk.Open());
+  const TestRecord records[] = {Plain(1), Plain(2), Plain(3)};
+  std::vector<std::string> told;
+  const auto put = [&](size_t i) {
+    disk.tier->Put(records[i].header, records[i].payload(), [&told, i](const Status& status) {
+      const bool dropped = !status && status.error().kind == ErrorKind::kExhausted;
+      told.push_back(std::to_string(i) + (status ? " is there" : dropped ? " is dropped" : " failed"));
+    });
+  };
+  disk.tier->Hurry();  // with nothing to hurry it changes nothing
+  put(0);
+  disk.StepAll();
+  EXPECT_TRUE(told.empty());
+  disk.tier->Hurry();
+  disk.StepAll();
+  EXPECT_EQ(told, (std::vector<std::string>{"0 is there"}));
+  put(1);
+  disk.tier->DropPending();
+  EXPECT_EQ(told.size(), 1u) << "never from inside the call";
+  EXPECT_EQ(disk.tier->stats().pending_bytes, 0u);
+  put(2);
+  disk.StepAll();
+  EXPECT_EQ(told, (std::vector<std::string>{"0 is there", "1 is dropped"})) << "the next one waits as ever";
+  disk.tier->Flush();
+  EXPECT_EQ(told.back(), "2 is there");
+  EXPECT_EQ(disk.tier->stats().dropped_writes, 1u);
+  EXPECT_EQ(disk.HasAll({records[0].header.name, records[1].header.name}), (std::vector{true, false}));
+}
+
 TEST(DiskTier, PendingBytesAreBounded) {
   SimDisk disk;
   disk.options.pending_bytes = 100'000;

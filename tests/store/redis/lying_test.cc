@@ -8,6 +8,7 @@
 #include "tests/store/redis/redis_server.h"
 #include "tests/store/redis/scripted_server.h"
 #include "tests/store/redis/tier_client.h"
+#include "tests/testing/log_capture.h"
 
 namespace larder {
 namespace {
@@ -139,6 +140,67 @@ TEST(LyingRedis, TheCircuitOpensAndClosesAgain) {
   ASSERT_TRUE(Eventually([&] { return client.Find({TestName(1)}).has_value(); }));
   EXPECT_EQ(server.connections(), connections + 2);
   EXPECT_TRUE(tier->stats().healthy);
+}
+
+// A server that answers everything with the same well-formed answer is left alone like one that is down, and
+// used again when what it answers verifies.
+TEST(LyingRedis, WrongAnswersOpenTheCircuit) {
+  for (const std::string& lie : {std::string("+OK\r\n"), std::string(":1\r\n"), Bulk(std::string(5000, 'x')),
+                                 std::string("*0\r\n"), std::string("$-1\r\n")}) {
+    SCOPED_TRACE(lie.substr(0, 8));
+    std::map<std::string, std::string> values;  // the server's thread's
+    std::atomic<bool> lies = false;
+    std::atomic<int> asked = 0;
+    ScriptedServer server(AfterGreeting([&](const ScriptedServer::Arguments& arguments) -> std::string {
+      ++asked;
+      if (lies) return lie;
+      if (arguments[0] == "SET") values[arguments[1]] = arguments[2];
+      if (arguments[0] == "SET") return "+OK\r\n";
+      if (arguments[0] != "GETRANGE") return ":1\r\n";
+      const size_t first = std::stoul(arguments[2]), last = std::stoul(arguments[3]);
+      const std::string& value = values[arguments[1]];
+      return Bulk(first < value.size() ? value.substr(first, last + 1 - first) : "");
+    }));
+    testing::LogCapture log;
+    TestClock clock;
+    RedisOptions options = QuickOptions(server.address());
+    options.backoff_ms = 1'000'000;  // only the test's clock gets there
+    options.max_backoff_ms = 4'000'000;
+    const auto tier = OpenRedisTier(options, nullptr, &clock).value();
+    TierClient client(*tier);
+    const TestRecord record = MakeTestRecord(1, {1000, 2000});
+    ASSERT_TRUE(client.Put(record));
+    ASSERT_TRUE(client.Get(record).groups[0][0]);
+
+    lies = true;
+    for (int i = 0; i < 6; ++i) EXPECT_FALSE(client.Get(record).groups[0][0]);
+    EXPECT_FALSE(tier->stats().healthy);
+    EXPECT_GE(tier->stats().failures, 3u);
+    EXPECT_TRUE(log.Has("answers wrongly"));
+    const int before = asked;
+    for (int i = 0; i < 6; ++i) EXPECT_EQ(client.Find({TestName(1)}).error().kind, ErrorKind::kUnavailable);
+    EXPECT_EQ(asked, before) << "while the circuit is open nobody is asked";
+
+    // It greets, and the first wrong answer is enough; the back-off doubles.
+    clock.Advance(1'000'001);
+    EXPECT_FALSE(client.Get(record).groups[0][0]);
+    ASSERT_TRUE(Eventually([&] {
+      (void)client.Get(record);
+      return asked > before;
+    }));
+    EXPECT_FALSE(tier->stats().healthy);
+    clock.Advance(1'000'001);
+    EXPECT_EQ(client.Find({TestName(1)}).error().kind, ErrorKind::kUnavailable);
+
+    lies = false;
+    clock.Advance(1'000'000);
+    ASSERT_TRUE(Eventually([&] { return client.Put(record).has_value(); }));
+    EXPECT_TRUE(client.Get(record).groups[1][0]);
+    EXPECT_TRUE(tier->stats().healthy);
+    lies = true;
+    (void)client.Get(record);
+    EXPECT_TRUE(tier->stats().healthy) << "it has proved itself: one wrong answer is only one";
+  }
 }
 
 TEST(LyingRedis, AFailureNowAndThenDoesNotOpenTheCircuit) {
