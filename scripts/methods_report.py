@@ -48,8 +48,8 @@ def fidelity(result, title="Fidelity"):
         notes += (" Budgets in parentheses are entries, lowered so that all methods of a budget have equally many pages of 64 "
                   "with room for the next token.")
     if "its parts" in bases:
-        notes += (" Behind @: full pages of what the method has left become codes, and later ones when they are full. Its parts: "
-                  "the method and the codec alone, added up.")
+        notes += (" Behind @: full pages of what the method has left become codes, and later ones when they are full. "
+                  "Its parts: the method and the codec alone, added up.")
     if alone:
         head += ["peak", "tokens/s"]
         notes += " Peak and tokens/s: each by itself on the first document, from its first token on, continued token by token."

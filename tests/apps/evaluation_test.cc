@@ -120,7 +120,7 @@ TEST(Evaluation, MethodsAreScoredFromTheFirstRowBehindThem) {
   EXPECT_LT(some->kv_bytes(), full->kv_bytes());
 }
 
-// A method and a codec: what the method has left is rounded to codes.
+// A method and a codec: full pages of what the method has left become codes.
 TEST(Evaluation, MethodsAndCodecsLoseTogether) {
   const auto load = [](const std::string& codec) {
     ModelOptions options;
@@ -151,8 +151,8 @@ TEST(Evaluation, MethodsAndCodecsLoseTogether) {
   EXPECT_LT(four, eight);
   EXPECT_GT(mean("q4_0", "snapkv:budget=64,window=8", some), q4_0);
   EXPECT_LT(some, four);
-  uint64_t none = 0;  // nothing is full, so nothing is coded
-  EXPECT_EQ(mean("q4_0", "h2o:budget=32", none), mean("", "h2o:budget=32", none));
+  uint64_t none = 0;  // what decides for every token stays rows
+  EXPECT_EQ(mean("q4_0", "h2o:budget=100", none), mean("", "h2o:budget=100", none));
 }
 
 TEST(Evaluation, TextsThatCannotBeScoredAreRefused) {
