@@ -10,16 +10,17 @@ questions as there is room for. Loss is on the answers only.
 What is given and not learnt: before training, all heads of the first layer look at the token before their own. Embeddings
 have one equal number for all tokens (x[0]) and these heads compare positions by it and the fast pairs of the rotary embedding.
 These weights are then trained like all others. Everything else begins as noise: what the heads carry, that other heads compare
-it with the token at hand, what the answer is. Without this start (--no-look-back) it takes much longer.
+it with the token at hand, what the answer is. Without this start (--no-look-back) 48 % of the answers in texts of 32 tokens
+are right after 900 steps, when the other has learnt texts of 1024.
 
 Two more things decide whether it learns within minutes or not at all. What layers add is at first small beside the
 embeddings (but for the first layer's heads), else nobody finds the token's own name in the noise. And matrices are moved by
 Muon (Jordan 2024): momentum, made orthogonal by five steps of a Newton-Schulz iteration; the rest by Adam (Kingma and Ba
 2015). Of Muon it has neither weight decay nor bfloat16.
 
-Texts grow: when nine answers in ten are right, those of the next length come in; some stay short. The same arguments give
-the same weights with the same packages on the same kind of processor. Another one rounds otherwise, and the weights go
-another way to about the same figures.
+Texts grow: when 93 answers in 100 are right, those of the next length come in; some stay short. The same arguments give the
+same weights with the same packages on the same kind of processor. Another one rounds otherwise, and the weights go another
+way to about the same figures.
 """
 import argparse
 import functools
@@ -28,7 +29,9 @@ import pathlib
 import sys
 import time
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"  # read when jax is loaded
+# Read when jax is loaded. Also the number of cores that it may use decides in which order it adds.
+os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 import jax
 import jax.numpy as jnp
 import numpy as np
