@@ -23,6 +23,7 @@ Codes are 44 signs, at least 14 of them different between any two tokens. The sa
 """
 import argparse
 import pathlib
+import sys
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
@@ -130,21 +131,22 @@ def weights(tokens):
             yield f"{b}{name}.weight", np.zeros(shape)
 
 
-def write(path):
+def write(path, name, shape, tensors):
+    """shape: a module or an object with the sizes of this one. tensors: names and arrays; matrices are kept in 16 bits."""
     tokens, merges = vocabulary()
     writer = GGUFWriter(path, "llama")
-    writer.add_name("retr-tiny")
+    writer.add_name(name)
     writer.add_context_length(4096)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FFN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD_DIM)
-    writer.add_value_length(HEAD_DIM)
-    writer.add_layer_norm_rms_eps(EPS)
-    writer.add_rope_freq_base(ROPE_BASE)
-    writer.add_rope_dimension_count(HEAD_DIM)
+    writer.add_embedding_length(shape.WIDTH)
+    writer.add_block_count(shape.LAYERS)
+    writer.add_feed_forward_length(shape.FFN)
+    writer.add_head_count(shape.HEADS)
+    writer.add_head_count_kv(shape.KV_HEADS)
+    writer.add_key_length(shape.HEAD_DIM)
+    writer.add_value_length(shape.HEAD_DIM)
+    writer.add_layer_norm_rms_eps(shape.EPS)
+    writer.add_rope_freq_base(shape.ROPE_BASE)
+    writer.add_rope_dimension_count(shape.HEAD_DIM)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
@@ -156,11 +158,11 @@ def write(path):
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_add_bos_token(True)
-    for name, array in weights(tokens):
+    for tensor, array in tensors:
         if array.ndim == 1:
-            writer.add_tensor(name, array.astype(np.float32))
+            writer.add_tensor(tensor, array.astype(np.float32))
         else:
-            writer.add_tensor(name, array.astype(np.float16), raw_dtype=GGMLQuantizationType.F16)
+            writer.add_tensor(tensor, array.astype(np.float16), raw_dtype=GGMLQuantizationType.F16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -170,7 +172,7 @@ def write(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    write(parser.parse_args().out)
+    write(parser.parse_args().out, "retr-tiny", sys.modules[__name__], weights(vocabulary()[0]))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,8 @@ def stream(result):
 
 SECTIONS = {"fidelity": fidelity, "compositions": lambda r: fidelity(r, "Methods together with codecs"),
             "retrieval": lambda r: retrieval(r, "Retrieval: a constructed model that only looks up"),
-            "sentences": lambda r: retrieval(r, "Retrieval: a real model"), "stream": stream, "copies": copies}
+             "trained": lambda r: retrieval(r, "Retrieval: a trained model that only looks up"),
+             "sentences": lambda r: retrieval(r, "Retrieval: a real model"), "stream": stream, "copies": copies}
 
 
 def main():

@@ -1,6 +1,6 @@
 // Retrieval tasks: their texts follow from the seed, have one right answer, and are the same tokens in one
-// piece as in parts; the constructed model solves them with the full cache, and a method that has dropped the
-// answer does not.
+// piece as in parts; the constructed model and the trained one solve them with the full cache, and a method
+// that has dropped the answer does not.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -84,10 +84,10 @@ TEST(TaskText, RefusesWhatDoesNotFit) {
 
 class Retrieval : public ::testing::Test {
  protected:
-  static constexpr int64_t kTokens = 400;
-  Retrieval()
-      : model_(testing::LoadModel(testing::DataPath("models/retr-tiny.gguf"), MathMode::kFast, KvType::kI16,
-                                  2)) {}
+  explicit Retrieval(const char* file = "models/retr-tiny.gguf", int64_t tokens = 400)
+      : path_(testing::DataPath(file)),
+        tokens_(tokens),
+        model_(testing::LoadModel(path_, MathMode::kFast, KvType::kI16, 2)) {}
 
   std::vector<int32_t> Encode(const std::string& text) const {
     return model_->tokenizer().Encode(text, {.add_special = false, .parse_special = false});
@@ -101,14 +101,13 @@ class Retrieval : public ::testing::Test {
     std::vector<std::unique_ptr<Model>> codecs;
     for (const Arm& arm : *arms) {
       if (arm.kind == ArmKind::kCodec)
-        codecs.push_back(testing::LoadModel(testing::DataPath("models/retr-tiny.gguf"), MathMode::kFast,
-                                            KvType::kI16, 1, arm.spec));
+        codecs.push_back(testing::LoadModel(path_, MathMode::kFast, KvType::kI16, 1, arm.spec));
     }
-    auto runner = ArmRunner::Create(*model_, *arms, std::move(codecs), kTokens + 100);
+    auto runner = ArmRunner::Create(*model_, *arms, std::move(codecs), tokens_ + 100);
     LARDER_CHECK(runner.has_value());
     std::vector<std::vector<SessionScore>> out;
     for (int s = 0; s < sessions; ++s) {
-      const auto session = MakeTaskSession(task, {"symbols", kTokens, 3, 2, depth}, static_cast<uint64_t>(s),
+      const auto session = MakeTaskSession(task, {"symbols", tokens_, 3, 2, depth}, static_cast<uint64_t>(s),
                                            [&](std::string_view text) { return Count(text); });
       LARDER_CHECK(session.has_value());
       auto scores = RunTaskSession(**runner, *session, model_->tokenizer());
@@ -122,17 +121,25 @@ class Retrieval : public ::testing::Test {
     return CellOf(arms_[arm], "kv", arm, scores);
   }
 
+  std::string path_;
+  int64_t tokens_;
   std::unique_ptr<Model> model_;
   std::vector<Arm> arms_;
 };
 
+// The model of scripts/train_retrieval, at the length that methods are compared at.
+class TrainedRetrieval : public Retrieval {
+ protected:
+  TrainedRetrieval() : Retrieval("models/retr-trained.gguf", 1024) {}
+};
+
 TEST_F(Retrieval, TextsAreTheSameTokensInParts) {
   for (const auto task : kTasks) {
-    const auto session = MakeTaskSession(task, {"symbols", kTokens, 3, 2}, 0,
+    const auto session = MakeTaskSession(task, {"symbols", tokens_, 3, 2}, 0,
                                          [&](std::string_view text) { return Count(text); });
     ASSERT_TRUE(session);
     std::vector<int32_t> parts = Encode(session->context);
-    EXPECT_LE(std::ssize(parts), kTokens);
+    EXPECT_LE(std::ssize(parts), tokens_);
     for (const TaskTurn& turn : session->turns) {
       for (const std::string& text : {turn.question, turn.answer, session->separator}) {
         const auto some = Encode(text);
@@ -203,6 +210,15 @@ TEST(PrefillCost, CountsTheContextOnceOrForEveryQuestion) {
   EXPECT_EQ(cost.shared, 120);
   EXPECT_EQ(cost.again, 520);
   EXPECT_NE(cost.Shown().find("4.33 times"), std::string::npos) << cost.Shown();
+}
+
+TEST_F(TrainedRetrieval, TheFullCacheSolvesAllTasks) {
+  for (const auto task : {"kv", "multi", "vt"}) {
+    const TaskCell cell = Cell(0, Ask("full", "100000", task, 8));
+    EXPECT_GE(cell.first.right, 0.95) << task;
+    EXPECT_GE(cell.later.right, 0.95) << task;
+    EXPECT_GE(cell.hidden.right, 0.95) << task;
+  }
 }
 
 TEST(TaskScores, AreMadeByHand) {

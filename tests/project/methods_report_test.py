@@ -28,11 +28,14 @@ def main():
                  for t, m, s in (("kv", "full", solved), ("vt", "full", score), ("kv", "q4_0", score), ("vt", "q4_0", score))]
         head = {"model": "m", "command": "larder eval tasks", "sessions": 2, "tokens": 9, "turns": 3, "admitted": 0.8}
         (folder / "retrieval.json").write_text(json.dumps(head | {"cells": cells}))
+        (folder / "trained.json").write_text(json.dumps(head | {"model": "n", "cells": cells[:1]}))
         assert write(script, folder, page).returncode == 0
         text = page.read_text()
         assert text.startswith(f"before\n{BEGIN}") and text.endswith(f"{END}\nafter\n") and "old" not in text
         assert "| q4_0 | - | 100 % | 25 % | 25 % | 25 % | -7.50 | -7.50 | -7.50 |" in text, text
         assert "vt (full cache: 25 % right)" in text
+        trained = text[text.index("a trained model") :]
+        assert "\nn, 2 sessions" in trained and "kv: hidden" in trained and "vt: hidden" not in trained, trained
         check_fidelity(script, folder, page)
         check_stream(script, folder, page)
         text = page.read_text()
