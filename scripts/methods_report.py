@@ -174,9 +174,9 @@ def main():
     for name, write in SECTIONS.items():
         if (folder / f"{name}.json").exists():
             parts.append(write(json.loads((folder / f"{name}.json").read_text())))
-    keys = [json.loads(path.read_text()) for path in sorted(folder.glob("passkeys-*.json"))]
+    keys = [json.loads(path.read_text()) for path in folder.glob("passkeys-*.json")]
     if keys:
-        parts.append(passkeys(keys))
+        parts.append(passkeys(sorted(keys, key=lambda result: result["tokens"])))
     if not parts:
         sys.exit(f"{folder} has no results; run scripts/methods_report without --only-write")
     before, begin, rest = page.read_text().partition(BEGIN)

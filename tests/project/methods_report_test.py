@@ -38,6 +38,9 @@ def main():
         assert "\nn, 2 sessions" in trained and "kv: hidden" in trained and "vt: hidden" not in trained, trained
         check_fidelity(script, folder, page)
         check_stream(script, folder, page)
+        check_equal_loss(script, folder, page)
+        check_passkeys(script, folder, page)
+        check_copies(script, folder, page)
         text = page.read_text()
         again = text
         assert write(script, folder, page).returncode == 0 and page.read_text() == again
@@ -80,6 +83,43 @@ def check_stream(script, folder, page):
     assert write(script, folder, page).returncode == 0
     text = page.read_text()
     assert "+0.6000) | +0.8000 (+0.7000 .. +0.9000) | 21.00" in text and "below windows" not in text, text
+
+
+def check_equal_loss(script, folder, page):
+    result = json.loads((folder / "fidelity.json").read_text())
+    lines = [{"leaf": "A2", "method": "h2o", "memory": "O(B)", "shown": "40 %", "reached": True, "bytes": 0.4, "ms_per_token": 12.34},
+             {"leaf": "", "method": "oracle", "memory": "", "shown": "not reached: 0.3 with 50 %", "reached": False, "bytes": 0.5,
+              "ms_per_token": 1}]
+    windows = {"layers": 18, "evicting_layers": 3, "evicting_bytes": 170, "refused": {"lacache": "it cannot"}}
+    (folder / "fidelity.json").write_text(json.dumps(result | windows | {"at_equal_loss": {"kl": 0.05, "methods": lines}}))
+    assert write(script, folder, page).returncode == 0
+    text = page.read_text()
+    assert "Bytes at a mean KL of 0.05" in text and "| A2 | h2o | O(B) | 40 % | 60 % | 12.3 |" in text, text
+    assert "|  | oracle |  | not reached: 0.3 with 50 % |  | 1.0 |" in text, text
+    assert "Not measured: lacache: it cannot." in text and "3 of 18 layers, which hold 17 %" in text, text
+
+
+def check_passkeys(script, folder, page):
+    score = {"right": 0.5, "low": 0.1, "high": 0.9, "log_probability": -2}
+    cell = {"task": "passkey", "budget": "", "bytes": 1.0, "later": None}
+    cells = [cell | {"method": m, "depth": d, "first": score | {"right": r}, "hidden": score | {"right": r}}
+             for m, r in (("full", 1.0), ("h2o", 0.5)) for d in (0, 0.5)]
+    head = {"model": "m", "command": "larder eval tasks", "sessions": 2, "turns": 1, "admitted": 0.8}
+    for tokens in (4000, 500):
+        (folder / f"passkeys-{tokens}.json").write_text(json.dumps(head | {"tokens": tokens, "cells": cells}))
+    assert write(script, folder, page).returncode == 0
+    text = page.read_text()
+    assert "| depth 0 | depth 0.5 |" in text and "| 4000 | h2o | - | 100 % | 50 % / 50 % | 50 % / 50 % |" in text, text
+    assert text.index("| 500 | full") < text.index("| 4000 | full"), "the shortest first"
+
+
+def check_copies(script, folder, page):
+    gap = {"gap": 64, "copies": 3, "log_probability": {"mean": -1, "low": -2, "high": 0}}
+    passes = [{"method": m, "budget": "255", "copies": {"first_time": -9,
+               "gaps": [gap | {"more_than_first": {"mean": more, "low": more, "high": more}}]}} for m, more in (("a", 0), ("b", 0.5))]
+    (folder / "copies.json").write_text(json.dumps({"model": "m", "command": "larder eval stream", "tokens": 9, "passes": passes}))
+    assert write(script, folder, page).returncode == 0
+    assert "| b | 255 | -9.00 | -1.00, +0.50 (+0.50 .. +0.50) |" in page.read_text(), page.read_text()
 
 
 def docs_text(docs):
