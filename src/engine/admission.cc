@@ -186,6 +186,11 @@ bool EngineCore::RoomComing() {
   return true;
 }
 
+// After planning. Between two refusals of a request there may be steps that only look for its stored rows.
+void EngineCore::NoteRoom(bool runs) {
+  if (!std::exchange(no_room_, false) && (runs || unfinished() == 0)) no_room_since_ns_.reset();
+}
+
 void EngineCore::Release(ScheduledSequence& sequence) {
   Choice& choice = ChoiceOf(sequence);
   choice.own = nullptr;

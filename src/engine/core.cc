@@ -182,18 +182,15 @@ EngineCore::Choice& EngineCore::ChoiceOf(const ScheduledSequence& sequence) {
 
 bool EngineCore::Step() {
   wake_ns_ = INT64_MAX;
-  no_room_ = false;
   cache_->PollTiers();
   if (chunk_tiers_ != nullptr) chunk_tiers_->Poll();
   TakePrefetched();
   cache_->leases().Expire();
   const int64_t begin = clock_->NowNs();
   const std::vector<Scheduler::Work>& work = scheduler_->Plan();
-  // Between two refusals of a request its stored rows may be looked for anew.
-  if (!no_room_ && (!work.empty() || unfinished() == 0)) no_room_since_ns_.reset();
-  const std::vector<ScheduledSequence*> stuck = scheduler_->TakeStuck();
+  NoteRoom(!work.empty());
   std::vector<uint64_t> stuck_ids;
-  for (const ScheduledSequence* sequence : stuck) stuck_ids.push_back(sequence->id);
+  for (const ScheduledSequence* sequence : scheduler_->TakeStuck()) stuck_ids.push_back(sequence->id);
   for (uint64_t id : stuck_ids) {
     const auto it = choices_.find(id);  // gone if its request failed with an earlier choice
     if (it == choices_.end()) continue;

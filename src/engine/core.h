@@ -116,6 +116,7 @@ class EngineCore final : private SchedulerCache {
   bool Reserve(ScheduledSequence& sequence, int64_t rows) override;
   void Release(ScheduledSequence& sequence) override;
   bool RoomComing() override;
+  void NoteRoom(bool runs);
 
   void RunModel(std::span<const Scheduler::Work> work);
   void BuildRows(std::span<const Scheduler::Work> work);

@@ -59,6 +59,9 @@ class ReadJob {
   // So many of its answers at least have to come before there is anything new to tell or to issue. The last
   // of them are not waited for together, so that those before are verified meanwhile.
   size_t AnswersToWaitFor() const;
+  bool has_more() const {  // to issue
+    return !closed_ && (next_head < items.size() || (planned_ && next_piece < pieces.size()));
+  }
   bool finished() const { return ended_ && in_flight == 0; }
   void Finish();  // the last callbacks
 

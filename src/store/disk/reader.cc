@@ -137,11 +137,13 @@ int64_t DiskReader::TimeoutNs() {
 
 size_t DiskReader::AnswersToWaitFor() const {
   size_t least = IoQueue::kMostAtLeast;
+  bool more = false;
   for (const auto& job : jobs_) {
     if (job->in_flight > 0) least = std::min(least, job->AnswersToWaitFor());
+    more |= job->has_more();
   }
   const size_t in_flight = operations_.size() - free_operations_.size();
-  return std::clamp<size_t>(std::min(least, in_flight), 1, operations_.size() / 2);
+  return std::max<size_t>(std::min(least, more ? in_flight / 2 : in_flight), 1);
 }
 
 // --- issuing

@@ -3,8 +3,8 @@
 // go first. What lies right in the destination is read straight into it, the rest through a few staging
 // buffers.
 //
-// A system call waits for as many answers as it takes to have something to tell, at most for half of those
-// that may be on their way: the disk has work while the others are verified.
+// A system call waits for as many answers as it takes to have something to tell, while there is more to issue
+// at most for half of those that are on their way: the disk has work while they are verified.
 #pragma once
 
 #include <deque>
