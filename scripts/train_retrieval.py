@@ -19,8 +19,13 @@ Muon (Jordan 2024): momentum, made orthogonal by five steps of a Newton-Schulz i
 2015). Of Muon it has neither weight decay nor bfloat16.
 
 Texts grow: when 93 answers in 100 are right, those of the next length come in; some stay short. The same arguments give the
-same weights with the same packages on the same kind of processor. Another one rounds otherwise, and the weights go another
-way to about the same figures.
+same file with the same packages on the same kind of processor (seen: two runs, the same bytes). Another one rounds otherwise,
+and the weights go another way. Right answer tokens of texts that were not trained on, with the defaults:
+
+    tokens        64       256      1152
+    kv       99.94 %  100.00 %   99.90 %
+    multi   100.00 %  100.00 %   99.88 %
+    vt       99.91 %  100.00 %   99.84 %
 """
 import argparse
 import functools
