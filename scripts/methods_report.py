@@ -72,7 +72,7 @@ def equal_loss(result):
     """The survey's table: leaf, method, bytes at one divergence, time, memory class."""
     if "at_equal_loss" not in result:
         return ""
-    rows = [[at["leaf"], at["method"], at["memory"], at["shown"], f"{100 * (1 - at['bytes']):.0f} %" if at["reached"] else "",
+    rows = [[at["leaf"], at["method"], at["memory"], at["shown"], f"{100 * max(0, 1 - at['bytes']):.0f} %" if at["reached"] else "",
              f"{at['ms_per_token']:.1f}"] for at in result["at_equal_loss"]["methods"]]
     return (f"\n\nBytes at a mean KL of {result['at_equal_loss']['kl']}, between the budgets above on logarithmic axes; time is that "
             f"of the smallest measured budget within it, else of the largest:\n\n"
