@@ -117,6 +117,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--larder", default=str(root / "build/release/larder"))
     options = parser.parse_args()
+    torch.set_num_threads(1)  # copies of a block are too short to share
     folder = pathlib.Path(tempfile.mkdtemp(prefix="lmcache-bench-", dir=options.disk))
     try:
         cache = LmCache(folder, options.blocks)
