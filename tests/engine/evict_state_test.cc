@@ -152,7 +152,9 @@ TEST_P(EvictStateTest, NeighboursAndPreemptionChangeNoBit) {
       Finish(*core);
       for (const auto& one : next) {
         EXPECT_TRUE(one->finished) << method << one->error;
-        if (extra > 32) EXPECT_GT(one->report.state.rows, 0) << method;
+        if (extra > 32) {
+          EXPECT_GT(one->report.state.rows, 0) << method;
+        }
         if (one->report.state.rows == 0) continue;  // it had to give way
         ExpectSameEnd(*one, *whole, answer.size(), method);
         preemptions += one->report.preemptions;
