@@ -235,7 +235,7 @@ void EngineCore::BuildRows(std::span<const Scheduler::Work> work) {
       Row row;
       row.token = choice.tokens[static_cast<size_t>(p)];
       row.position = choice.own != nullptr ? choice.own->PositionOf(p) : static_cast<int32_t>(p);
-      row.kv = choice.own != nullptr ? static_cast<RowStore*>(choice.own->store()) : choice.kv.get();
+      row.kv = choice.store();
       row.writes_kv = p >= choice.rows_present();
       row.wants_hidden = samples || scores;
       rows_.push_back(row);
@@ -253,7 +253,7 @@ void EngineCore::RunRows(std::span<const Scheduler::Work> work) {
   hooks_.Clear();
   for (const Scheduler::Work& w : work) {
     Choice& choice = ChoiceOf(*w.sequence);
-    arrivals.Add(choice.restore.get(), w.sequence->id);
+    arrivals.Add(choice.restore.get(), w.sequence->id, choice.store());
     if (choice.own != nullptr) hooks_.Add(choice.own->HooksFor(w.sequence->num_computed));
     hooks_.Add(choice.capture.get());
   }

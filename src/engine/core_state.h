@@ -42,6 +42,8 @@ struct EngineCore::Choice {
 
   int64_t generated() const;
   int64_t rows_present() const { return own != nullptr ? own->rows() : kv->length(); }
+  // Where its rows are written and read.
+  RowStore* store() const { return own != nullptr ? static_cast<RowStore*>(own->store()) : kv.get(); }
 };
 
 struct EngineCore::Live {
