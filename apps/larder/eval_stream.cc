@@ -212,8 +212,12 @@ Result<StreamPass> RunFull(Subject& subject, const EvaluationText& text) {
   return out;
 }
 
-std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes, std::span<const Copy> copies) {
+std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes, std::vector<Copy> copies) {
   TakeCommonTokens(passes);
+  // A string of which a pass has not scored a part is compared by none.
+  const int64_t begin = passes.front().first, end = begin + std::ssize(passes.front().nll);
+  std::erase_if(copies,
+                [&](const Copy& copy) { return copy.first < begin || copy.second + kCopyTokens > end; });
   const auto find = [&](const auto& is) {
     const auto pass = std::ranges::find_if(passes, is);
     return pass == passes.end() ? nullptr : &*pass;

@@ -53,7 +53,7 @@ struct StreamResult {
   Refusals refused;
   std::vector<StreamLine> lines;
 };
-std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes, std::span<const Copy> copies = {});
+std::vector<StreamLine> SummariseStream(std::vector<StreamPass> passes, std::vector<Copy> copies = {});
 std::string StreamJson(const StreamResult& result);
 
 class StreamEval {

@@ -181,5 +181,17 @@ TEST(CopyProbe, IsScoredByGap) {
             std::string::npos);
 }
 
+// Windows begin to score later than methods do, and may end before.
+TEST(StreamSummary, LeavesOutCopiesThatAPassHasNotScored) {
+  const StreamPass all{
+      .method = "a", .budget = "8", .first = 1, .nll = std::vector<double>(299, 5.0), .seconds = 1};
+  const StreamPass later{
+      .method = "b", .budget = "8", .first = 50, .nll = std::vector<double>(200, 5.0), .seconds = 1};
+  const auto lines = SummariseStream({all, later}, {{40, 90, 34}, {60, 110, 34}, {200, 240, 24}});
+  ASSERT_EQ(lines[0].copies.size(), 1u);
+  EXPECT_EQ(lines[0].copies[0].copies, 1);
+  EXPECT_EQ(lines[1].copies[0].gap, 34);
+}
+
 }  // namespace
 }  // namespace larder
