@@ -25,6 +25,7 @@ SHAPE = torch.Size([2, LAYERS, TOKENS, WIDTH])
 BLOCK_MB = 2 * LAYERS * TOKENS * WIDTH * 2 / 1e6
 TOGETHER = 128  # blocks of a get, as in `larder bench store`
 PAUSE_S = 0.001
+PATIENCE_S = 120  # for LMCache's threads, which do not say that a write has failed
 
 
 class LmCache:
@@ -83,7 +84,10 @@ class LmCache:
 
     def put_disk(self, keys, objects):
         self.disk.batched_submit_put_task(keys, objects)
+        until = time.monotonic() + PATIENCE_S
         while any(self.disk.exists_in_put_tasks(key) for key in keys[-1:]) or not all(map(self.disk.contains, keys)):
+            if time.monotonic() > until:
+                sys.exit(f"LMCache has not written {len(keys)} blocks within {PATIENCE_S} s; is there room on the disk?")
             time.sleep(PAUSE_S)
 
     def get_disk(self, keys):

@@ -91,7 +91,7 @@ class MethodDecoder final : public Decoder {
   }
 
  private:
-  mutable MethodRun run_;
+  MethodRun run_;
 };
 
 // What was measured of one decoder.

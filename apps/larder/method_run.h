@@ -29,6 +29,7 @@ class MethodRun {
   // One row of the sequence for a batch of many; it is written unless it is there.
   Row RowAt(int64_t row, int32_t token);
   EvictDriver& driver() { return driver_; }
+  const EvictDriver& driver() const { return driver_; }
   bool read_prefix() const { return read_prefix_; }
   // What the method itself has taken so far: its part of a step, the rows it runs again, its choices. Not
   // what attention does more for it.

@@ -16,6 +16,7 @@
 #include "kv/lanes.h"
 #include "kv_fixture.h"
 #include "tests/kv/heap_pages.h"
+#include "tests/kv/plain_lanes.h"
 
 namespace larder {
 namespace {
@@ -77,44 +78,18 @@ struct PlainLane {
 };
 
 // All lanes of one layer, in the order of a table's entries.
-class PlainTiles final : public TileProvider {
- public:
-  PlainTiles(const std::vector<PlainLane>& lanes, const LaneTable& table) {
-    for (int head = 0; head < kKvHeads; ++head) {
-      Copy& copy = lanes_.emplace_back();
-      const auto positions = table.Positions(0, head);
-      copy.positions.assign(positions.begin(), positions.end());
-      for (size_t i = 0; i < positions.size(); ++i) {
-        if (i % kPageTokens == 0) copy.pages.push_back(NewPage());
-        const Entry& entry = lanes[static_cast<size_t>(head)].entries.at(positions[i]);
-        CopyKvRows(KvType::kI16, kDim, entry.page->data(), entry.slot, copy.pages.back().data(),
-                   static_cast<int>(i % kPageTokens), 1);
-        copy.bias.push_back(entry.bias);
-      }
-      copy.positions.resize(copy.pages.size() * kPageTokens);
-      copy.bias.resize(copy.positions.size());
-      copy.entries = std::ssize(positions);
+PlainLanes LaidOut(const std::vector<PlainLane>& lanes, const LaneTable& table) {
+  PlainLanes out(KvType::kI16, kKvHeads, kDim);
+  for (int head = 0; head < kKvHeads; ++head) {
+    out.BeginLane();
+    for (const int32_t position : table.Positions(0, head)) {
+      const Entry& entry = lanes[static_cast<size_t>(head)].entries.at(position);
+      const auto [page, slot] = out.Append(position, entry.bias);
+      CopyKvRows(KvType::kI16, kDim, entry.page->data(), entry.slot, page, slot, 1);
     }
   }
-  int64_t Entries(int, int head) const override { return lanes_[static_cast<size_t>(head)].entries; }
-  KvPage Page(int, int head, int64_t page, std::byte*) const override {
-    const Copy& lane = lanes_[static_cast<size_t>(head)];
-    KvPage out = StoredPage(KvType::kI16, kDim, lane.pages[static_cast<size_t>(page)].data());
-    out.positions = lane.positions.data() + page * kPageTokens;
-    out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.entries - page * kPageTokens));
-    out.logit_bias = lane.bias.data() + page * kPageTokens;
-    return out;
-  }
-
- private:
-  struct Copy {
-    std::vector<AlignedBuffer> pages;
-    std::vector<int32_t> positions;
-    std::vector<float> bias;
-    int64_t entries = 0;
-  };
-  std::vector<Copy> lanes_;
-};
+  return out;
+}
 
 class LanesCodes : public ::testing::TestWithParam<const char*> {
  protected:
@@ -198,7 +173,7 @@ class LanesCodes : public ::testing::TestWithParam<const char*> {
   }
   // Rows that read codes as they are, and so many that pages are decoded for them.
   void ExpectSameAttention(const LaneTable& table) {
-    const PlainTiles plain(lanes_, table);
+    const PlainLanes plain = LaidOut(lanes_, table);
     const AttentionShape shape{0, kHeads, kKvHeads, kDim, 0.25f, 0, KvType::kI16};
     ThreadPool pool(2);
     AttentionScratch scratch;

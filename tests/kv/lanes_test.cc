@@ -15,6 +15,7 @@
 #include "compute/ops.h"
 #include "kv_fixture.h"
 #include "tests/kv/heap_pages.h"
+#include "tests/kv/plain_lanes.h"
 
 namespace larder {
 namespace {
@@ -27,47 +28,20 @@ struct Entry {
   float bias = 0;
 };
 
+using PlainEntries = std::vector<std::vector<Entry>>;  // [layer * kKvHeads + head]
+
 // The same entries, laid out plainly; keys as they are to be read.
-class PlainLanes final : public TileProvider {
- public:
-  using Lanes = std::vector<std::vector<Entry>>;  // [layer * kKvHeads + head]
-  explicit PlainLanes(const Lanes& lanes) {
-    const size_t bytes = PageBytes(KvType::kF32, kDim);
-    for (const auto& lane : lanes) {
-      Copy& copy = lanes_.emplace_back();
-      for (size_t i = 0; i < lane.size(); ++i) {
-        if (i % kPageTokens == 0) copy.pages.push_back(*AlignedBuffer::Allocate(bytes));
-        StoreKvRow(KvType::kF32, kDim, lane[i].k.data(), lane[i].v.data(), copy.pages.back().data(),
-                   static_cast<int>(i % kPageTokens));
-        copy.positions.push_back(lane[i].position);
-        copy.bias.push_back(lane[i].bias);
-      }
-      copy.entries = static_cast<int64_t>(lane.size());
-      copy.positions.resize(copy.pages.size() * kPageTokens);
-      copy.bias.resize(copy.positions.size());
+PlainLanes LaidOut(const PlainEntries& lanes) {
+  PlainLanes out(KvType::kF32, kKvHeads, kDim);
+  for (const auto& lane : lanes) {
+    out.BeginLane();
+    for (const Entry& entry : lane) {
+      const auto [page, slot] = out.Append(entry.position, entry.bias);
+      StoreKvRow(KvType::kF32, kDim, entry.k.data(), entry.v.data(), page, slot);
     }
   }
-  int64_t Entries(int layer, int head) const override { return At(layer, head).entries; }
-  KvPage Page(int layer, int head, int64_t page, std::byte*) const override {
-    const Copy& lane = At(layer, head);
-    const std::byte* data = lane.pages[static_cast<size_t>(page)].data();
-    KvPage out = StoredPage(KvType::kF32, kDim, data);
-    out.positions = lane.positions.data() + page * kPageTokens;
-    out.entries = static_cast<int32_t>(std::min<int64_t>(kPageTokens, lane.entries - page * kPageTokens));
-    out.logit_bias = lane.bias.data() + page * kPageTokens;
-    return out;
-  }
-
- private:
-  struct Copy {
-    std::vector<AlignedBuffer> pages;
-    std::vector<int32_t> positions;
-    std::vector<float> bias;
-    int64_t entries = 0;
-  };
-  const Copy& At(int layer, int head) const { return lanes_[static_cast<size_t>(layer * kKvHeads + head)]; }
-  std::vector<Copy> lanes_;
-};
+  return out;
+}
 
 class Lanes : public testing::Test {
  protected:
@@ -87,8 +61,8 @@ class Lanes : public testing::Test {
   }
 
   // Random appends and removals, uneven over lanes, mirrored in plain vectors.
-  PlainLanes::Lanes Fill(LaneTable& table, PositionMode mode) {
-    PlainLanes::Lanes lanes(kLayers * kKvHeads);
+  PlainEntries Fill(LaneTable& table, PositionMode mode) {
+    PlainEntries lanes(kLayers * kKvHeads);
     for (int step = 0; step < 1200; ++step) {
       const size_t index = std::min<size_t>(random_() % 6, lanes.size() - 1);
       const int layer = static_cast<int>(index) / kKvHeads, head = static_cast<int>(index) % kKvHeads;
@@ -157,7 +131,7 @@ TEST_F(Lanes, KeepModeReadsLikePlainMemory) {
       }
     }
     EXPECT_GT(lengths.size(), 2u);
-    const PlainLanes plain(lanes);
+    const PlainLanes plain = LaidOut(lanes);
     ExpectSameAttention(table, plain, 2000);
     ExpectSameAttention(table, plain, 600);  // the mask goes by original positions
     EXPECT_GE(table.bytes(), pages.taken() * shape_.page_bytes());
@@ -176,7 +150,7 @@ TEST_F(Lanes, CompactModeRotatesByRank) {
       lane[rank].position = static_cast<int32_t>(rank);
     }
   }
-  const PlainLanes plain(lanes);
+  const PlainLanes plain = LaidOut(lanes);
   ExpectSameAttention(table, plain, 2000);
   ExpectSameAttention(table, plain, 50);
 }
@@ -196,7 +170,7 @@ TEST_F(Lanes, CompactModeRotatesWhatTheModelRotates) {
       lane[rank].position = static_cast<int32_t>(rank);
     }
   }
-  ExpectSameAttention(table, PlainLanes(lanes), 2000);
+  ExpectSameAttention(table, LaidOut(lanes), 2000);
 }
 
 // Neither attention nor what it gives to each entry depends on the entries' places.

@@ -15,9 +15,10 @@
 
 namespace larder {
 
-// What a command asks for, besides its text.
-enum class RedisReply : uint8_t { kAny, kInteger, kString, kArray, kStored };  // kStored: OK or nil
+// The type that a command's answer has. kStored: OK, or nil where nothing was to be overwritten.
+enum class RedisReply : uint8_t { kAny, kInteger, kString, kArray, kStored };
 
+// What a command asks for, besides its text.
 struct RedisRequest {
   std::shared_ptr<const RespCommand> text;
   size_t max_reply_bytes = 512;
