@@ -32,7 +32,7 @@ from run_with_server import Broken, Server
 CHUNK_TOKENS = (96, 130, 160)
 METHODS = ["snapkv:budget=48,window=16", "adakv:budget=0.3", "h2o:budget=64", "h2o:budget=0.5,sinks=4", "streaming:budget=40",
            "kvmerger:budget=0.5", "streaming:budget=0.4,sinks=2", "keynorm:budget=0.3", "random:budget=64",
-           "cake:budget=48,window=16"]
+           "cake:budget=48,window=16", "mikv:budget=48,window=16"]
 # These read keys by their rank, which neither window layers nor a codec allow.
 BY_RANK = ["streaming:budget=64,positions=rank,chunk=64", "lacache:budget=64,span=1", "lacache:budget=96,span=1,chunk=64"]
 
